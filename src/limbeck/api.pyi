@@ -89,6 +89,7 @@ def doctor(
     shrink: float | None = None,
     shape: str | None = None,
     bytes: int | str | None = None,
+    rounds: int | None = 1,
     any_teacher: bool | None = False,
     data: str | None = "python:stdlib",
     columns: str | Sequence[str] | Mapping[str, str] | None = None,
@@ -158,6 +159,8 @@ def doctor(
             layers=4,hidden=48,heads=6,kv_heads=3,ffn=128.
         bytes: Most bytes of the student's weights, instead of a number of parameters: in the number format of its
             file, or in another, such as one of limbeck export --to gguf. For example 25MB or 12MB:q8_0.
+        rounds: Prune in so many rounds, with training between them; all share --tokens, half of which the last
+            has. For example 2. Default: 1.
         any_teacher: Continue with a teacher that predicts the text no better than the frequency of each token
             does.
         data: Dataset: .txt, .jsonl, .json (also .gz, .zst), .parquet, a folder, a glob, an address such as
@@ -329,6 +332,7 @@ def distil(
     shrink: float | None = None,
     shape: str | None = None,
     bytes: int | str | None = None,
+    rounds: int | None = 1,
     any_teacher: bool | None = False,
     data: str | None = "python:stdlib",
     columns: str | Sequence[str] | Mapping[str, str] | None = None,
@@ -400,6 +404,8 @@ def distil(
             layers=4,hidden=48,heads=6,kv_heads=3,ffn=128.
         bytes: Most bytes of the student's weights, instead of a number of parameters: in the number format of its
             file, or in another, such as one of limbeck export --to gguf. For example 25MB or 12MB:q8_0.
+        rounds: Prune in so many rounds, with training between them; all share --tokens, half of which the last
+            has. For example 2. Default: 1.
         any_teacher: Continue with a teacher that predicts the text no better than the frequency of each token
             does.
         data: Dataset: .txt, .jsonl, .json (also .gz, .zst), .parquet, a folder, a glob, an address such as

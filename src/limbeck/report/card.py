@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from limbeck.report.quantised import quantised_sentence
+from limbeck.report.rounds import pruned_in
 from limbeck.report.start import Start, start_of
 from limbeck.report.tasks import card_rows
 from limbeck.report.words import bounded, count, label
@@ -143,7 +144,7 @@ def _origin(run: Mapping[str, Any], student: Mapping[str, Any], teacher: Mapping
         mixed = (run.get("signature") or {}).get("bf16")
         how = "mixed precision (weights in float32, products in bfloat16)" if mixed else "float32"
         text += f" It was trained in {how} and rounded to {student['dtype']} at the end; measured is the rounded model."
-    text += quantised_sentence(run)
+    text += f" {pruned_in(run.get('lineage') or {})}".rstrip() + quantised_sentence(run)
     mixers = (run.get("conversion") or {}).get("mixers")
     return text + (f" Its layers mix with {plain(_in_order(mixers))}." if mixers else "")
 

@@ -32,6 +32,7 @@ from limbeck.report.figures import (
     task_points,
 )
 from limbeck.report.folder import RunFolder
+from limbeck.report.rounds import pruned_in
 from limbeck.report.samples import in_whole_words
 from limbeck.report.start import Start, start_of
 from limbeck.report.state import fewer, state_rows
@@ -180,6 +181,7 @@ def render(found: RunFolder) -> str:
             shape=_shape(found),
             layers=_layers(run),
             lineage=run.get("lineage") or {},
+            rounds=pruned_in(run.get("lineage") or {}),
             costs=_costs(found),
             fewer=fewer(run),
             tasks=task_table(found.readings),

@@ -114,12 +114,20 @@ class LowRank(TypedDict, total=False):
     ranks: dict[str, list[Count]]
 
 
+class Round(TypedDict):
+    """A round of pruning before the last: the parameters that it left, and the tokens that they were trained on."""
+
+    parameters: Count
+    tokens: Count
+
+
 class Lineage(TypedDict, total=False):
     """Which units of its teacher a student was pruned to."""
 
     kept: Units
     method: str
     low_rank: LowRank
+    rounds: list[Round]
 
 
 class Run(TypedDict, total=False):

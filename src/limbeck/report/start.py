@@ -48,11 +48,20 @@ MATCHED = Start(
     "all seeds start from one matched student",
 )
 
+ROUNDED = Start(
+    "pruned in rounds, before the last training",
+    "the student after the last pruning",
+    "The student as the last round pruned it from a larger one, which was trained after the rounds before.",
+    "all seeds start from one student pruned in rounds",
+)
+
 
 def start_of(run: Mapping[str, Any]) -> Start:
     """The start of a run, from what its run.json holds."""
     conversion = run.get("conversion")
     if not conversion:
+        if (run.get("lineage") or {}).get("rounds"):
+            return ROUNDED
         return GIVEN if run.get("signature", {}).get("student") else CUT
     return MATCHED if conversion["tokens"] else CONVERTED
 

@@ -75,6 +75,16 @@ class DistilSettings(TrainingSettings, TeacherSettings):
     shrink: StudentShrink = None
     shape: Shape = None
     weight_bytes: WeightBytes = Field(default=None, exclude=True)
+    rounds: Annotated[
+        int,
+        Flag(
+            "Prune in so many rounds, with training between them; all share --tokens, half of which the last has.",
+            "Model",
+            unit="rounds",
+            examples=("2",),
+            synonyms=("iterations", "pruning_rounds", "num_rounds", "iterative_steps", "prune_iterations"),
+        ),
+    ] = Field(default=1, ge=1, le=8, exclude=True)
     mixers: Annotated[
         MixerNames,
         Flag(

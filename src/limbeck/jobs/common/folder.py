@@ -55,7 +55,7 @@ _PACKING = "packing"  # in a signature: how documents are put into rows; older v
 _LATER = (
     *("text_tokens", "cache_logits", "vocab", "frame", "qat", "warmup", "weight_decay", "max_grad_norm", "betas"),
     *("average", "eval_every", "patience", "weights"),
-    *("optimizer", "weights_dtype", "dedup", "weight_bytes"),
+    *("optimizer", "weights_dtype", "dedup", "weight_bytes", "rounds"),
 )
 # What a run has before it is claimed, and before its first result, where another may begin in its place
 _FIRST = {VOCABULARY, f"{VOCABULARY}.json"}

@@ -158,7 +158,7 @@ class Shared:
             most=None if self.reads_on and arm.steps > self.plan.steps else self.most_rows,
             counted=self.counted,
             start=Start(arm.taken * self.plan.rows, self.common),
-            blend=self.blend(arm.taken + arm.steps),
+            blend=self.blend(max(arm.taken + arm.steps, self.plan.steps)),  # a round of pruning ends before the plan
         )
         objective = arm.objective.make()
         teacher = self.teacher if objective.needs_teacher else None

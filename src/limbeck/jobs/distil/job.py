@@ -10,8 +10,9 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ from limbeck.jobs.distil.evaluation import Evaluation, share_teacher_metrics
 from limbeck.jobs.distil.other_tokens import CrossTokenizerTeacher, TeacherSource, teacher_of
 from limbeck.jobs.distil.plan import DistilPlan
 from limbeck.jobs.distil.request import DistilRequest
+from limbeck.jobs.distil.rounds import make_in_rounds
 from limbeck.jobs.distil.teacher import RunTeacher, adopted
 from limbeck.jobs.distil.vocabulary import with_vocabulary
 from limbeck.jobs.pair.student import make_student, possible_shapes, stored_as
@@ -262,7 +264,7 @@ class _Start:
         live = plan.request.objective.needs_teacher and isinstance(self.source, RunTeacher)
         uses = self.uses() if live else None
         findings = self._conversion(uses) + about_teacher
-        cut = _start(plan, self.source, store, environment=self.environment)
+        cut = _start(plan, self.source, store, environment=self.environment, share=partial(self._round, store))
         student = load(verified_folder(cut), device="cpu")
         if not plan.conversion:
             findings = self.diagnose(Pair(teacher, student), uses=uses) + about_teacher
@@ -270,6 +272,14 @@ class _Start:
         findings += [packed(store, length=plan.budget.length, context=student.context)]
         _show(findings[-1:])
         return cut, student, findings
+
+    def _round(self, store: TokenStore, cut: Path, student: LanguageModel) -> Shared:
+        """What the training of a round of pruning needs; averages of weights are of the last training alone."""
+        plan, environment = self.plan, self.environment
+        shared = _shared(plan, self.source, store, cut, student, environment, {})
+        run = plan.run(environment, documents=np.diff(store.starts))
+        use, _ = memory_use(run, student.config, self.source.size, environment, {})
+        return replace(shared, plan=replace(computed(shared.plan, use), average=""), quantiser=None)
 
     def _conversion(self, uses: float | None) -> list[Finding]:
         """The doctor's findings about a planned conversion, before its matching; none without a conversion."""
@@ -380,17 +390,29 @@ def _estimate(settings: DistilSettings, run: dict[str, Any], arms: list[Arm], co
         console.print(shown_before(found, arms))
 
 
-def _start(plan: DistilPlan, source: TeacherSource, store: TokenStore, *, environment: Environment) -> Path:
-    """The folder of the untrained student. Teacher weights that are needed only here are freed afterwards."""
+def _start(
+    plan: DistilPlan,
+    source: TeacherSource,
+    store: TokenStore,
+    *,
+    environment: Environment,
+    share: Callable[[Path, LanguageModel], Shared],
+) -> Path:
+    """The folder of the untrained student. Teacher weights that are needed only here are freed afterwards.
+
+    ``share`` gives what the training of a round of pruning needs.
+    """
     settings, target, conversion = plan.request.settings, plan.target, plan.conversion
     folder = settings.out / "cut"
     pruned = settings.out / (BASE if conversion else "cut")
-    if environment.world.first and target is not None and source.captured and not pruned.exists():
+    if environment.world.first and target is not None and source.captured and not (pruned.exists() or plan.rounds):
         source.captured.place_cut(possible_shapes(settings, plan.request.teacher), pruned, seed=settings.seed)
     environment.world.barrier()
     made = (folder / "config.json").exists()
     needed, length = (target or conversion) and not made, plan.budget.length
     weights = source.to_cut(environment, length=length, spill=settings.out) if needed else source.about
+    if plan.rounds is not None:
+        return folder if made else make_in_rounds(plan, weights, store, environment=environment, share=share)
     if conversion is None:
         ref = plan.request.teacher
         return make_student(settings, ref, target, weights, store, length=length, environment=environment)

@@ -23,6 +23,7 @@ from limbeck.jobs.common.training import rule_of
 from limbeck.jobs.distil.align import check_align
 from limbeck.jobs.distil.conversion import Conversion, Planned, check_conversion
 from limbeck.jobs.distil.request import DistilRequest
+from limbeck.jobs.pair.rounds import Rounds, check_rounds
 from limbeck.jobs.pair.student import target_shape
 from limbeck.models.configuration import load_config
 from limbeck.models.gguf.quantiser import KIND_OF, Quantiser
@@ -51,7 +52,8 @@ class DistilPlan:
     """The plan of one student, made once by `of` and passed to every stage.
 
     ``target``: the shape to prune to, None without pruning. ``conversion``: None if the mixers stay. The first ``matched`` of the
-    budget's steps are those of a conversion. ``quantiser``: None if the weights are trained as they are.
+    budget's steps are those of a conversion, or of the ``rounds`` of pruning before the last. ``quantiser``: None if the weights
+    are trained as they are.
     """
 
     request: DistilRequest
@@ -61,6 +63,7 @@ class DistilPlan:
     matched: int
     schedule: Schedule
     quantiser: Quantiser | None = None
+    rounds: Rounds | None = None
 
     @classmethod
     def of(cls, request: DistilRequest, environment: Environment) -> DistilPlan:
@@ -84,12 +87,13 @@ class DistilPlan:
         extra = 0 if settings.student else request.teacher.extra_tokens
         length = row_length(settings, context, environment.world.device, name=first, extra=extra)
         rows, steps = batch_rows(settings, length, environment.world.size)
-        matched = sum(conversion.steps(steps).values()) if conversion else 0
+        rounds = check_rounds(settings, request.teacher, target, steps=steps)
+        matched = sum(conversion.steps(steps).values()) if conversion else sum(rounds.steps) if rounds else 0
         planned = planned_config(request, target, conversion, config)
         quantiser = None if settings.qat is None else Quantiser.of(planned, KIND_OF[settings.qat])
         budget, schedule = Budget(length, rows, steps), schedule_of(settings, planned)
         blend_of(settings.data, steps=steps, rows=rows, schedule=schedule)  # for its errors
-        return cls(request, target, conversion, budget, matched, schedule, quantiser)
+        return cls(request, target, conversion, budget, matched, schedule, quantiser, rounds)
 
     def run(self, environment: Environment, *, documents: Int[np.ndarray, " n"]) -> PlannedRun:
         """The training, for estimates. ``documents``: the lengths of the documents of its text."""
@@ -137,6 +141,7 @@ def check_mesh(settings: DistilSettings, environment: Environment) -> None:
     for flag, given in (
         ("--mixers", settings.mixers),
         ("--qat", settings.qat),
+        ("--rounds", settings.rounds > 1),
         ("--tokenizer-align", settings.tokenizer_align),
         ("--tasks", settings.tasks),
     ):

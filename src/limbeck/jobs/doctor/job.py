@@ -12,7 +12,7 @@ from typing import Any
 from limbeck.config import DistilSettings
 from limbeck.ending import Ending
 from limbeck.errors import BadSetting
-from limbeck.jobs.common.environment import environment_of, row_length
+from limbeck.jobs.common.environment import batch_rows, environment_of, row_length
 from limbeck.jobs.common.folder import command, packing_in_settings
 from limbeck.jobs.common.opening import open_once
 from limbeck.jobs.common.packing import packed_documents
@@ -24,6 +24,7 @@ from limbeck.jobs.distil.request import DistilRequest
 from limbeck.jobs.distil.teacher import RunTeacher, adopted
 from limbeck.jobs.distil.uses import uses_before
 from limbeck.jobs.distil.vocabulary import beside_vocabulary
+from limbeck.jobs.pair.rounds import check_rounds
 from limbeck.jobs.pair.student import target_shape
 from limbeck.jobs.pair.vocabulary import given_student
 from limbeck.planning.checks.pair import Finding, Pair, as_json
@@ -64,6 +65,9 @@ def _examined(request: DistilRequest) -> dict[str, Any]:
     reads = student if student is not None and settings.tokenizer_align else teacher
     length = settings.length or row_length(settings, reads.context, environment.world.device, name=reads.name)
     pair = Pair(teacher, student, None if shape is None else config_of(shape, teacher.config))
+    if settings.rounds > 1:
+        _, steps = batch_rows(settings, length, environment.world.size)
+        check_rounds(settings, request.teacher, shape, steps=steps)
     if conversion := check_conversion(request, shape):
         found = Planned.of(request, conversion, shape)
         pair = replace(pair, planned=found.student, reference=found.reference)

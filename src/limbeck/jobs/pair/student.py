@@ -189,11 +189,15 @@ def make_student(
         if isinstance(teacher, OnDisk) and shape is not None:
             shrink_stored(shape, teacher.stored, teacher.run(), store, **keys).save(folder)
         else:
-            student = _in_memory(settings, ref, shape, teacher, store, keys)
-            own = _DTYPES[stored_dtype(resolve_description(settings.student or ref.config_source))]
-            save(student, folder, dtype=own if holds(student, own) else None)
+            save_student(_in_memory(settings, ref, shape, teacher, store, keys), settings, ref, folder)
     environment.world.barrier()
     return folder
+
+
+def save_student(student: LanguageModel, settings: DistilSettings, ref: TeacherRef, folder: Path) -> None:
+    """Saves an untrained student in the number format of the model that it is made of, where that rounds nothing."""
+    own = _DTYPES[stored_dtype(resolve_description(settings.student or ref.config_source))]
+    save(student, folder, dtype=own if holds(student, own) else None)
 
 
 class _Keys(TypedDict):

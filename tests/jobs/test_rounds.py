@@ -1,0 +1,221 @@
+"""`limbeck distil --rounds`: shapes and tokens of the rounds, whose units are kept, continuing, and what is refused."""
+
+import json
+import os
+import signal
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+
+import limbeck
+from limbeck.config import DistilSettings
+from limbeck.corpora import Rows
+from limbeck.disk import read_lines
+from limbeck.errors import BadSetting, Interrupted
+from limbeck.jobs.common.folder import signature_of
+from limbeck.jobs.distil import arms
+from limbeck.models.anatomy import Anatomy
+from limbeck.models.load import load
+from limbeck.report.rounds import pruned_in
+from limbeck.run.run import Run
+from limbeck.run.step import train_step
+from limbeck.students.prune import prune
+from limbeck.students.rounds import composed, shapes_between, shares
+from limbeck.students.shape import Shape, balanced, check, config_of
+from limbeck.students.tally import Scores
+from tests.helpers.models import llama, write_corpus, write_teacher
+from tests.helpers.zoo import animal
+
+
+def test_the_last_round_has_half_the_steps_and_the_first_two_as_many():
+    assert shares(1) == (1.0,)
+    assert shares(2) == (0.5, 0.5)
+    assert shares(4) == (0.125, 0.125, 0.25, 0.5)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "qwen3", "gpt_neox", "gemma2"])
+@pytest.mark.parametrize("rounds", [2, 3])
+def test_each_round_can_be_pruned_from_the_one_before(family, rounds):
+    config = animal(family).config
+    anatomy = Anatomy.of(config)
+    full = Shape.of_anatomy(anatomy)
+    target = balanced(anatomy, parameters=int(anatomy.count(**asdict(full)) * 0.4))
+    steps = (*shapes_between(anatomy, target, rounds), target)
+    assert len(steps) == rounds
+    for shape in steps:
+        check(config, shape)
+        config = config_of(shape, config)
+
+
+def test_axes_shrink_by_equal_ratios():
+    target = Shape(layers=2, hidden=32, heads=2, kv_heads=1, ffn=64)  # of 4 and 2 heads: the nearest above 2.8 and 1.4
+    teacher = Anatomy.of(llama(layers=8, hidden=128).config)
+    found = shapes_between(teacher, target, 2)
+    assert found == (Shape(layers=4, hidden=64, heads=4, kv_heads=2, ffn=128),)
+
+
+def scores(model, seed: int) -> Scores:
+    torch.manual_seed(seed)
+    shape = Shape.of(model.config)
+    sizes = {
+        "layers": (shape.layers,), "hidden": (shape.hidden,), "heads": (shape.layers, shape.heads),
+        "kv_heads": (shape.layers, shape.kv_heads), "ffn": (shape.layers, shape.ffn),
+    }  # fmt: skip
+    return Scores(**{name: torch.rand(size) for name, size in sizes.items()}, method="random")
+
+
+def test_kept_units_of_two_prunings_are_those_of_the_first_teacher():
+    teacher = llama(layers=4, hidden=48)
+    first = prune(teacher, shape=Shape(3, 40, 4, 2, 56), scores=scores(teacher, 1))
+    second = prune(first, shape=Shape(2, 24, 2, 1, 40), scores=scores(first, 2))
+    kept = composed(first.lineage["kept"], second.lineage["kept"])
+    theirs, ours = (dict(model.model.named_parameters()) for model in (teacher, second))
+    d = teacher.config.head_dim
+    for layer, original in enumerate(kept["layers"]):
+        channels, neurons = torch.tensor(kept["hidden"]), torch.tensor(kept["ffn"][layer])
+        down = theirs[f"model.layers.{original}.mlp.down_proj.weight"][channels][:, neurons]
+        assert torch.equal(ours[f"model.layers.{layer}.mlp.down_proj.weight"], down)
+        for name, axis in (("q_proj", "heads"), ("k_proj", "kv_heads")):
+            rows = torch.tensor([head * d + i for head in kept[axis][layer] for i in range(d)])
+            projection = theirs[f"model.layers.{original}.self_attn.{name}.weight"][rows][:, channels]
+            assert torch.equal(ours[f"model.layers.{layer}.self_attn.{name}.weight"], projection)
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("rounds")
+    write_teacher(folder)
+    write_corpus(folder)
+    return folder
+
+
+def settings(here: Path, out: str, **more):
+    return {
+        "teacher": str(here / "teacher"), "data": str(here / "text.jsonl"), "shape": "layers=1,hidden=24,ffn=32", "rounds": 2,
+        "tokens": "2k", "length": 32, "batch_tokens": 128, "baselines": "none", "out": str(here / out), "threads": 1,
+    } | more  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(here):
+    """The folder of a whole run, and the numbers of the rows that each of its trainings read, in their order."""
+    read: dict[str, list[int]] = {}
+    take, step = Rows.take, Run._step
+
+    def noted(self, *args):
+        self.corpus.reader = self.label
+        return step(self, *args)
+
+    def noting(self, count):
+        batch = take(self, count)
+        if reader := getattr(self, "reader", ""):
+            read.setdefault(reader, []).extend(batch.row.tolist())
+        return batch
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Run, "_step", noted)
+        patch.setattr(Rows, "take", noting)
+        patch.setattr(Run, "measure", lambda self, seconds: 0.0)
+        limbeck.distil(**settings(here, "whole", baselines="fresh+kd"))
+    return here / "whole", read
+
+
+@pytest.fixture(scope="module")
+def done(run):
+    return run[0]
+
+
+def test_rounds_read_the_text_of_a_run_without_them(run):
+    _, read = run
+    assert read["1 round #0"] + read["student #0"] == read["fresh+kd #0"]
+
+
+def test_rounds_share_the_tokens_of_the_run(done):
+    first, last, fresh = (
+        read_lines(done / folder / "metrics.jsonl") for folder in ("rounds/1", ".", "baselines/fresh+kd-seed0")
+    )
+    assert len(first) + len(last) == len(fresh) == 16
+    assert abs(len(first) - len(last)) <= 1
+    assert not list(done.rglob("checkpoint-*"))
+
+
+def test_the_lineage_has_the_teachers_units_and_the_rounds(done, here):
+    teacher, student = load(here / "teacher"), load(done / "student")
+    found = student.lineage
+    assert found["shape"] == asdict(Shape.of(student.config))
+    assert found["teacher"] == teacher.name
+    (between,) = found["rounds"]
+    trained = load(done / "rounds" / "1" / "student")
+    assert between["parameters"] == trained.parameters_count
+    assert between["shape"] == asdict(Shape.of(trained.config))
+    assert between["tokens"] == 8 * 128
+    assert teacher.parameters_count > between["parameters"] > student.parameters_count
+    before, last = trained.lineage["kept"], found["kept"]
+    assert set(last["hidden"]) < set(before["hidden"]) < set(range(48))
+    assert set(last["layers"]) < set(before["layers"])
+    said = pruned_in(found)
+    assert said.startswith("It was pruned in 2 rounds, and trained between them: ")
+    for file in (done / "report.html", done / "student" / "README.md"):
+        assert said in file.read_text().replace("&nbsp;", " ")
+    assert pruned_in(json.loads((done / "rounds" / "1" / "cut" / "lineage.json").read_text())) == ""
+
+
+@pytest.mark.parametrize("stopped_at", [3, 11])
+def test_a_run_stopped_in_a_round_goes_on_and_ends_with_the_same_bits(done, here, monkeypatch, stopped_at):
+    count = []
+
+    def stopping(*args, **keys):
+        count.append(1)
+        if len(count) == stopped_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return train_step(*args, **keys)
+
+    out = f"stopped-{stopped_at}"
+    with monkeypatch.context() as patch:
+        patch.setattr(arms, "train_step", stopping)
+        with pytest.raises(Interrupted):
+            limbeck.distil(**settings(here, out))
+    assert (here / out / "cut").exists() == (stopped_at > 8)
+    limbeck.distil(**settings(here, out))
+    whole, again = (folder / "student" / "model.safetensors" for folder in (done, here / out))
+    assert again.read_bytes() == whole.read_bytes()
+
+
+def test_one_round_is_what_a_run_without_the_flag_is():
+    assert "rounds" not in signature_of(DistilSettings(), "distil")
+    assert signature_of(DistilSettings(rounds=2), "distil")["rounds"] == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"student": "teacher", "shape": None}, "--rounds 2 and --student"),
+        ({"mixers": "gdn"}, "--rounds 2 and --mixers"),
+        ({"shape": "layers=2", "rounds": 3}, "--rounds 3: between layers=3.* there are shapes for 1 rounds"),
+        ({"tokens": "256", "rounds": 4}, "--rounds 4: 2 steps leave none to train the student in"),
+        ({"rounds": 0}, "rounds"),
+    ],
+)
+def test_impossible_rounds_are_an_error_before_anything_is_written(here, changes, said):
+    changes = {key: str(here / value) if key == "student" else value for key, value in changes.items()}
+    with pytest.raises(BadSetting, match=said):
+        limbeck.distil(**{k: v for k, v in settings(here, "refused", **changes).items() if v is not None})
+    assert not (here / "refused").exists()
+
+
+def test_captured_logits_serve_all_rounds(here):
+    capture = {
+        "teacher": str(here / "teacher"),
+        "data": str(here / "text.jsonl"),
+        "length": 32,
+        "tokens": 2048,
+        "threads": 1,
+    }
+    limbeck.capture(**capture, out=str(here / "logits"))
+    asked = settings(here, "captured", teacher=str(here / "logits"))
+    limbeck.distil(**{key: value for key, value in asked.items() if key not in ("data", "length")})
+    student = load(here / "captured" / "student")
+    assert [one["tokens"] for one in student.lineage["rounds"]] == [8 * 128]
+    assert Shape.of(student.config) == Shape(1, 24, 4, 2, 32)
