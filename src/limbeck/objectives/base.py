@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from typing import Literal, TypeVar, cast
+from typing import Any, ClassVar, Literal, TypeVar, cast
 
 import torch
 from jaxtyping import Float
@@ -43,6 +43,9 @@ class Objective(torch.nn.Module, ABC):
     largest: int = 0  # with another tokenizer: how many of the teacher's largest probabilities it compares; 0: chunks
     merge: float = 0.0  # chunks end where the teacher's mass on a new word exceeds this; 0: at all common boundaries
     source: str | None = None  # file or module of a user's class, as `parse` reads it
+    takes_queued: ClassVar[bool] = (
+        False  # whether `advance` takes a loss that a device still computes, without waiting for it
+    )
     _limits = False  # whether a closed form has met its limits
     _settled = False  # whether it is taken for granted that none meets them
 
@@ -128,8 +131,8 @@ class Objective(torch.nn.Module, ABC):
 
     @property
     def follows(self) -> bool:
-        """Whether `advance` does anything, so that a step must be finished before the next one."""
-        return type(self).advance is not Objective.advance
+        """Whether `advance` needs the loss as a number, so that a step must be finished before the next one."""
+        return type(self).advance is not Objective.advance and not self.takes_queued
 
     def advance(self, loss: float) -> None:
         """Called after each optimiser step with its mean loss in nats, the same on every rank. Schedules advance here only.
@@ -301,6 +304,33 @@ class Sum(Objective):
 
     def __repr__(self) -> str:
         return " + ".join(f"{weight!r} * {term!r}" for weight, term in self)
+
+
+class Counting(Objective):
+    """An objective that counts its steps in the buffer ``step``, and on the host, so that no device is asked for the number."""
+
+    takes_queued = True
+    step: Tensor
+    _count: int | None = None  # None where the buffer alone knows
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("step", torch.zeros((), dtype=torch.int64))
+
+    def begin(self, steps: int) -> None:
+        """Sets the count to 0."""
+        self.step.zero_()
+        self._count = 0
+
+    def counted(self) -> int:
+        """Counts one step; gives its number, from 1."""
+        self._count = 1 + (int(self.step) if self._count is None else self._count)
+        self.step.fill_(self._count)
+        return self._count
+
+    def _load_from_state_dict(self, *given: Any, **named: Any) -> None:
+        super()._load_from_state_dict(*given, **named)
+        self._count = None
 
 
 def unsupported(objective: Objective, why: str) -> BadObjective:

@@ -15,13 +15,13 @@ from torch import Tensor
 
 from limbeck import divergence
 from limbeck.errors import BadObjective
-from limbeck.objectives.base import Objective, in_range, objective, unsupported
+from limbeck.objectives.base import Counting, in_range, objective, unsupported
 from limbeck.objectives.outcomes import Outcomes
 from limbeck.types import Chunk, Signal
 
 
 @objective
-class CTKD(Objective):
+class CTKD(Counting):
     """T^2 KL(p_T || q_T) in nats, with T = low + (high - low) sigmoid(theta); theta is learned to raise it (arXiv 2211.16231).
 
     ``start`` is the temperature at the beginning (the paper's theta = 1), ``ramp`` the share of the training over which the
@@ -29,7 +29,6 @@ class CTKD(Objective):
     """
 
     reversal: Tensor
-    step: Tensor
 
     def __init__(self, *, low: float = 1.0, high: float = 21.0, start: float = 15.6, ramp: float = 0.1) -> None:
         super().__init__()
@@ -41,7 +40,6 @@ class CTKD(Objective):
             raise BadObjective(f"CTKD: start must lie between low and high, got low={low}, start={start}, high={high}")
         self.low, self.high, self.start, self.ramp = float(low), float(high), float(start), float(ramp)
         self.theta = torch.nn.Parameter(torch.tensor(self._theta_at_start()))
-        self.register_buffer("step", torch.zeros((), dtype=torch.int64))
         self.register_buffer("reversal", torch.tensor(0.0 if ramp else 1.0, dtype=torch.float64))
         self.steps = 0
 
@@ -94,15 +92,14 @@ class CTKD(Objective):
 
     def begin(self, steps: int) -> None:
         """Sets the temperature and the ramp to their start, for a training of ``steps`` steps."""
+        super().begin(steps)
         self.steps = steps
-        self.step.zero_()
         self.reversal.fill_(self._reversal(0))
         self.theta.data.fill_(self._theta_at_start())
 
-    def advance(self, loss: float) -> None:
+    def advance(self, loss: float | Tensor) -> None:
         """Increases the reversal, along half a cosine."""
-        self.step += 1
-        self.reversal.fill_(self._reversal(int(self.step)))
+        self.reversal.fill_(self._reversal(self.counted()))
 
     def _reversal(self, step: int) -> float:
         done = min(1.0, step / (self.ramp * self.steps)) if self.ramp * self.steps > 0 else 1.0

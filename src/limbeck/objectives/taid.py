@@ -17,7 +17,8 @@ from torch import Tensor
 
 from limbeck import divergence
 from limbeck.errors import BadObjective
-from limbeck.objectives.base import ClosedForm, Pair, in_range, objective, unsupported
+from limbeck.host import queues
+from limbeck.objectives.base import ClosedForm, Counting, Pair, in_range, objective, unsupported
 from limbeck.objectives.basic import forward_kl
 from limbeck.objectives.outcomes import Outcomes
 from limbeck.types import Chunk, Signal
@@ -30,7 +31,7 @@ _ALPHA_STEPS = 8.0
 
 
 @objective
-class TAID(ClosedForm):
+class TAID(Counting, ClosedForm):
     """KL(p_t || q) in nats, with t rising from ``start`` to ``end`` over the training (arXiv 2501.16937).
 
     Schedules: "linear" in steps. "adaptive", the paper's: never below linear, rising by alpha sigmoid(m) (1 - t) a step,
@@ -47,7 +48,6 @@ class TAID(ClosedForm):
     t: Tensor
     momentum: Tensor
     previous: Tensor
-    step: Tensor
 
     def __init__(
         self,
@@ -75,7 +75,6 @@ class TAID(ClosedForm):
         self.steps = 0
         for name, value in (("t", self.start), ("momentum", 0.0), ("previous", 0.0)):
             self.register_buffer(name, torch.tensor(value, dtype=torch.float64))
-        self.register_buffer("step", torch.zeros((), dtype=torch.int64))
 
     def remark(self, steps: int) -> str:
         """The effect of the adaptive part in a training of ``steps`` steps, in words; "" for the other schedules."""
@@ -118,38 +117,43 @@ class TAID(ClosedForm):
 
     def begin(self, steps: int) -> None:
         """Sets t to its start, for a training of ``steps`` steps."""
+        super().begin(steps)
         self.steps = steps
         self.t.fill_(self.start)
-        for buffer in (self.momentum, self.previous, self.step):
+        for buffer in (self.momentum, self.previous):
             buffer.zero_()
 
-    def advance(self, loss: float) -> None:
+    def advance(self, loss: float | Tensor) -> None:
         """Advances t by one step, from the step's loss in nats. Raises BadObjective if `begin` was not called."""
         if self.steps <= 0:
             raise BadObjective("TAID: the number of steps is not set: call begin(steps) before the first step")
-        self.step += 1
-        done = min(1.0, int(self.step) / self.steps)
+        step = self.counted()
+        done = min(1.0, step / self.steps)
         linear = self.start + (self.end - self.start) * done
         alpha = _ALPHA_STEPS / self.steps if self.alpha == "auto" else float(self.alpha)
         if self.schedule == "linear":
-            t = linear
+            self.t.fill_(min(self.end, linear))
         elif self.schedule == "exp":
-            t = self.end - (self.end - self.start) * math.exp(-alpha * int(self.step) / 2)
+            self.t.fill_(min(self.end, self.end - (self.end - self.start) * math.exp(-alpha * step / 2)))
         else:
-            t = max(linear, self._further(loss, alpha))
-        self.t.fill_(min(self.end, t))
+            self.t.fill_(self._further(loss, alpha, first=step == 1)).clamp_(min(self.end, linear), self.end)
 
-    def _further(self, loss: float, alpha: float) -> float:
-        """t increased by the relative decrease of the loss; at the first step t itself."""
-        t, before = float(self.t), float(self.previous)
+    def _further(self, loss: float | Tensor, alpha: float, *, first: bool) -> float | Tensor:
+        """t increased by the relative decrease of the loss; at the first step t itself. Where they are on a device, so is it."""
+        t, before = _value(self.t), _value(self.previous)
         self.previous.fill_(loss)
-        if int(self.step) == 1:
+        if first:
             return t
-        momentum = self.beta * float(self.momentum) + (1 - self.beta) * (before - loss) / (before + 1e-15)
+        momentum = self.beta * _value(self.momentum) + (1 - self.beta) * (before - loss) / (before + 1e-15)
         self.momentum.fill_(momentum)
-        return t + alpha * (1 - t) * (
-            0.5 + 0.5 * math.tanh(momentum / 2)
-        )  # the sigmoid, in a form that cannot overflow
+        # the sigmoid, in a form that cannot overflow
+        half = (momentum / 2).tanh() if isinstance(momentum, Tensor) else math.tanh(momentum / 2)
+        return t + alpha * (1 - t) * (0.5 + 0.5 * half)
 
     def _towards(self, logits: Tensor, signal: Signal) -> Signal:
         return Signal(torch.lerp(logits.detach(), signal.logits, self.t.to(logits.dtype)))
+
+
+def _value(buffer: Tensor) -> float | Tensor:
+    """What a buffer holds: a number where reading it waits for nothing."""
+    return buffer.clone() if queues(buffer.device) else float(buffer)

@@ -6,8 +6,8 @@ token counts exactly 0. Each micro-batch may have its own objective and teacher,
 teacher for each domain; most trainings have one of each.
 
 On a device that computes in the background a step only queues its work. The device itself leaves out an update that is not
-finite, and the host reads loss and norm when it likes. It waits before the update where the objective follows its loss, or the
-optimiser cannot leave out an update.
+finite, and the host reads loss and norm when it likes. It waits before the update where an objective needs the loss as
+a number, or the optimiser cannot leave out an update.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property, reduce
+from typing import cast
 
 import torch
 from jaxtyping import Float64
@@ -139,6 +140,7 @@ def train_step(
             objective.settle()
         if not (mesh.sharded or _follow(objectives.values())) and _leaves_out(optimizer, step):
             optimizer.step()
+            _advance(computed, objectives, loss, total, mesh)
             return step
     try:
         mean = step.loss
@@ -167,16 +169,24 @@ def _leaves_out(optimizer: torch.optim.Optimizer, step: Step) -> bool:
 def _advance(
     computed: Sequence[tuple[LossTerm, Tensor]],
     objectives: Mapping[int, Objective],
-    loss: float,
+    loss: float | Tensor,
     total: float,
     mesh: Mesh,
 ) -> None:
-    """Advances each objective by the mean loss of its own tokens; a single objective by the loss of the step."""
+    """Advances each objective by the mean loss of its own tokens; a single objective by the loss of the step.
+
+    A loss that is still on its device stays there: none of the objectives needs it as a number then (`Objective.follows`).
+    """
     if len(objectives) == 1:
-        computed[0][0].objective.advance(loss)
+        computed[0][0].objective.advance(cast("float", loss))
         return
     for key, objective in objectives.items():
-        own = [(term.weight, float(part)) for term, part in computed if id(term.objective) == key]
+        own = [(term.weight, part) for term, part in computed if id(term.objective) == key]
         weight = mesh.sum(sum(weight for weight, _ in own))
-        if weight:
-            objective.advance(mesh.sum(sum(part for _, part in own)) * total / weight)
+        if not weight:
+            continue
+        if isinstance(loss, Tensor):
+            mean: float | Tensor = mesh.sum_tensor(sum(part for _, part in own) + loss.new_zeros(())) * (total / weight)
+        else:
+            mean = mesh.sum(sum(float(part) for _, part in own)) * total / weight
+        objective.advance(cast("float", mean))

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import shlex
 import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -47,13 +49,13 @@ from limbeck.jobs.common.packing import packed
 from limbeck.jobs.common.sample import first_documents
 from limbeck.jobs.common.text import columns_of, passing_store, stores_of
 from limbeck.jobs.pair.student import METHOD, multiple_of, shrink_stored, size_name
-from limbeck.jobs.pair.trimmed import stored_teacher
+from limbeck.jobs.pair.trimmed import load_teacher, stored_teacher
 from limbeck.jobs.pair.unigram import check_knowledge, compare_to_unigram, of_source
 from limbeck.jobs.pair.unpacked import unpacked_cost
 from limbeck.jobs.pair.vocabulary import trimmed_in_run
 from limbeck.models.configuration import load_config
 from limbeck.models.language_model import LanguageModel
-from limbeck.models.led import LedModel, leading
+from limbeck.models.led import LedModel, leading, led
 from limbeck.models.load import load, verified_folder
 from limbeck.models.streamed import StreamedModel
 from limbeck.models.trim.folder import open_vocabulary
@@ -124,13 +126,15 @@ def capture(
             "does not fit one device add --mesh shard"
         )
     check_capture(settings, teacher)
+    if isinstance(world, Sharded):
+        check_together(settings, teacher)
+    teacher, derived = _with_vocabulary(settings, teacher, environment, vocabulary)
     if not isinstance(world, Sharded):
-        return _capture(settings, teacher, environment, started, tokenised=tokenised, vocabulary=vocabulary)
-    check_together(settings, teacher)
-    with leading(settings.teacher, world.layout, device=world.device, dtype=environment.dtype) as led:
-        if led is None:
+        return _capture(settings, teacher, environment, started, derived, tokenised=tokenised)
+    with _led(settings, teacher, world, environment) as first:
+        if first is None:
             return {}
-        return _capture(settings, teacher, Environment(alone(world.device), environment.bf16), started, led=led)
+        return _capture(settings, teacher, Environment(alone(world.device), environment.bf16), started, derived, first)
 
 
 def _capture(
@@ -138,19 +142,21 @@ def _capture(
     teacher: TeacherRef,
     environment: Environment,
     started: float,
+    derived: Mapping[str, Any],
+    together: LanguageModel | None = None,
     *,
     tokenised: Path | None = None,
-    vocabulary: Path | None = None,
-    led: LanguageModel | None = None,
 ) -> dict[str, Any]:
-    """`capture` of logits in this process, with its result. ``led``: the teacher, where other processes compute with this one."""
-    teacher, derived = _with_vocabulary(settings, teacher, environment, vocabulary)
+    """`capture` of logits in this process, with its result. ``together``: the teacher, where others compute too.
+
+    ``derived``: what the signature holds of its vocabulary.
+    """
     length = _length(settings, teacher, environment)
     run = claim(settings.out, signature_of(settings, "capture", length=length, bf16=environment.bf16, **derived))
     if tokenised is not None and tokenised.is_dir():
         link_or_copy(tokenised, settings.out / DATA)
     with open_source(
-        settings, teacher, environment, length=length, k=run["codec"]["k"] if "codec" in run else None, led=led
+        settings, teacher, environment, length=length, k=run["codec"]["k"] if "codec" in run else None, led=together
     ) as source:
         source = _opened(settings, teacher, source, run, environment)
         if "text" not in run:  # which a continued capture has checked
@@ -185,6 +191,19 @@ def _capture(
         write_json(settings.out / CERTIFICATE, found)  # last: who finds it needs no more of the teacher
     result = {"out": str(settings.out), "rows": logits.rows, "tokens": read, "bytes": size}
     return result | {"certificate": found}
+
+
+@contextmanager
+def _led(
+    settings: CaptureSettings, teacher: TeacherRef, world: Sharded, environment: Environment
+) -> Iterator[LanguageModel | None]:
+    """The teacher in parts on the first process, which the others follow; None on these, once it needs them no more."""
+    if not isinstance(teacher, LocalRef) or teacher.vocabulary is None:
+        with leading(settings.teacher, world.layout, device=world.device, dtype=environment.dtype) as found:
+            yield found
+        return
+    with led(load_teacher(teacher, environment)) as together:
+        yield None if together is None else together[0]
 
 
 def _with_vocabulary(

@@ -114,7 +114,6 @@ def check_together(settings: CaptureSettings, teacher: TeacherRef) -> None:
     for flag, given, instead in (
         ("--stream", settings.stream, ""),
         ("--params", settings.params, ", and prune with limbeck shrink"),
-        ("--vocab", settings.vocab, ", and give it to limbeck distil, which restricts the logits"),
     ):
         if given:
             raise BadSetting(
