@@ -644,9 +644,9 @@ def probe(
         long_conversations: What becomes of conversations longer than a sequence: split cuts them into pieces in
             which a completion keeps its prompt if both fit, drop leaves them out. Default: split.
         seed: Seed of samples and of the questions that are asked. Default: 0.
-        probe: What to measure: likelihood, slices, tasks, constraints, values, mqar, reversal, arithmetic,
-            listops; or pass-until alone. Default: likelihood.
-        teacher: Compare with this teacher: folder or hub id.
+        probe: What to measure: likelihood, slices, change, tasks, constraints, values, mqar, reversal,
+            arithmetic, listops; or pass-until alone. Default: likelihood.
+        teacher: Compare with this teacher, of change with the model that training began with: folder or hub id.
         task: Of pass-until: addition, subtraction, base7, reverse-string, copy, or a JSONL file. Of reversal and
             constraints: a JSONL file.
         tasks: With --probe tasks: standard tasks: names of lm-eval, and files (.jsonl, .yaml), between commas.

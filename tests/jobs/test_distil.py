@@ -25,7 +25,9 @@ from limbeck.jobs.common.environment import Environment
 from limbeck.jobs.distil.arms import CE, Arm
 from limbeck.jobs.distil.estimate import shown_after, training_seconds
 from limbeck.jobs.distil.plan import check_mesh
+from limbeck.models.load import load
 from limbeck.probes import Measurements
+from limbeck.probes.change import matrices_moved
 from limbeck.run.world import alone
 from tests.helpers.models import write_corpus, write_teacher
 
@@ -88,6 +90,7 @@ def test_a_run_leaves_what_is_promised(done):
     assert set(result) == {"out", "student", "readings", "verdict"}
     assert result["readings"]["student"]["held_out"]["low"] < result["readings"]["student"]["held_out"]["high"]
     report = (out / "report.html").read_text()
+    assert "How far the student moved from its start" in report
     assert result["verdict"][:40] in report.replace("&nbsp;", " ")
     assert "http://" not in report.replace("http://www.w3.org", "")  # one file, no network
 
@@ -383,3 +386,13 @@ def test_each_command_has_help(name, monkeypatch, capsys):
     assert f"limbeck {name}" in text
     options = [line for line in text.splitlines() if line.strip().startswith("--")]
     assert all(len(line.split("  ")) > 1 for line in options)
+
+
+def test_a_run_says_how_far_its_student_moved_from_its_start(done):
+    out, _ = done
+    start, end = load(out / "cut"), load(out / "student")
+    found = {row["name"]: row["value"] for row in rows(out / "readings.jsonl") if row["probe"] == "change"}
+    whole = matrices_moved(start, end)[0]
+    assert found["weights_moved"] == pytest.approx(whole.moved)
+    assert whole.moved > 0
+    assert 0 < found["representation_alignment"] < 1

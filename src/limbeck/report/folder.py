@@ -14,6 +14,7 @@ from typing import Any
 from limbeck.disk import AGAIN, read_json, read_lines, read_plain, read_rows
 from limbeck.errors import BadFolder
 from limbeck.probes import Measurements
+from limbeck.probes.change import CHANGE, MovedRow
 from limbeck.report import schema as kinds
 from limbeck.report.figures import Curve
 from limbeck.report.trained import Trained, trained_in
@@ -36,6 +37,7 @@ class RunFolder:
     samples: Sequence[Mapping[str, Any]]
     surprises: Sequence[Mapping[str, Any]]
     config: Mapping[str, Any]  # the student's
+    moved: Sequence[MovedRow]  # how far each kind of matrix is from the student's start, all of them first
     measured: Mapping[str, Sequence[Measurements]]  # sums over held-out documents by model, one a seed
 
     @classmethod
@@ -52,6 +54,7 @@ class RunFolder:
             samples=_there(folder / "samples.json", lambda file: read_rows(file, kinds.Sample), []),
             surprises=_there(folder / "surprises.json", lambda file: read_rows(file, kinds.KLExample), []),
             config=_config(folder / "student") or _config(folder / "cut"),
+            moved=_there(folder / "measurements" / CHANGE, lambda file: read_rows(file, MovedRow), []),
             measured=_measured(folder / "measurements"),
         )
 

@@ -182,6 +182,8 @@ def render(found: RunFolder) -> str:
             layers=_layers(run),
             lineage=run.get("lineage") or {},
             rounds=pruned_in(run.get("lineage") or {}),
+            moved=_moved(found),
+            alignment=_alignment(found.reading("student", "representation_alignment")),
             costs=_costs(found),
             fewer=fewer(run),
             tasks=task_table(found.readings),
@@ -557,6 +559,24 @@ def _layers(run: Mapping[str, Any]) -> list[int | None]:
     if not kept or not layers:
         return []
     return [kept.index(layer) if layer in kept else None for layer in range(int(layers))]
+
+
+def _moved(found: RunFolder) -> list[tuple[str, str, str, str]]:
+    """(kind of matrix, how far it moved, its stable rank before, and after)."""
+    return [
+        (
+            "all matrices" if row["kind"] == "all" else row["kind"],
+            f"{row['moved']:.1%}",
+            f"{row['rank_before']:.1f}",
+            f"{row['rank_after']:.1f}",
+        )
+        for row in found.moved
+    ]
+
+
+def _alignment(reading: Reading | None) -> str:
+    """The alignment of representations with its interval, as text; "" where it was not measured."""
+    return "" if reading is None else bounded(reading.value, reading.low, reading.high)
 
 
 def _costs(found: RunFolder) -> list[tuple[str, str, str, str]]:

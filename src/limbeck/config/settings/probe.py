@@ -20,8 +20,8 @@ class ProbeSettings(Settings):
     probe: Annotated[
         ProbeNames,
         Flag(
-            "What to measure: likelihood, slices, tasks, constraints, values, mqar, reversal, arithmetic, listops; or pass-until "
-            "alone.",
+            "What to measure: likelihood, slices, change, tasks, constraints, values, mqar, reversal, arithmetic, listops; or "
+            "pass-until alone.",
             "Measurement",
             synonyms=("probes", "metrics", "eval"),
         ),
@@ -75,7 +75,7 @@ class ProbeCommandSettings(ProbeSettings):
     teacher: Annotated[
         str | None,
         Flag(
-            "Compare with this teacher: folder or hub id.",
+            "Compare with this teacher, of change with the model that training began with: folder or hub id.",
             "Measurement",
             metavar="MODEL",
             synonyms=("teacher_model", "reference", "compare_with"),

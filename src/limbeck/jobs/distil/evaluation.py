@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,15 @@ from limbeck.models.load import load, verified_folder
 from limbeck.models.sidecar import stored_dtype
 from limbeck.planning.checks.steps import too_few_steps
 from limbeck.probes import Measurements, calibration, cost, counted, fidelity, in_words, likelihood, measure, samples
+from limbeck.probes.change import (
+    CHANGE,
+    Moved,
+    MovedRow,
+    first_rows,
+    matrices_moved,
+    represented,
+    weight_readings,
+)
 from limbeck.probes.measurements import AGAIN
 from limbeck.report import write_report
 from limbeck.report.card import model_card
@@ -103,6 +112,8 @@ class Evaluation:
         first = world.first
         self._tasks = TaskEvaluation(measurements, settings.tasks) if settings.tasks and first else None
         self._runs: dict[str, dict[int, Measurements]] = {}
+        self._start: Path | None = None  # the student before its training
+        self._moved: list[Reading] = []
         self._costs: list[Reading] = []
         self.seconds = seconds  # of the last evaluation of a student
         served = teacher.captured is not None and teacher.captured.served  # its weights are not available
@@ -123,6 +134,7 @@ class Evaluation:
 
     def cut(self, folder: Path, quantiser: Quantiser | None) -> None:
         """Measures the student before its training, with the weights that it is trained with."""
+        self._start = folder
         if not self._measures:
             return
         world = self._machine.world
@@ -149,6 +161,7 @@ class Evaluation:
             return
         if main:
             self._cost("student", lambda: self._cost_of_stored(arm))
+            self._change(arm, model)
             if measured.surprises:
                 named = in_words(measured.surprises, model.tokenizer, self.held_out.store.name_of)
                 write_rows(self._settings.out / "surprises.json", named)
@@ -228,6 +241,22 @@ class Evaluation:
             return captured.cost
         return (counted if self._in_parts else cost)("teacher", self._source.about)
 
+    def _change(self, arm: Arm, model: LanguageModel) -> None:
+        """Measures how far the training moved the main student from its start, where one process has its weights."""
+        if self._start is None or self._machine.world.sharded:
+            return
+        folder = self._settings.out / "measurements"
+        weights, represents = folder / CHANGE, folder / "alignment.json"
+        if not represents.exists():
+            start = load(verified_folder(self._start), device=self._machine.world.device)
+            write_rows(weights, [asdict(one) for one in matrices_moved(start, model)])
+            found = represented("student", start, model, first_rows(self.held_out.batches()))
+            write_rows(represents, [found.row()])
+        moved = [Moved(**row) for row in read_rows(weights, MovedRow, remedy=AGAIN)]
+        self._moved = weight_readings("student", moved)
+        self._moved += [Reading.of(row) for row in read_rows(represents, ReadingRow, remedy=AGAIN)]
+        self._moved = [replace(reading, seed=arm.seed) for reading in self._moved]
+
     def _sample(self, arm: Arm, model: LanguageModel) -> None:
         """Writes the samples of the main student and its teacher, if they are not there. All ranks that measure call it."""
         file, world = self._settings.out / "samples.json", self._machine.world
@@ -305,7 +334,7 @@ class Evaluation:
 
     def _readings(self) -> list[Reading]:
         """All readings: of each seed, and over all seeds (seed null) if there are several."""
-        readings = list(self._costs)
+        readings = [*self._costs, *self._moved]
         for name, runs in self._runs.items():
             sets: list[tuple[int | None, list[Measurements]]] = [(seed, [runs[seed]]) for seed in sorted(runs)]
             if len(runs) > 1:
