@@ -21,6 +21,7 @@ from torch import Tensor
 
 from limbeck.errors import Mismatch
 from limbeck.host import on_host, part_of, sent
+from limbeck.products import full_products
 
 Dataclass = TypeVar("Dataclass", bound="Batch | ModelInputs")
 
@@ -146,8 +147,9 @@ class Head:
     softcap: float | None = None
 
     def logits(self, hidden: Float[Tensor, "*shape D"]) -> Float[Tensor, "*shape rows"]:
-        """Logits over every row of the head, padded ones too."""
-        z = torch.nn.functional.linear(hidden, self.weight, self.bias)
+        """Logits over every row of the head, padded ones too. Products of float32 are in full (`limbeck.products`)."""
+        with full_products():
+            z = torch.nn.functional.linear(hidden, self.weight, self.bias)
         if self.scale != 1.0:
             z = z * self.scale
         return z if self.softcap is None else self.softcap * torch.tanh(z / self.softcap)

@@ -136,7 +136,7 @@ def test_the_time_of_a_step_is_that_of_the_whole_batch(whole, tmp_path, monkeypa
     taken: list[int] = []
     take = run.corpus.take
     run.corpus.take = lambda count: (taken.append(count), take(count))[1]
-    monkeypatch.setattr("limbeck.run.run.time", SimpleNamespace(perf_counter=lambda: 0.002 * sum(taken)))
+    monkeypatch.setattr("limbeck.run.moment.time", SimpleNamespace(perf_counter=lambda: 0.002 * sum(taken)))
     assert run.measure(seconds) == pytest.approx(0.128)  # also where only a part of the step was taken
     assert taken == [32, 32] + [rows] * steps
     assert not checkpoints(tmp_path / "run")

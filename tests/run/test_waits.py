@@ -8,17 +8,27 @@ import dataclasses
 import json
 from contextlib import nullcontext
 
+import numpy as np
 import pytest
 import torch
 
+from limbeck.disk import read_lines
 from limbeck.errors import NonFiniteLoss
 from limbeck.models import inside
-from limbeck.models.mixers.precision import full_products
 from limbeck.objectives import fused, parse
+from limbeck.objectives.base import Objective, terms_of
+from limbeck.objectives.named import OBJECTIVES
 from limbeck.run import behind, step, world
+from limbeck.run import run as run_module
+from limbeck.run import watch as watch_module
+from limbeck.run.lockstep import train_lockstep
+from limbeck.run.moment import Moment
 from limbeck.run.optim import adamw
 from limbeck.run.run import Plan, Run
+from limbeck.run.save import best_step, checkpoints
+from limbeck.run.selection import Rule
 from limbeck.run.step import LossTerm, train_step
+from limbeck.run.watch import Watch
 from limbeck.run.world import alone
 from limbeck.types import Sparse
 from tests.helpers.models import batch, frozen, llama, tokenizer
@@ -101,7 +111,7 @@ def test_the_first_step_looks_at_each_block(meta, monkeypatch):
 
 def test_limits_that_were_met_are_looked_at_further():
     objective = parse("0.5*CrossEntropy + 0.5*ForwardKL")
-    first, second = objective.terms
+    (_, first), (_, second) = terms_of(objective)
     assert first.within_limits(torch.ones(2))
     assert not second.within_limits(torch.tensor([1.0, torch.inf]))
     objective.settle()
@@ -112,8 +122,8 @@ def test_limits_that_were_met_are_looked_at_further():
 @pytest.fixture
 def queued(monkeypatch):
     """Lets the CPU be taken for a device that computes in the background."""
-    for module in (behind, step, world):
-        monkeypatch.setattr(module, "queues", lambda device: True)
+    for name in ("behind", "step", "world", "run"):
+        monkeypatch.setattr(f"limbeck.run.{name}.queues", lambda device: True)
 
 
 class Corpus:
@@ -149,17 +159,13 @@ class Breaks:
         return outputs if self.left > 0 else dataclasses.replace(outputs, hidden=outputs.hidden * torch.nan)
 
 
+def run_of(folder, teacher, objective="ForwardKL", **plan):
+    how = Plan(**{"steps": 6, "rows": 2, "lr": 1e-2, "max_norm": 0.5} | plan)
+    return Run(folder, "student", llama(seed=2, tok=TOK), teacher, Corpus(), parse(objective), how, alone())
+
+
 def trained(folder, teacher, **plan):
-    run = Run(
-        folder,
-        "student",
-        llama(seed=2, tok=TOK),
-        teacher,
-        Corpus(),
-        parse("ForwardKL"),
-        Plan(steps=6, rows=2, lr=1e-2, max_norm=0.5, **plan),
-        alone(),
-    )
+    run = run_of(folder, teacher, **plan)
     run.train()
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return run, [(row["step"], row["loss_nats"], row["grad_norm"]) for row in rows]
@@ -190,6 +196,97 @@ def test_a_loss_that_is_not_a_number_ends_the_run_before_a_checkpoint(tmp_path):
 
 
 @pytest.mark.usefixtures("queued")
+def test_a_loss_that_is_read_late_says_what_was_computed_since(tmp_path):
+    teacher = Breaks(frozen(llama(layers=3, seed=1, tok=TOK)), 3)
+    with pytest.raises(
+        NonFiniteLoss, match=r"at step 3 of 6\. It updated nothing\. Step 4 was computed before"
+    ) as error:
+        trained(tmp_path, teacher, save_every=2)
+    assert "document 6." in str(error.value)
+    assert [path.name for path in tmp_path.glob("step-*")] == ["step-000002"]
+
+
+@pytest.mark.usefixtures("queued")
+def test_weights_are_measured_and_kept_only_after_losses_that_are_numbers(tmp_path):
+    measured = []
+
+    def batches():
+        measured.append(len(read_lines(tmp_path / "metrics.jsonl")))
+        return [batch(vocab=len(TOK))]
+
+    run = run_of(tmp_path, Breaks(frozen(llama(layers=3, seed=1, tok=TOK)), 4))
+    run.rule, run.watch = Rule(2, best=True), Watch(batches, 99, frozenset({0, 2, 4, 6}))
+    with pytest.raises(NonFiniteLoss, match=r"at step 4 of 6\. The weights were not updated\."):
+        run.train()
+    assert measured == [0, 2]  # each after the losses of all steps before it
+    assert best_step(tmp_path) in (0, 2)
+
+
+class Tied:
+    """A run's device with a clock that each piece of work moves on: the seconds between two moments are those of the device."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def of(self, device):
+        return Moment(self.now)
+
+
+@pytest.mark.usefixtures("queued")
+def test_seconds_of_a_step_are_its_own_in_lockstep_and_beside_a_measurement(tmp_path, monkeypatch):
+    clock = Tied()
+    for module in (run_module, watch_module):
+        monkeypatch.setattr(module, "Moment", clock)
+    teacher = frozen(llama(layers=3, seed=1, tok=TOK))
+
+    def taking(seconds):
+        def update(*terms, **how):
+            clock.now += seconds
+            return train_step(*terms, **how)
+
+        return update
+
+    def batches():
+        clock.now += 32.0
+        return [batch(vocab=len(TOK))]
+
+    runs = [run_of(tmp_path / str(seconds), teacher) for seconds in (2, 8)]
+    for run, seconds in zip(runs, (2.0, 8.0), strict=True):
+        run.update = taking(seconds)
+    runs[0].watch = Watch(batches, 99, frozenset({3}))
+    train_lockstep(runs, label="")
+    for run, seconds in zip(runs, (2.0, 8.0), strict=True):
+        rows = read_lines(run.folder / "metrics.jsonl")
+        tokens = np.diff([0, *(row["tokens"] for row in rows)])
+        assert [row["tokens_per_s"] for row in rows] == [round(count / seconds, 1) for count in tokens]
+    (row,) = read_lines(runs[0].folder / "held_out.jsonl")
+    assert row["seconds"] == 32.0
+
+
+def test_seconds_on_a_gpu_are_those_between_events_of_its_queue(monkeypatch):
+    class Event:
+        def __init__(self, *, enable_timing):
+            assert enable_timing
+            self.waited = False
+
+        def record(self, stream):
+            self.stream = stream
+
+        def synchronize(self):
+            self.waited = True
+
+        def elapsed_time(self, later):
+            assert later.waited
+            assert self.stream == later.stream == "stream of cuda:0"
+            return 2500.0  # ms
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"stream of {device}")
+    begun, ended = (Moment.of(torch.device("cuda", 0)) for _ in range(2))
+    assert ended.since(begun) == 2.5
+
+
+@pytest.mark.usefixtures("queued")
 def test_the_device_leaves_the_update_out_itself():
     student, broken = llama(seed=2, tok=TOK), frozen(llama(layers=3, seed=1, tok=TOK))
     broken.model.get_output_embeddings().weight.data[3] = torch.nan
@@ -215,13 +312,50 @@ def test_a_head_is_cast_once_a_step():
     assert not fused._in_format(weight, torch.float32).requires_grad
 
 
-def test_heads_are_computed_in_full_where_layers_are_not(monkeypatch):
-    asked = []
-    monkeypatch.setattr(torch, "set_float32_matmul_precision", asked.append)
-    with full_products():
+class Limits:
+    """A teacher that gives some tokens no probability at all in one of its calls, so that closed forms meet their limits."""
+
+    def __init__(self, teacher, call):
+        self.teacher, self.left, self.name, self.vocab = teacher, call, "limits", teacher.vocab
+
+    def __call__(self, rows):
+        outputs, self.left = self.teacher(rows), self.left - 1
+        if self.left:
+            return outputs
+        bias = torch.zeros(len(outputs.head.weight))
+        bias[5:9] = -torch.inf
+        return dataclasses.replace(outputs, head=dataclasses.replace(outputs.head, bias=bias))
+
+
+def outcome(run):
+    """Weights and objective, or the error, after a training."""
+    try:
+        run.train()
+    except NonFiniteLoss as error:
+        return str(error).split(" at step")[0]
+    tensors = [*run.student.model.parameters(), *run.objective.state_dict().values()]
+    return torch.cat([tensor.detach().double().flatten() for tensor in tensors])
+
+
+STATEFUL = "0.5*TAID(alpha=0.1) + Ramp(of=SkewKL()) + CTKD"
+
+
+def test_every_objective_with_state_is_looked_at():
+    changed = {name for name in OBJECTIVES if OBJECTIVES[name].advance is not Objective.advance}
+    assert changed == {type(part).__name__ for _, part in terms_of(parse(STATEFUL))}
+
+
+@pytest.mark.parametrize("met", [1, 3, 9])
+@pytest.mark.usefixtures("queued")
+def test_a_run_that_is_killed_ends_as_one_that_is_not(tmp_path, met):
+    """Whatever an objective learned of its limits before the kill: ``met``, the step at which it meets them."""
+    live = frozen(llama(layers=3, seed=1, tok=TOK))
+    whole = outcome(run_of(tmp_path / "whole", Limits(live, met), STATEFUL, steps=4))
+    first = run_of(tmp_path / "killed", Limits(live, met), STATEFUL, steps=4, save_every=2)
+    going = first.steps([])
+    while next(going) < 2:
         pass
-    assert asked == []
-    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "high")
-    with full_products():
-        assert asked == ["highest"]
-    assert asked == ["highest", "high"]
+    going.close()  # nothing is saved after the checkpoint
+    assert [path.name for path in checkpoints(tmp_path / "killed")] == ["step-000002"]
+    again = outcome(run_of(tmp_path / "killed", Limits(live, met - 2), STATEFUL, steps=4, save_every=2))
+    assert again == whole if isinstance(whole, str) else torch.equal(again, whole)

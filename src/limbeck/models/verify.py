@@ -13,8 +13,8 @@ from torch import Tensor
 from limbeck.errors import BadModel, first_line
 from limbeck.models.inside import packed
 from limbeck.models.language_model import LanguageModel
-from limbeck.models.mixers.precision import full_products
 from limbeck.models.rope import lengths_named
+from limbeck.products import full_products
 from limbeck.types import Batch
 
 # Relative L2 differences that are rounding in half precision: of one computation done twice, and of two kernels of attention,

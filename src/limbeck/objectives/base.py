@@ -11,7 +11,7 @@ import inspect
 import math
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, ClassVar, Literal, TypeVar, cast
 
@@ -117,6 +117,21 @@ class Objective(torch.nn.Module, ABC):
         for part in self.modules():
             if isinstance(part, Objective):
                 part._settled = not part._limits
+
+    def settled(self) -> dict[str, bool]:
+        """For each part, by its name in `named_modules`, whether its blocks are no longer looked at; empty before `settle`.
+
+        A checkpoint has it, since a part that is looked at and one that is not may end a later step in different ways.
+        """
+        parts = {name: part for name, part in self.named_modules() if isinstance(part, Objective)}
+        known = any(part._settled or part._limits for part in parts.values())
+        return {name: part._settled for name, part in parts.items()} if known else {}
+
+    def restore_settled(self, settled: Mapping[str, bool]) -> None:
+        """Restores what `settled` gave; a part that is not named is looked at, as before the first step."""
+        for name, part in self.named_modules():
+            if isinstance(part, Objective):
+                part._settled, part._limits = settled.get(name, False), not settled.get(name, True)
 
     def within_limits(self, nats: Float[Tensor, " n"]) -> bool:
         """Whether the nats of a closed form are finite, so that it holds."""

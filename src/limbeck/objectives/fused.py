@@ -22,10 +22,11 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from limbeck.errors import Mismatch
 from limbeck.host import on_host, part_of, sent
-from limbeck.models.mixers.precision import exact, full_products
+from limbeck.models.mixers.precision import exact
 from limbeck.objectives import chunks, outcomes
 from limbeck.objectives.base import Objective, terms_of
 from limbeck.objectives.chunks import Slopes
+from limbeck.products import full_products
 from limbeck.types import Batch, Chunk, ChunkTargets, Head, Outputs, Signal, Sparse
 
 # On a CPU a block and its temporaries should fit the second-level cache (1 MiB), and the buffers of two chunks the third-level

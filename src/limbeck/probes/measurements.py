@@ -21,6 +21,7 @@ from limbeck.disk import load_arrays, parsed, require_type, save_arrays
 from limbeck.divergence import kl, total_variation
 from limbeck.errors import BadCorpus, BadFolder, Mismatch
 from limbeck.probes.largest_kl import KLExample, LargestKL, largest_of
+from limbeck.products import full_products
 from limbeck.types import Batch, CausalLM, Gathering, Outputs, Sparse, Teacher, each
 
 BINS = 15
@@ -82,6 +83,7 @@ class Measurements:
 
 
 @torch.no_grad()
+@full_products()
 def measure(
     student: CausalLM,
     teacher: Teacher | None,

@@ -5,7 +5,6 @@ The host queues the next step before it reads the loss of the last one, so the d
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -13,18 +12,23 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from limbeck.host import queues
+from limbeck.run.moment import Moment
 from limbeck.run.step import Step
 
 
 @dataclass(frozen=True)
 class Done:
-    """A step that was issued: ``step`` steps and ``tokens`` so far, its learning rate, when it began, and the rows' position."""
+    """A step that was issued: ``step`` steps and ``tokens`` so far, its learning rate, and the rows' position.
+
+    ``begun`` and ``ended`` are the ends of the device's work before the step and with it.
+    """
 
     step: int
     tokens: int
     report: Step
     lr: float
-    begun: float
+    begun: Moment
+    ended: Moment
     position: dict[str, Any]
 
 
@@ -32,26 +36,29 @@ class Done:
 class Behind:
     """The steps that are not read yet, at most one. ``read`` gets each with its tokens per second, in their order.
 
-    ``explained`` is a context for reading the loss, which may raise NonFiniteLoss.
+    ``explained`` is a context for reading the loss, which may raise NonFiniteLoss; it gets the number of steps issued by then.
     """
 
     read: Callable[[Done, float], None]
-    explained: Callable[[Done], AbstractContextManager[None]]
+    explained: Callable[[Done, int], AbstractContextManager[None]]
     _waiting: deque[Done] = field(default_factory=deque, init=False)
-    _last: float = field(default=0.0, init=False)
+    _issued: int = field(default=0, init=False)
 
     def add(self, done: Done) -> None:
         """Takes in a step; reads those before it, and the step itself where the host needs not wait for it."""
+        self._issued = done.step
         self.finish()
         self._waiting.append(done)
         if not queues(done.report.numbers.device):
             self.finish()
 
     def finish(self) -> None:
-        """Reads all steps. Raises NonFiniteLoss as reading one does."""
+        """Reads all steps. Raises NonFiniteLoss as reading one does.
+
+        Call it before weights are measured or saved: those after a step whose loss is not finite are not what they seem.
+        """
         while self._waiting:
             done = self._waiting.popleft()
-            with self.explained(done):
+            with self.explained(done, self._issued):
                 _ = done.report.loss  # waits
-            begun, self._last = max(done.begun, self._last), time.perf_counter()
-            self.read(done, done.report.tokens / (self._last - begun))
+            self.read(done, done.report.tokens / done.ended.since(done.begun))

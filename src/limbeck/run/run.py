@@ -21,6 +21,7 @@ import torch
 from limbeck.config.defaults import BETAS, SAVE_MINUTES, SAVE_STEPS, WARMUP, WEIGHT_DECAY
 from limbeck.disk import writing
 from limbeck.errors import BadFolder, BadSetting, Interrupted, NonFiniteLoss
+from limbeck.host import queues
 from limbeck.models.checkpointing import can_checkpoint, checkpoint_layers
 from limbeck.models.formats import set_format, slow_parameters
 from limbeck.models.language_model import LanguageModel
@@ -28,11 +29,13 @@ from limbeck.objectives.base import Objective
 from limbeck.planning.checks.pair import PlannedRun
 from limbeck.planning.cost.fitting import Checkpointing
 from limbeck.planning.cost.memory import Format, Optimizer
+from limbeck.products import tf32_products
 from limbeck.run.average import Averaging, WeightAverage
 from limbeck.run.behind import Behind, Done
 from limbeck.run.log import Metrics, console, peak_rss_gib, progress
 from limbeck.run.mesh import Mesh
 from limbeck.run.micro import MicroBatch, micro_batches, micro_rows
+from limbeck.run.moment import Moment
 from limbeck.run.optim import SLOWEST, Schedule, adamw, set_rates
 from limbeck.run.save import (
     TrainState,
@@ -59,7 +62,8 @@ class Plan:
     """The settings of a run. ``rows`` is the global batch of one optimiser step, over all micro-batches and ranks.
 
     ``lr`` is the peak learning rate, reached after ``warmup`` (`optim.learning_rate`), ``max_norm`` the gradient norm above which
-    gradients are clipped, ``betas`` are AdamW's, ``bf16`` is mixed precision (bfloat16 autocast). A checkpoint is saved every
+    gradients are clipped, ``betas`` are AdamW's, ``bf16`` is mixed precision (bfloat16 autocast), ``tf32`` computes products of
+    float32 in the layers of a step in TF32, where the device has it; what is measured never does. A checkpoint is saved every
     ``save_every`` steps, and ``save_minutes`` after the last one at the latest. ``micro`` rows are computed at once on a rank,
     None for as many as are usual there; fewer where memory runs out. ``checkpointing`` "layers" computes layers twice instead of
     keeping their activations, "auto" does so once a single row is too much otherwise. ``average`` says how the weights are
@@ -74,6 +78,7 @@ class Plan:
     weight_decay: float = WEIGHT_DECAY
     max_norm: float = 1.0
     bf16: bool = False
+    tf32: bool = False
     save_every: int = SAVE_STEPS
     save_minutes: float = SAVE_MINUTES
     warmup: float = WARMUP
@@ -174,17 +179,22 @@ class Run:
                 if reporter:
                     reporter.step(done.step, done.report.loss, rate)
 
-            behind = Behind(read, lambda done: self._explained(done.step, self.plan.rows, done.position))
+            behind = Behind(
+                read, lambda done, issued: self._explained(done.step, self.plan.rows, done.position, issued)
+            )
             yield step
             saved = time.monotonic()
             while step < self.plan.steps and not selection.over:
-                start = time.perf_counter()
+                begun = Moment.of(self.world.device)
                 lr = self._set_learning_rate(optimizer, step)
                 report = self._step(step, optimizer, self.plan.rows)
                 step, tokens = step + 1, tokens + int(report.tokens)
                 if average:
                     average.update(step)
-                behind.add(Done(step, tokens, report, lr, start, self.corpus.state_dict()))
+                ended = Moment.of(self.world.device)
+                behind.add(Done(step, tokens, report, lr, begun, ended, self.corpus.state_dict()))
+                if self._measures(step):
+                    behind.finish()
                 self._select(watched(step, tokens), step, average)
                 late = self.world.first and time.monotonic() - saved > 60 * self.plan.save_minutes
                 stop, due, failed = self.world.any(bool(caught), late, saver.failed)
@@ -205,6 +215,11 @@ class Run:
             if self.plan.weights == "bfloat16" and not self.world.sharded:  # whose gathered copy has it
                 set_format(self.student.model, torch.float32)  # as the saved model is loaded
             self._conclude(average)
+
+    def _measures(self, step: int) -> bool:
+        """Whether held-out text is measured after a step, here or on another rank."""
+        watched = self.watch is not None and step in self.watch.steps
+        return watched or (self.rule is not None and self.rule.at(step, self.plan.steps))
 
     @property
     def _background(self) -> bool:
@@ -309,11 +324,12 @@ class Run:
         return spent / steps * self.plan.rows / more
 
     def _timed(self, optimizer: torch.optim.Optimizer, rows: int) -> float:
-        start = time.perf_counter()
+        begun = Moment.of(self.world.device)
         report = self._step(0, optimizer, rows)
+        ended = Moment.of(self.world.device)
         with self._explained(1, rows):
             _ = report.loss  # waits for the device
-        return time.perf_counter() - start
+        return ended.since(begun)
 
     def _spare(self) -> bool:
         """Switches gradient checkpointing on where that is left to memory; gives whether it did."""
@@ -361,6 +377,7 @@ class Run:
         if self.plan.weights == "bfloat16" and not self.world.sharded:  # which are sharded in it
             set_format(self.student.model, torch.bfloat16)
         self.objective.begin(self.plan.steps)
+        self.objective.restore_settled({})
         self.objective.to(self.world.device)
         trained = self.student.model, self.objective.parameters()
         return adamw(*trained, weight_decay=self.plan.weight_decay, betas=self.plan.betas, kind=self.plan.optimizer)
@@ -381,12 +398,15 @@ class Run:
             self._micro.rows = max(1, fitted["rows"])
             self._checkpoint(self._checkpointed or bool(fitted.get("checkpointed")))
         self.corpus.load_state_dict(state["corpus"])
+        if queues(self.world.device):  # elsewhere each block is looked at, which costs nothing
+            self.objective.restore_settled(state.get("settled", {}))
         if self.selection is not None and "selection" in state:
             self.selection.restore(state["selection"])
         return state["step"], state["tokens"]
 
     def _save(self, step: int, tokens: int, moving: TrainState, saver: Saver) -> None:
         state = {"tokens": tokens, "corpus": self.corpus.state_dict()}
+        state |= {"settled": self.objective.settled()} if queues(self.world.device) else {}
         state |= {"slowest": SLOWEST} if slow_parameters(self.student.model) else {}
         spared = self._checkpointed and self.plan.checkpointing == "auto"
         if self._micro.rows < self._micro.asked or spared:  # so that a run which continues computes in the same way
@@ -413,6 +433,7 @@ class Run:
         with (
             self._explained(step + 1, count),
             meeting(),
+            tf32_products() if self.plan.tf32 else nullcontext(),
             torch.autocast(self.world.device.type, dtype=torch.bfloat16, enabled=self.plan.bf16),
         ):
             found = self.update(
@@ -426,18 +447,30 @@ class Run:
         return found
 
     @contextmanager
-    def _explained(self, step: int, count: int, position: dict[str, Any] | None = None) -> Iterator[None]:
-        """Says of a NonFiniteLoss which step it is, and its documents: the last ``count`` rows at a position of the corpus."""
+    def _explained(
+        self, step: int, count: int, position: dict[str, Any] | None = None, issued: int = 0
+    ) -> Iterator[None]:
+        """Says of a NonFiniteLoss which step it is, and its documents: the last ``count`` rows at a position of the corpus.
+
+        ``issued``: the step that was computed last, where that is a later one.
+        """
         try:
             yield
         except NonFiniteLoss as error:
             if position is not None:
                 self.corpus.load_state_dict(position)
             raise NonFiniteLoss(
-                f"{self.label}: {error} at step {step} of {self.plan.steps}. The weights were not updated. "
+                f"{self.label}: {error} at step {step} of {self.plan.steps}. {_updated(step, issued)} "
                 f"The step's documents: {_first(self.corpus.documents(count))}. The last checkpoint is "
                 f"{_last(self.folder)}. Check these documents, or lower --lr, and start again in another --out."
             ) from error
+
+
+def _updated(step: int, issued: int) -> str:
+    """What a step whose loss is not finite left of the weights, where ``issued`` steps were computed by then."""
+    if issued <= step:
+        return "The weights were not updated."
+    return f"It updated nothing. Step {issued} was computed before this was known, and its update is not saved."
 
 
 def _row(step: int, tokens: int, report: Step, lr: float, rate: float, *, unit: str) -> Row:

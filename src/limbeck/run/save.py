@@ -45,6 +45,7 @@ class _State(TypedDict):
     micro_batch: NotRequired[dict[str, Count]]
     files: NotRequired[dict[Bare, str]]
     selection: NotRequired[SelectionState]
+    settled: NotRequired[dict[str, bool]]  # `Objective.settled`
 
 
 class _Best(TypedDict):

@@ -5,7 +5,6 @@ The trained weights have the same bits as without it: it uses no random numbers 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ import torch
 from limbeck.models.language_model import LanguageModel
 from limbeck.probes.interval import bootstrap
 from limbeck.probes.measurements import measure
+from limbeck.run.moment import Moment
 from limbeck.types import Batch, Gathering
 
 _POINTS = (0.0, 1 / 8, 1 / 4, 1 / 2, 3 / 4, 1.0)  # of the steps
@@ -57,7 +57,7 @@ class Watch:
 
     def row(self, student: LanguageModel, step: int, tokens: int, *, bf16: bool) -> dict[str, float | int]:
         """A row of held_out.jsonl: cross-entropy in nats per token with its interval over ``n`` documents, and its cost."""
-        begun, training = time.perf_counter(), student.model.training
+        begun, training = Moment.of(student.device), student.model.training
         student.model.eval()
         try:
             autocast = torch.autocast(student.device.type, dtype=torch.bfloat16, enabled=bf16)
@@ -65,10 +65,11 @@ class Watch:
                 found = measure(student, None, self.batches(), documents=self.documents, ranks=self.ranks)
         finally:
             student.model.train(training)
+        seconds = Moment.of(student.device).since(begun)
         (loss,) = bootstrap(_mean, np.stack([found.nats, found.tokens], -1)[None], positive=True)
         known = {key: value for key, value in (("low", loss.low), ("high", loss.high)) if np.isfinite(value)}
         row: dict[str, float | int] = {"step": step, "tokens": tokens, "loss_nats": loss.value, **known, "n": loss.n}
-        return row | {"predictions": round(found.tokens.sum()), "seconds": round(time.perf_counter() - begun, 4)}
+        return row | {"predictions": round(found.tokens.sum()), "seconds": round(seconds, 4)}
 
 
 def _mean(total: np.ndarray) -> np.ndarray:

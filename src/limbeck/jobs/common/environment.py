@@ -13,7 +13,7 @@ import torch
 from limbeck.config import Settings
 from limbeck.config.defaults import SEQ_LEN, STEPS, WIDE
 from limbeck.errors import BadSetting, LimbeckError, Mismatch
-from limbeck.jobs.common.folder import begun
+from limbeck.jobs.common.folder import begun, begun_in_tf32
 from limbeck.models.configuration import load_config
 from limbeck.planning.cost.machine import multiplies_bfloat16
 from limbeck.run.log import console
@@ -23,10 +23,11 @@ from limbeck.run.world import World, join, named
 
 @dataclass(frozen=True)
 class Environment:
-    """The processes and device of a job, and its number format."""
+    """The processes and device of a job, its number format, and whether layers in training steps may use TF32."""
 
     world: World
     bf16: bool
+    tf32: bool = False
 
     @property
     def dtype(self) -> torch.dtype:
@@ -35,7 +36,7 @@ class Environment:
 
 
 def environment_of(settings: Settings, *models: str | Path | None, width: int = 0) -> Environment:
-    """Sets threads and denormals, joins the other ranks, and chooses the number format.
+    """Sets threads, denormals and full products, joins the other ranks, and chooses the number format.
 
     ``models`` are those that the command computes with, ``width`` that of one it makes (`_automatic`). Raises BadSetting for a
     device that is not available.
@@ -50,12 +51,19 @@ def environment_of(settings: Settings, *models: str | Path | None, width: int = 
     except RuntimeError as error:
         raise BadSetting(f"--device {settings.device}: {error}. Use auto, cpu, cuda or cuda:1.") from error
     console.quiet = not world.first
-    if world.device.type == "cuda":
-        torch.set_float32_matmul_precision("high")  # TF32 in layers; `objectives.fused` computes heads in full
+    torch.set_float32_matmul_precision("highest")  # of whatever is measured or written; training steps may choose TF32
     _advise_threads(settings)
     auto = settings.dtype == "auto"
     bf16 = _automatic(settings, world.device, filter(None, models), width) if auto else settings.dtype == "bfloat16"
-    return Environment(_meshed(settings, world, bf16=bf16), bf16)
+    return Environment(
+        _meshed(settings, world, bf16=bf16), bf16, world.device.type == "cuda" and _chooses_tf32(settings)
+    )
+
+
+def _chooses_tf32(settings: Settings) -> bool:
+    """Whether training steps use TF32 where a GPU has it: a run that was begun keeps its arithmetic, by its record."""
+    before = begun_in_tf32(settings.out) if settings.out else None
+    return True if before is None else before
 
 
 def _meshed(settings: Settings, world: World, *, bf16: bool) -> World:

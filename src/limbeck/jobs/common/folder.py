@@ -57,6 +57,8 @@ _LATER = (
     *("average", "eval_every", "patience", "weights"),
     *("optimizer", "weights_dtype", "dedup", "weight_bytes", "rounds"),
 )
+# In the versions of a run on a GPU: how products of float32 are computed there
+_FLOAT32, _IN_FULL, _IN_TF32 = "float32 on the gpu", "float32", "layers in TF32 in training steps, else float32"
 # What a run has before it is claimed, and before its first result, where another may begin in its place
 _FIRST = {VOCABULARY, f"{VOCABULARY}.json"}
 _BEFORE = {"run.json", "data", *_FIRST}
@@ -70,8 +72,10 @@ class _Run(TypedDict):
     command: NotRequired[list[str]]
 
 
-def claim(folder: Path, signature: dict[str, Any]) -> dict[str, Any]:
+def claim(folder: Path, signature: dict[str, Any], *, tf32: bool = False) -> dict[str, Any]:
     """Makes ``folder`` this run's, and gives what its run.json holds: new, or from an earlier start of the same run.
+
+    ``tf32``: whether its training steps use TF32, which a new run records.
 
     The same run with more seeds or baselines takes the folder over. No other process gets the folder until the job that claims
     it ends (`disk.claims`). A run that came to nothing (a mistake found before its first result) does not keep its folder from
@@ -85,10 +89,10 @@ def claim(folder: Path, signature: dict[str, Any]) -> dict[str, Any]:
     remove_leftovers(folder)
     refuse_links(folder)
     if not record.exists():
-        return _begin(record, signature)
+        return _begin(record, signature, tf32=tf32)
     run = _read(record)
     if not set(held) - _BEFORE:
-        return _begin(record, signature)
+        return _begin(record, signature, tf32=tf32)
     theirs: dict[str, Any] = run["signature"]
     if _PACKING not in theirs and signature.get(_PACKING) != WITHOUT_LONG:  # of an older version: it keeps its rows
         signature = {key: value for key, value in signature.items() if key != _PACKING}
@@ -108,12 +112,12 @@ def claim(folder: Path, signature: dict[str, Any]) -> dict[str, Any]:
     return run
 
 
-def claim_together(folder: Path, signature: dict[str, Any], world: World) -> dict[str, Any]:
+def claim_together(folder: Path, signature: dict[str, Any], world: World, *, tf32: bool = False) -> dict[str, Any]:
     """`claim` on rank 0 with its result, an empty dict on the other ranks, which then see the folder.
 
     Raises BadFolder as `claim` does, and on all ranks where one does not see what rank 0 wrote.
     """
-    run = claim(folder, signature) if world.first else {}
+    run = claim(folder, signature, tf32=tf32) if world.first else {}
     written = world.share(sha256_of(folder / "run.json") if world.first else "")
     blind = [f"rank {rank} on {host}" for rank, host, sees in world.gather(_seen(folder, written, world)) if not sees]
     if blind:
@@ -152,14 +156,28 @@ def begun(folder: Path) -> dict[str, Any]:
 
     Raises BadFolder for a damaged run.json.
     """
+    found: dict[str, Any] = _begun(folder).get("signature", {})
+    return found
+
+
+def begun_in_tf32(folder: Path) -> bool | None:
+    """Whether training steps of the run in a folder use TF32 on a GPU; None where nothing came of a run yet.
+
+    False for one that began before its version chose TF32, or where there was no GPU: neither has a record of it.
+    """
+    run = _begun(folder)
+    return bool(run["versions"].get(_FLOAT32, _IN_FULL) != _IN_FULL) if run else None
+
+
+def _begun(folder: Path) -> dict[str, Any]:
+    """run.json of the run in a folder, that of one of its students for a sweep; empty where nothing came of a run yet."""
     record = folder / "run.json"
     if not record.is_file() or not {p.name for p in folder.iterdir() if not p.name.startswith(".")} - _BEFORE:
         return {}
     run = _read(record)
     members = (folder / str(name) / "run.json" for name in run.get("members", ()))
     of_member = next((file for file in members if file.is_file()), None)
-    signature: dict[str, Any] = (run if of_member is None else _read(of_member))["signature"]
-    return signature
+    return run if of_member is None else _read(of_member)
 
 
 def another(folder: Path, what: str) -> BadFolder:
@@ -194,11 +212,16 @@ def _held(folder: Path, record: Path) -> list[str]:
     return held
 
 
-def _begin(record: Path, signature: dict[str, Any]) -> dict[str, Any]:
+def _begin(record: Path, signature: dict[str, Any], *, tf32: bool) -> dict[str, Any]:
     if "vocabulary" not in signature:  # of a run that came to nothing
         shutil.rmtree(record.parent / VOCABULARY, ignore_errors=True)
         (record.parent / f"{VOCABULARY}.json").unlink(missing_ok=True)
-    run: dict[str, Any] = {"signature": signature, "command": command(), "versions": versions(), "started": now()}
+    run: dict[str, Any] = {
+        "signature": signature,
+        "command": command(),
+        "versions": versions(tf32=tf32),
+        "started": now(),
+    }
     write_json(record, run)
     return run
 
@@ -297,8 +320,11 @@ def command() -> list[str]:
     return ["limbeck" if name in {"limbeck", "__main__.py"} else name, *map(scrubbed, sys.argv[1:])]
 
 
-def versions() -> dict[str, str]:
-    """The versions that may affect the result: limbeck, Python, the libraries, the machine."""
+def versions(*, tf32: bool = False) -> dict[str, str]:
+    """The versions that may affect the result: limbeck, Python, the libraries, the machine.
+
+    ``tf32``: whether training steps use TF32 where there is a GPU.
+    """
     found = {"python": platform.python_version(), "machine": f"{platform.system()} {platform.machine()}, {_cpu()}"}
     for package in ("limbeck", "torch", "transformers", "tokenizers", "datasets", "pyarrow", "numpy"):
         try:
@@ -307,8 +333,7 @@ def versions() -> dict[str, str]:
             found[package] = "not installed as a package"
     if torch.cuda.is_initialized():
         found["gpu"] = torch.cuda.get_device_name()
-        exact = torch.get_float32_matmul_precision() == "highest"
-        found["float32 on the gpu"] = "float32" if exact else "layers in TF32, heads in float32"
+        found[_FLOAT32] = _IN_TF32 if tf32 else _IN_FULL
     return found
 
 

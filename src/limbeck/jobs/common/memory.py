@@ -43,6 +43,7 @@ def planned_run(
         tokens=settings.tokens,
         batch_tokens=rows * length,
         dtype=environment.dtype,
+        tf32=environment.tf32,
         device=environment.world.device,
         out=out,
         quantised=quantised,

@@ -18,7 +18,9 @@ from limbeck.run.trackers import Tracked, require_tracker
 from limbeck.scrub import scrubbed, without_folders
 
 
-def plan_of(settings: TrainingSettings, *, steps: int, rows: int, lr: float, schedule: Schedule, bf16: bool) -> Plan:
+def plan_of(
+    settings: TrainingSettings, *, steps: int, rows: int, lr: float, schedule: Schedule, bf16: bool, tf32: bool = False
+) -> Plan:
     """The plan of a training of ``steps`` steps of ``rows`` rows. Raises BadSetting for a warm-up that would not end."""
     if settings.warmup >= max(2, steps):
         raise BadSetting(
@@ -33,6 +35,7 @@ def plan_of(settings: TrainingSettings, *, steps: int, rows: int, lr: float, sch
         lr=lr,
         schedule=schedule,
         bf16=bf16,
+        tf32=tf32,
         weight_decay=settings.weight_decay,
         max_norm=settings.max_grad_norm or math.inf,
         warmup=settings.warmup,

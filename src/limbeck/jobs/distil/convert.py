@@ -78,7 +78,9 @@ def make_converted(
     everywhere = load(verified_folder(out / ATTENTION), device=world.device)
     lr = settings.lr or suggested_learning_rate(everywhere.parameters_count)
     size = {"steps": budget.steps, "rows": budget.rows}
-    training = plan_of(settings, **size, lr=lr, schedule=settings.schedule, bf16=environment.bf16)
+    training = plan_of(
+        settings, **size, lr=lr, schedule=settings.schedule, bf16=environment.bf16, tf32=environment.tf32
+    )
     training = replace(training, average="")  # of the last stage alone
     taken = conversion.steps(budget.steps)
     blend = None

@@ -157,7 +157,7 @@ def prepare(
     length = plan.budget.length
     if settings.tasks and not beside and environment.world.first:
         load_tasks(settings.tasks)  # for its errors: what follows may take hours before they are needed
-    run = claim_together(settings.out, plan.signature(logits, environment), environment.world)
+    run = claim_together(settings.out, plan.signature(logits, environment), environment.world, tf32=environment.tf32)
     continued = "teacher" in run  # written below, before the first training
     if isinstance(request.teacher, ServedRef) and not beside:
         _check_served(request, length=length, environment=environment)
@@ -337,7 +337,7 @@ def _shared(
     kept: float | None = json.loads(environment.world.share(json.dumps(run.get("plan", {}).get("learning_rate"))))
     lr = rate_of(settings, student.parameters_count, kept=kept)
     size = {"steps": budget.steps, "rows": budget.rows}
-    training = plan_of(settings, **size, lr=lr, schedule=plan.schedule, bf16=environment.bf16)
+    training = plan_of(settings, **size, lr=lr, schedule=plan.schedule, bf16=environment.bf16, tf32=environment.tf32)
     return Shared(
         *(cut, source.logits, store, budget.length, training, environment),
         most_rows=source.rows,

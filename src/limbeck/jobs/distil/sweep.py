@@ -52,7 +52,9 @@ def sweep(settings: DistilSettings) -> dict[str, Any]:
         AlignedTexts.by(request.objectives)
     for name, one in wanted.items():  # a mistake in the last is found before the first begins
         _check(one, name)
-    run = claim_together(settings.out, signature_of(settings, "family", **logits), environment.world)
+    run = claim_together(
+        settings.out, signature_of(settings, "family", **logits), environment.world, tf32=environment.tf32
+    )
     continued = "members" in run
     if environment.world.first:
         update(settings.out, run, members=list(wanted), objectives=[one.objective.text for one in wanted.values()])

@@ -81,7 +81,7 @@ def pretrain(settings: PretrainSettings) -> dict[str, Any]:
     for source in filter(None, (plain(settings.data), settings.eval_data)):
         resolve_source(source, columns_of(settings))
     signature = signature_of(settings, "pretrain", length=length, rows=rows, bf16=environment.bf16)
-    run = claim_together(out, signature, world)
+    run = claim_together(out, signature, world, tf32=environment.tf32)
     tokenizer = _tokenizer(settings, out, environment)
     if world.first:
         train, _ = build_stores(
@@ -115,7 +115,15 @@ def pretrain(settings: PretrainSettings) -> dict[str, Any]:
     show([*findings, *early_stop_findings(settings, settings.schedule)], console)
     if isinstance(shape, Mixed):
         _print_layers(shape, model, length)
-    plan = plan_of(settings, steps=steps, rows=rows, lr=lr, schedule=settings.schedule, bf16=environment.bf16)
+    plan = plan_of(
+        settings,
+        steps=steps,
+        rows=rows,
+        lr=lr,
+        schedule=settings.schedule,
+        bf16=environment.bf16,
+        tf32=environment.tf32,
+    )
     lengths = np.diff(store.starts) if needs_documents(environment.dtype, world.device) else None
     planned = planned_run(settings, environment, length=length, rows=rows, documents=lengths)
     use, kept = memory_use(planned, config, None, environment, run)

@@ -63,7 +63,8 @@ class Pair:
 class PlannedRun:
     """The training that is planned: ``tokens`` in all and ``batch_tokens`` in a step, in rows of ``length`` tokens.
 
-    ``dtype``: the number format of its matrix products. ``out``: its folder, None if the disk is not to be checked.
+    ``dtype``: the number format of its matrix products, ``tf32`` whether those of float32 are in TF32 where the device has
+    it. ``out``: its folder, None if the disk is not to be checked.
     ``quantised``: whether the student is trained with quantised weights; ``averaged``: whether its weights are averaged.
     ``micro`` to ``weights`` are what is asked of memory, ``document`` the tokens of a usual document, None for those of a row.
     ``shards``: over how many processes weights are spread.
@@ -83,6 +84,7 @@ class PlannedRun:
     weights: Format = "float32"
     document: int | None = None
     shards: int = 1
+    tf32: bool = False
 
     @property
     def step(self) -> dict[str, Any]:
@@ -184,7 +186,7 @@ def _resources(pair: Pair, run: PlannedRun, uses: float | None) -> Iterator[Find
     yield from resources.memory(asked, peak, run.device)
     if run.out is not None:
         yield from resources.disk(cost, run.out)
-    yield from resources.duration(cost, dtype=run.dtype, device=run.device)
+    yield from resources.duration(cost, dtype=run.dtype, device=run.device, tf32=run.tf32)
 
 
 def gain(teacher_nats: float, student_nats: float) -> Finding:

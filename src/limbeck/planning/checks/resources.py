@@ -7,6 +7,7 @@ are loaded before the checks) is part of the estimate, so it counts as free.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import psutil
@@ -16,6 +17,7 @@ from limbeck.planning.checks.finding import Finding, Level
 from limbeck.planning.cost.fitting import FULL, Asked, Peak, chosen, flags, needed, remedy, smallest
 from limbeck.planning.cost.machine import measure_rates, multiplies_bfloat16
 from limbeck.planning.cost.training import Cost
+from limbeck.products import tf32_products
 
 _CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
@@ -123,9 +125,10 @@ def disk(cost: Cost, out: Path) -> Iterator[Finding]:
     )
 
 
-def duration(cost: Cost, *, dtype: torch.dtype, device: torch.device) -> Iterator[Finding]:
-    """The estimated time of one training, from rates measured in under a second."""
-    rates = measure_rates(cost.student, dtype=dtype, device=device)
+def duration(cost: Cost, *, dtype: torch.dtype, device: torch.device, tf32: bool = False) -> Iterator[Finding]:
+    """The estimated time of one training, from rates measured in under a second, in ``tf32`` as the training's layers."""
+    with tf32_products() if tf32 else nullcontext():
+        rates = measure_rates(cost.student, dtype=dtype, device=device)
     yield Finding(
         "time",
         "ok",
