@@ -10,6 +10,7 @@ from transformers import LlamaConfig
 
 from limbeck.config import DistilSettings, PretrainSettings
 from limbeck.errors import BadFolder
+from limbeck.jobs.common.folder import claim, kept_rate, signature_of, update
 from limbeck.jobs.common.rates import (
     early_stop_findings,
     fresh_rate_finding,
@@ -17,6 +18,7 @@ from limbeck.jobs.common.rates import (
     rate_finding,
     schedule_of,
 )
+from limbeck.jobs.doctor.job import doctor
 from limbeck.jobs.pretrain.job import pretrain
 from limbeck.models.decoder import LimbeckConfig, LimbeckForCausalLM
 from limbeck.models.formats import slow_parameters
@@ -30,8 +32,9 @@ from limbeck.run.optim import (
     suggested_learning_rate,
     suggested_schedule,
 )
+from limbeck.run.run import Run
 from limbeck.run.save import checkpoints
-from tests.helpers.models import write_corpus
+from tests.helpers.models import write_corpus, write_teacher
 
 
 def test_rates_of_fresh_models_fall_with_the_fourth_root():
@@ -74,6 +77,18 @@ def test_the_doctor_reports_the_source_of_a_rate():
     converted = rate_finding(DistilSettings(mixers="gdn"), 20_000_000)
     assert "(to 3.00 M)" in converted.message
     assert rate_finding(DistilSettings(lr=0.5), 10**9).message == "0.5, as asked"
+
+
+def test_the_doctor_names_the_rate_of_a_run_that_was_begun(tmp_path):
+    write_teacher(tmp_path)
+    about = {"teacher": str(tmp_path / "teacher"), "data": str(write_corpus(tmp_path)), "params": 9_000, "length": 32}
+    settings = DistilSettings(**about, tokens=3_000, out=tmp_path / "run")
+    run = claim(settings.out, signature_of(settings, "distil"))
+    assert kept_rate(settings.out) is None
+    update(settings.out, run, plan={"learning_rate": 7e-4})
+    (found,) = [one["message"] for one in doctor(settings)["findings"] if one["check"] == "learning rate"]
+    assert found == f"0.0007, with which the run in {settings.out} began; a new run would take 0.004"
+    assert rate_finding(settings, 9_000, kept=4e-3) == rate_finding(settings, 9_000)  # today's
 
 
 def test_defaults_beyond_what_was_measured_are_named():
@@ -142,6 +157,23 @@ def test_models_without_state_spaces_have_the_groups_they_had():
         [id(model[0].weight)],
         [id(model[0].bias), id(model[1].weight), id(model[1].bias), id(other)],
     ]
+
+
+def test_a_model_from_scratch_keeps_the_rate_that_it_began_with(tmp_path, monkeypatch):
+    settings = PretrainSettings(
+        data=str(write_corpus(tmp_path)),
+        shape="layers=1,hidden=16,heads=2,kv_heads=1,ffn=16",
+        vocab=300,
+        length=16,
+        tokens=128,
+        batch_tokens=64,
+        out=tmp_path / "run",
+    )
+    monkeypatch.setattr(Run, "train", lambda run: None)  # as if it were killed before its first step
+    monkeypatch.setattr("limbeck.jobs.pretrain.job._finish", lambda *about: {"lr": about[2].plan.lr})
+    assert pretrain(settings)["lr"] == 4e-3
+    monkeypatch.setattr("limbeck.jobs.pretrain.job.suggested_learning_rate", lambda parameters: 1e-5)
+    assert pretrain(settings)["lr"] == 4e-3
 
 
 def test_a_run_of_state_spaces_that_an_older_version_began_is_not_continued(tmp_path, monkeypatch):

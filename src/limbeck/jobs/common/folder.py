@@ -180,6 +180,16 @@ def _begun(folder: Path) -> dict[str, Any]:
     return run if of_member is None else _read(of_member)
 
 
+def kept_rate(folder: Path) -> float | None:
+    """The peak learning rate of the student of the run in a folder; None where there is none, or it has no plan yet.
+
+    Raises BadFolder for a damaged run.json.
+    """
+    record = folder / "run.json"
+    rate: float | None = _read(record).get("plan", {}).get("learning_rate") if record.is_file() else None
+    return rate
+
+
 def another(folder: Path, what: str) -> BadFolder:
     """The error where the run in a folder has another ``what``."""
     command = shlex.join(_read(folder / "run.json").get("command", []))

@@ -38,11 +38,14 @@ def schedule_of(settings: DistilSettings, student: PreTrainedConfig) -> Schedule
     return suggested_schedule(Size.of(student).parameters, start=start_of(settings))
 
 
-def rate_finding(settings: DistilSettings, parameters: int) -> Finding:
-    """The finding whether the rate was tested for this size."""
-    rate = rate_of(settings, parameters)
+def rate_finding(settings: DistilSettings, parameters: int, *, kept: float | None = None) -> Finding:
+    """The finding whether the rate was tested for this size. ``kept``: as of `rate_of`."""
+    rate, today = rate_of(settings, parameters, kept=kept), rate_of(settings, parameters)
     if settings.lr is not None:
         return Finding("learning rate", "ok", f"{rate:.2g}, as asked")
+    if rate != today:
+        began = f"{rate:.2g}, with which the run in {settings.out} began; a new run would take {today:.2g}"
+        return Finding("learning rate", "ok", began)
     message, tuned = f"{rate:.2g} for {count(parameters)} parameters", TUNED[start_of(settings)]
     if parameters <= tuned:
         return Finding(

@@ -11,6 +11,7 @@ from transformers.configuration_utils import PreTrainedConfig
 from limbeck.corpora.mixture import plain
 from limbeck.errors import BadModel
 from limbeck.jobs.common.environment import Environment, batch_rows
+from limbeck.jobs.common.folder import kept_rate
 from limbeck.jobs.common.memory import needs_documents, planned_run
 from limbeck.jobs.common.rates import (
     early_stop_findings,
@@ -101,7 +102,7 @@ def diagnose(
     made = student.config if student is not None else pair.planned
     if made is not None:
         size = Size.of(made)
-        found.append(rate_finding(settings, size.parameters))
+        found.append(rate_finding(settings, size.parameters, kept=kept_rate(settings.out)))
         found += fresh_rate_finding(settings, size.parameters) if "fresh+kd" in settings.compared else []
         found += optimiser_findings(settings, size.parameters)
         found += early_stop_findings(settings, schedule_of(settings, made))

@@ -5,10 +5,11 @@ The model is Llama-like, or a decoder of any mixture of layers (`jobs.pair.mixer
 
 from __future__ import annotations
 
+import json
 import math
 import shlex
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ from limbeck.run.log import console
 from limbeck.run.optim import suggested_learning_rate
 from limbeck.run.run import Run
 from limbeck.run.save import drop_best
-from limbeck.run.world import leave
+from limbeck.run.world import World, leave
 from limbeck.students.shape import Shape, shape_axes
 from limbeck.types import Reading
 
@@ -70,14 +71,51 @@ def pretrain(settings: PretrainSettings) -> dict[str, Any]:
     Returns ``{"out", "model", "readings"}``, an empty dict on ranks other than 0. Raises a LimbeckError for settings or text that
     do not fit.
     """
-    rule = rule_of(settings)
+    begun = _begin(settings)
+    training, apart = _training(begun, _new_model(begun))
+    training.train()
+    world = begun.world
+    whole = world.gathered(training.student)
+    result = {}
+    if world.first and whole is not None:
+        whole.model.to(world.device)
+        training.student = whole
+        result = _finish(settings, begun.run, training, begun.stores, begun.length, begun.environment, apart)
+    world.barrier()
+    leave()
+    return result
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """A job before its model: settings, environment, shape, what run.json holds, (training, held-out) text, and the steps."""
+
+    settings: PretrainSettings
+    environment: Environment
+    shape: Shape | Mixed
+    run: dict[str, Any]
+    tokenizer: PreTrainedTokenizerFast
+    stores: tuple[TokenStore, TokenStore]
+    length: int
+    rows: int
+    steps: int
+
+    @property
+    def world(self) -> World:
+        """The processes of the job."""
+        return self.environment.world
+
+
+def _begin(settings: PretrainSettings) -> _Begun:
+    """Checks the settings, claims the folder, and makes tokenizer and text."""
+    rule_of(settings)  # for its errors
     context = CONTEXT if settings.mixers is None else context_of(settings.length)
     shape = _shape(settings, context)
     environment = environment_of(settings, width=shape.hidden if isinstance(shape, Shape) else shape.width)
     out, world = settings.out, environment.world
     length = row_length(settings, context, world.device, name="the new model")
     rows, steps = batch_rows(settings, length, world.size)
-    blend = blend_of(settings.data, steps=steps, rows=rows, schedule=settings.schedule)
+    blend_of(settings.data, steps=steps, rows=rows, schedule=settings.schedule)  # for its errors
     for source in filter(None, (plain(settings.data), settings.eval_data)):
         resolve_source(source, columns_of(settings))
     signature = signature_of(settings, "pretrain", length=length, rows=rows, bf16=environment.bf16)
@@ -96,63 +134,79 @@ def pretrain(settings: PretrainSettings) -> dict[str, Any]:
         )
         print_notes(train)
     world.barrier()
-    store, held_out = text_of_run(out)
+    stores = store, held_out = text_of_run(out)
     require_rows(store, length=length)
     if world.first:
         same_corpus(out, run, store, held_out)
+    return _Begun(settings, environment, shape, run, tokenizer, stores, length, rows, steps)
+
+
+def _new_model(begun: _Begun) -> LanguageModel:
+    """The model of the shape with random weights, where it computes."""
+    settings, shape, tokenizer = begun.settings, begun.shape, begun.tokenizer
     config = llama_config(shape, tokenizer) if isinstance(shape, Shape) else mixed_config(shape, tokenizer)
-    model = new_model(config, tokenizer, settings.seed, name=out.name)
-    world.place(model, train=True)
-    lr = settings.lr or suggested_learning_rate(model.parameters_count)
-    wanted = f" ({settings.params:,} wanted)" if settings.params not in (None, model.parameters_count) else ""
+    model = new_model(config, tokenizer, settings.seed, name=settings.out.name)
+    begun.world.place(model, train=True)
+    return model
+
+
+def _rate(begun: _Begun, model: LanguageModel) -> float:
+    """The peak learning rate: that of the settings, of the run's beginning, or the one suggested for this size."""
+    kept: float | None = json.loads(begun.world.share(json.dumps(begun.run.get("lr"))))
+    rate = begun.settings.lr or kept or suggested_learning_rate(model.parameters_count)
+    if begun.world.first and kept is None:
+        update(begun.settings.out, begun.run, lr=rate)
+    return rate
+
+
+def _announce(begun: _Begun, model: LanguageModel, rate: float) -> None:
+    """Prints the model, the steps and the rate, what was found about them, and the layers of a mixture."""
+    settings, parameters, (store, _) = begun.settings, model.parameters_count, begun.stores
+    wanted = f" ({settings.params:,} wanted)" if settings.params not in (None, parameters) else ""
+    rows, length = begun.rows, begun.length
     console.print(
-        f"pretrain: {model.parameters_count:,} parameters{wanted}, {steps:,} steps of {rows} x {length} tokens "
-        f"({steps * rows / store.layout(length).rows:.1f} epochs of {store.tokens:,} tokens), peak learning rate {lr:.2g}"
+        f"pretrain: {parameters:,} parameters{wanted}, {begun.steps:,} steps of {rows} x {length} tokens "
+        f"({begun.steps * rows / store.layout(length).rows:.1f} epochs of {store.tokens:,} tokens), peak learning rate {rate:.2g}"
     )
-    findings = fresh_rate_finding(settings, model.parameters_count) + optimiser_findings(
-        settings, model.parameters_count
-    )
+    findings = fresh_rate_finding(settings, parameters) + optimiser_findings(settings, parameters)
     show([*findings, *early_stop_findings(settings, settings.schedule)], console)
-    if isinstance(shape, Mixed):
-        _print_layers(shape, model, length)
-    plan = plan_of(
-        settings,
-        steps=steps,
-        rows=rows,
-        lr=lr,
-        schedule=settings.schedule,
-        bf16=environment.bf16,
-        tf32=environment.tf32,
-    )
+    if isinstance(begun.shape, Mixed):
+        _print_layers(begun.shape, model, length)
+
+
+def _training(begun: _Begun, model: LanguageModel) -> tuple[Run, Apart | None]:
+    """The training of a model, and the held-out text that is measured meanwhile where there is such."""
+    settings, environment, world, run = begun.settings, begun.environment, begun.world, begun.run
+    length, rows, (store, held_out) = begun.length, begun.rows, begun.stores
+    rate = _rate(begun, model)
+    _announce(begun, model, rate)
+    how: dict[str, Any] = {"schedule": settings.schedule, "bf16": environment.bf16, "tf32": environment.tf32}
+    plan = plan_of(settings, steps=begun.steps, rows=rows, lr=rate, **how)
     lengths = np.diff(store.starts) if needs_documents(environment.dtype, world.device) else None
     planned = planned_run(settings, environment, length=length, rows=rows, documents=lengths)
-    use, kept = memory_use(planned, config, None, environment, run)
+    use, kept = memory_use(planned, model.config, None, environment, run)
     plan = computed(plan, use)
-    if world.first and kept:
-        update(out, run, **kept)
+    blend = blend_of(settings.data, steps=plan.steps, rows=rows, schedule=settings.schedule)
     corpus = Rows(store, length=length, seed=settings.seed, ranks=world, blend=blend)
-    if world.first:
-        mixed = mixture_facts(store, corpus, steps * rows)
-        print_mixture(mixed)
-        update(out, run, **mixed)
-    apart = kept_apart(held_out, plan, every=rule.every, length=length, device=world.device) if rule else None
+    rule = rule_of(settings)
     every = rule.every if rule else None
-    if apart and world.first:
-        write_apart(out, apart)
+    apart = kept_apart(held_out, plan, every=rule.every, length=length, device=world.device) if rule else None
+    if world.first:
+        mixed = mixture_facts(store, corpus, plan.steps * rows)
+        print_mixture(mixed)
+        update(settings.out, run, **kept, **mixed)
+        if apart:
+            write_apart(settings.out, apart)
     watch = watch_of(held_out, plan, length=length, environment=environment, every=every, apart=apart)
-    how = (corpus, CrossEntropy(), plan, world)
     tracked = tracked_of(settings, run)
-    training = Run(out, "pretrain", model, None, *how, watch=watch, rule=rule, tracked=tracked)
-    training.train()
-    whole = world.gathered(model)
-    result = {}
-    if world.first and whole is not None:
-        whole.model.to(world.device)
-        training.student = whole
-        result = _finish(settings, run, training, (store, held_out), length, environment, apart)
-    world.barrier()
-    leave()
-    return result
+    objective = CrossEntropy()
+    training = Run(
+        *(settings.out, "pretrain", model, None, corpus, objective, plan, world),
+        watch=watch,
+        rule=rule,
+        tracked=tracked,
+    )
+    return training, apart
 
 
 def _finish(
