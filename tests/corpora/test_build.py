@@ -10,7 +10,8 @@ import pytest
 from limbeck.corpora import Records, TokenStore, build_stores, processes, tokenised, train_tokenizer, unfinished, writer
 from limbeck.corpora.digest_set import DigestSet
 from limbeck.corpora.document import Document
-from limbeck.corpora.draws import Draw
+from limbeck.corpora.draws import Draw, documents_by_side, training_texts
+from limbeck.corpora.faults import BadRecords
 from limbeck.corpora.found import notes_of
 from limbeck.corpora.processes import WORTH_IT, Work, processes_for, tokenising
 from limbeck.corpora.source import Part
@@ -189,6 +190,43 @@ def test_of_equal_documents_the_first_is_kept_on_either_side(tokenizer, tmp_path
     plain, _ = build_stores(source, tokenizer, tmp_path / "plain", eval_source=held)
     assert (plain.documents, plain.manifest["overlap"]) == (7, 1)
     assert "dedup" not in plain.manifest["made_from"]
+
+
+@pytest.mark.parametrize("dedup", [False, True])
+def test_a_new_tokenizer_reads_no_text_that_is_held_out(dedup, tmp_path):
+    source = write(tmp_path / "a.jsonl", ["one", "two", "one", "three"])
+    held = write(tmp_path / "held.jsonl", ["three", "four"])
+    found = training_texts(source, BadRecords(0), eval_source=held, records=Records(dedup=dedup))
+    assert list(found) == (["one", "two"] if dedup else ["one", "two", "one"])
+
+
+@pytest.mark.parametrize("dedup", [False, True])
+def test_documents_are_on_the_sides_on_which_a_store_has_them(dedup, tokenizer, tmp_path):
+    one = write(tmp_path / "a.jsonl", ["one", "two", "one", "three"])
+    two, held = write(tmp_path / "b.jsonl", ["two", "five"]), write(tmp_path / "held.jsonl", ["three", "four"])
+    asked = {"eval_source": held, "records": Records(dedup=dedup)}
+    stores = build_stores(f"{one}:2,{two}:1", tokenizer, tmp_path / "out", **asked)
+    found = [(side, document.name) for side, document in documents_by_side(f"{one}:2,{two}:1", **asked)]
+    for side, store in zip(("train", "held_out"), stores, strict=True):
+        assert sorted(name for where, name in found if where == side) == names(store)
+    assert [one["documents"] for one in stores[0].manifest["sources"]] == ([2, 1] if dedup else [4, 2])
+    assert "sources" not in stores[1].manifest
+
+
+def test_a_source_of_duplicates_alone_is_named_with_its_remedy(tokenizer, tmp_path):
+    one, two = (write(tmp_path / f"{name}.jsonl", ["one", "two", "three"]) for name in "ab")
+    dedup = Records(dedup=True)
+    expected = r"b.jsonl: expected documents to train on that did not occur before, got none: all 3 .* or --dedup"
+    with pytest.raises(BadCorpus, match=expected):
+        build_stores(
+            f"{one}:1,{two}:1",
+            tokenizer,
+            tmp_path / "out",
+            eval_source=write(tmp_path / "c.jsonl", ["four"]),
+            records=dedup,
+        )
+    with pytest.raises(BadCorpus, match=expected):
+        build_stores(two, tokenizer, tmp_path / "again", eval_source=one, records=dedup)
 
 
 def test_a_set_of_digests_knows_what_was_added_however_it_grows():

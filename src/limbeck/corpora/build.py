@@ -32,7 +32,7 @@ from limbeck.corpora.store import TokenStore
 from limbeck.corpora.tokenised import How, characters_of, is_full
 from limbeck.corpora.unfinished import FOLDER, Block, Build, Place, put_complete, remove_rest
 from limbeck.corpora.writer import Item, Writer
-from limbeck.disk import locked, remove_leftovers
+from limbeck.disk import locked, remove_leftovers, shown
 from limbeck.errors import BadCorpus, BadFolder
 from limbeck.terminal import Terminal
 
@@ -188,8 +188,8 @@ def _fill(
             later = {side for other in draws[number + 1 :] for side in other.sides}
             for side in draw.sides:
                 if side == "train" or side not in later:
-                    _check_side(build.writers[side], side, draw, build.place.read)
-            build.next_draw(draw.source if draw.apart else None)
+                    _check_side(build.writers[side], side, draw, build.place)
+            build.next_draw(draw)
 
 
 def _limited(draw: Draw, parts: list[Part]) -> Draw:
@@ -220,7 +220,7 @@ def _blocks(parts: list[Part], place: Place) -> Iterator[Block]:
         yield block
 
 
-def _check_side(writer: Writer, side: str, draw: Draw, read: int) -> None:
+def _check_side(writer: Writer, side: str, draw: Draw, place: Place) -> None:
     """Raises BadCorpus for an empty side. A run needs training documents, and held-out ones to measure on."""
     if writer.found(since=side == "train"):
         return
@@ -229,7 +229,12 @@ def _check_side(writer: Writer, side: str, draw: Draw, read: int) -> None:
             f"{draw.source}: expected documents that the model was not trained on, got none: all {writer.left_out:,} were "
             "in the training text of its run; leave --data out to measure on what the run held out, or name another text"
         )
-    what = "to train on" if side == "train" else "held out to measure on"
+    if side == "train" and place.duplicates:
+        raise BadCorpus(
+            f"{shown(draw.source)}: expected documents to train on that did not occur before, got none: all {place.duplicates:,} "
+            "are in an earlier source or in what is held out, and --dedup leaves those out: leave out this source, or --dedup"
+        )
+    what, read = "to train on" if side == "train" else "held out to measure on", place.read
     raise BadCorpus(
         f"{draw.source}: expected documents {what}, got none: of {read} document{'' if read == 1 else 's'}, split by hash at a "
         f"fraction of {draw.fraction}, none is on this side: name texts to measure on with --eval-data, or give "

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from math import inf
 from typing import Any
 
+from limbeck.corpora.digest_set import DigestSet
 from limbeck.corpora.document import Document, is_held_out
 from limbeck.corpora.faults import BadRecords
 from limbeck.corpora.mixture import Mixture
+from limbeck.corpora.reading import USUAL, Records
 from limbeck.corpora.records import Columns
 from limbeck.corpora.source import Part, read_parts, resolve
 
@@ -71,17 +73,21 @@ def documents_by_side(
     *,
     fraction: float = 0.05,
     eval_source: str | None = None,
-    columns: Columns | None = None,
+    records: Records = USUAL,
     most: Sequence[int] = (),
+    bad: BadRecords | None = None,
 ) -> Iterator[tuple[str, Document]]:
-    """("train" or "held_out", document) of all documents that `build.build_stores` reads; bad records are passed over.
+    """("train" or "held_out", document) of all documents that `build.build_stores` reads, those of ``eval_source`` first.
 
-    ``most``: as there, of four characters a token.
+    ``most``: as there, of four characters a token. A record that cannot be read is added to ``bad``, or passed over without.
     """
+    seen = DigestSet() if records.dedup else None
     for draw in sides(source, eval_source, fraction, most):
-        parts = resolve(draw.source, columns or Columns(), passages=draw.passages)
+        parts = resolve(draw.source, records.columns, passages=draw.passages)
         held, enough = 0, _characters(draw, parts)
-        for side, document in _sided(read_parts(parts, draw.source, BadRecords(_ANY)), draw):
+        for side, document in _sided(read_parts(parts, draw.source, bad or BadRecords(_ANY)), draw):
+            if seen is not None and not seen.add(document.digest()):
+                continue
             yield side, document
             held += len(document.content) if side == "train" else 0
             if held >= enough:
@@ -101,21 +107,26 @@ def _sided(documents: Iterable[Document], draw: Draw) -> Iterator[tuple[str, Doc
 
 
 def training_texts(
-    source: str, bad: BadRecords, *, fraction: float, columns: Columns, most: Sequence[int] = ()
+    source: str,
+    bad: BadRecords,
+    *,
+    fraction: float = 0.05,
+    eval_source: str | None = None,
+    records: Records = USUAL,
+    most: Sequence[int] = (),
 ) -> Iterator[str]:
-    """The content of documents to train on, for a tokenizer. ``most``: as for `build.build_stores`, of four characters a token.
+    """The content of documents to train on, for a tokenizer, whose models are measured on the others.
 
-    ``fraction`` of the documents is held out; a record that cannot be read is added to ``bad``.
+    So a document that ``eval_source`` contains too is left out, also where a model trains on it. The arguments are those of
+    `documents_by_side`.
     """
-    for draw in sides(source, None, fraction, most):
-        parts = resolve(draw.source, columns, passages=fraction > 0)
-        held, enough = 0, _characters(draw, parts)
-        for document in read_parts(parts, draw.source, bad):
-            if not is_held_out(document, fraction=fraction):
-                yield document.content
-                held += len(document.content)
-                if held >= enough:
-                    break
+    held_out = DigestSet()
+    found = documents_by_side(source, fraction=fraction, eval_source=eval_source, records=records, most=most, bad=bad)
+    for side, document in found:
+        if side == "train" and document.digest() not in held_out:
+            yield document.content
+        elif side == "held_out" and eval_source is not None:
+            held_out.add(document.digest())
 
 
 def stamps_of(source: str, eval_source: str | None, columns: Columns | None = None) -> list[Any]:

@@ -22,7 +22,6 @@ from limbeck.corpora.streams import LONGEST, File, kind_of, lines_of, readable
 from limbeck.errors import BadCorpus, BadRecord
 
 SEPARATOR = "<|endoftext|>"
-_FAULTS = (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError)
 _PASSAGES = 256  # of a long text, if they are not to be shorter or longer than
 _SHORTEST, _LONGEST = 4 << 10, 64 << 10  # characters
 
@@ -100,11 +99,7 @@ def read_json_file(path: File, name: str, columns: Columns) -> Documents:
 def read_parquet(path: File, name: str, columns: Columns) -> Documents:
     """The documents of a Parquet file, one a row. Only the needed columns are loaded. Raises BadCorpus for a damaged file."""
     with (
-        readable(
-            path,
-            "a Parquet file, got one that cannot be read ({})",
-            (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError),
-        ),
+        readable(path, "a Parquet file, got one that cannot be read ({})"),
         ExitStack() as files,
     ):
         file = files.enter_context(

@@ -24,7 +24,7 @@ Anywhere = TypeVar("Anywhere", bound=PurePath)
 
 BOM = "\ufeff"
 PACKED = (".gz", ".zst")
-_FAULTS = (OSError, EOFError, zlib.error, pa.ArrowException)
+_FAULTS = (OSError, EOFError, zlib.error, pa.ArrowException)  # of a system, a decompressor, or a table's reader
 LONGEST = 1 << 30  # bytes of one line, or of a file read at once; a compressed file may contain any number
 
 
@@ -41,13 +41,13 @@ def unpacked(path: Anywhere) -> Anywhere:
 @contextmanager
 def opened(path: File) -> Iterator[BinaryIO]:
     """A file's decompressed bytes. Raises BadCorpus where the system or the decompressor fails, also while reading."""
-    with readable(path, "a file that can be read, got: {}", _FAULTS), ExitStack() as files:
+    with readable(path, "a file that can be read, got: {}"), ExitStack() as files:
         yield _stream(path, files)
 
 
 @contextmanager
-def readable(path: File, fault: str, faults: tuple[type[Exception], ...]) -> Iterator[None]:
-    """Raises BadCorpus for these faults while a file is read, and for all faults of one that is elsewhere.
+def readable(path: File, fault: str) -> Iterator[None]:
+    """Raises BadCorpus for what the system, a decompressor or Arrow raises while a file is read, for all of one elsewhere.
 
     ``fault`` is the message, with a place for the reason.
     """
@@ -57,7 +57,7 @@ def readable(path: File, fault: str, faults: tuple[type[Exception], ...]) -> Ite
         raise
     except Exception as error:
         local = isinstance(path, PurePath)
-        if local and not isinstance(error, faults):
+        if local and not isinstance(error, _FAULTS):
             raise
         remedy = "copy it again" if local else "run the same command again, which goes on from what was tokenised"
         reason = getattr(error, "strerror", None) or first_line(error)

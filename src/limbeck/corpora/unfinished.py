@@ -16,6 +16,7 @@ import numpy as np
 
 from limbeck.corpora.digest_set import DigestSet
 from limbeck.corpora.document import Document
+from limbeck.corpora.draws import Draw
 from limbeck.corpora.faults import BadRecords
 from limbeck.corpora.found import Found
 from limbeck.corpora.store import MANIFEST, Shard, SourceOf, read_manifest
@@ -46,7 +47,8 @@ class Block:
 class Place:
     """How far a build is: the ``draw``, the ``part`` of its source and the entries in it that were read.
 
-    ``documents`` counts those of the draw, ``read`` those of them that are in a store, ``tokens`` their tokens to train on.
+    ``documents`` counts those of the draw, ``read`` those of them that are in a store, ``tokens`` their tokens to train on,
+    ``duplicates`` those to train on that were left out because they occurred before.
     """
 
     draw: int = 0
@@ -55,6 +57,7 @@ class Place:
     documents: int = 0
     read: int = 0
     tokens: int = 0
+    duplicates: int = 0
 
 
 class _Side(TypedDict):
@@ -145,11 +148,11 @@ class Build:
         if sum(len(writer.shards) for writer in self.writers.values()) > self._shards:
             self._save()
 
-    def next_draw(self, apart: str | None) -> None:
-        """Goes on with the beginning of the next source, in new shards if this one is kept ``apart`` under its name."""
-        if apart is not None:
-            for writer in self.writers.values():
-                writer.close(apart)
+    def next_draw(self, draw: Draw) -> None:
+        """Goes on with the beginning of the next source, in new shards of its sides if this ``draw`` is kept apart."""
+        if draw.apart:
+            for side in draw.sides:
+                self.writers[side].close(draw.source)
         self.place = Place(self.place.draw + 1)
 
     def put(self, places: Mapping[str, Path], read: dict[str, Any]) -> None:
@@ -174,6 +177,7 @@ class Build:
         if self.dedup:
             new = self.seen.add(item.digest)
             writer.duplicates += not new
+            self.place.duplicates += not new and side == "train"
             return new
         if side == "held_out":
             self.seen.add(item.digest)

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from limbeck.config import PilotSettings, Settings, TeacherSettings
+from transformers import PreTrainedTokenizerBase
+
+from limbeck.config import PilotSettings, PretrainSettings, Settings, TeacherSettings
 from limbeck.corpora import TokenStore, build_stores
 from limbeck.corpora.build import build_training
 from limbeck.corpora.found import notes_of
@@ -47,7 +49,11 @@ def passing_store(settings: TeacherSettings, reader: Reads) -> Iterator[TokenSto
 
 
 def stores_of(
-    settings: TeacherSettings, reader: Reads, environment: Environment, *, shown: bool = True
+    settings: TeacherSettings | PretrainSettings,
+    reader: Reads | PreTrainedTokenizerBase,
+    environment: Environment,
+    *,
+    shown: bool = True,
 ) -> tuple[TokenStore, TokenStore]:
     """(training store, held-out store) of --data and --eval-data, in tokens of the reader.
 
@@ -70,7 +76,7 @@ def stores_of(
         if shown and (overlap := train.manifest.get("overlap")):
             console.print(
                 f"warning: {overlap} training documents are in --eval-data too: held-out readings are too good. "
-                "Take them out of one of the two."
+                "--dedup leaves them out of the training."
             )
     environment.world.barrier()
     return text_of_run(settings.out)

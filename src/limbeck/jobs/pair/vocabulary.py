@@ -27,7 +27,7 @@ from limbeck.errors import Mismatch
 from limbeck.jobs.common.environment import Environment
 from limbeck.jobs.common.folder import another, reserve
 from limbeck.jobs.common.mixture import wanted_tokens
-from limbeck.jobs.common.text import columns_of
+from limbeck.jobs.common.text import columns_of, records_of
 from limbeck.models.gguf.quantiser import unquantised
 from limbeck.models.language_model import LanguageModel
 from limbeck.models.load import display_name, lineage_in, load, load_tokenizer
@@ -122,6 +122,8 @@ class Chosen:
             "columns": [list(pair) for pair in columns.names],
             "reading": READING,
         }
+        if settings.dedup:
+            made_from["dedup"] = True
         if settings.vocab is not None:
             return cls(settings, teacher, about, made_from | {"asked": settings.vocab})
         assert student is not None
@@ -145,7 +147,7 @@ class Chosen:
         documents = documents_by_side(
             settings.data,
             eval_source=settings.eval_data,
-            columns=columns_of(settings),
+            records=records_of(settings),
             most=wanted_tokens(settings),
         )
         counted = count_tokens(documents, Reader.of(about))

@@ -18,7 +18,7 @@ import torch
 from transformers import LlamaConfig, PreTrainedTokenizerFast
 
 from limbeck.config import PretrainSettings
-from limbeck.corpora import Rows, TokenStore, build_stores, require_rows, train_tokenizer
+from limbeck.corpora import Rows, TokenStore, require_rows, train_tokenizer
 from limbeck.corpora.draws import training_texts
 from limbeck.corpora.faults import BadRecords
 from limbeck.corpora.mixture import plain
@@ -28,12 +28,12 @@ from limbeck.disk import claims, whole_folder, write_digests, write_lines, write
 from limbeck.ending import Ending, show_ending
 from limbeck.errors import BadSetting, BadShape
 from limbeck.jobs.common.environment import Environment, batch_rows, environment_of, row_length
-from limbeck.jobs.common.folder import claim_together, now, same_corpus, signature_of, text_of_run, update
+from limbeck.jobs.common.folder import claim_together, now, same_corpus, signature_of, update
 from limbeck.jobs.common.held_out import Apart, HeldOut, kept_apart, watch_of, write_apart
 from limbeck.jobs.common.memory import computed, memory_use, needs_documents, planned_run
 from limbeck.jobs.common.mixture import blend_of, mixture_facts, print_mixture, wanted_tokens
 from limbeck.jobs.common.rates import early_stop_findings, fresh_rate_finding, optimiser_findings
-from limbeck.jobs.common.text import columns_of, print_notes, records_of
+from limbeck.jobs.common.text import columns_of, records_of, stores_of
 from limbeck.jobs.common.trained import place_best, write_training
 from limbeck.jobs.common.training import plan_of, rule_of, tracked_of
 from limbeck.jobs.pair.mixers import CONTEXT, Mixed, context_of, mixed, remarks, shown_bytes, shown_pattern
@@ -121,20 +121,7 @@ def _begin(settings: PretrainSettings) -> _Begun:
     signature = signature_of(settings, "pretrain", length=length, rows=rows, bf16=environment.bf16)
     run = claim_together(out, signature, world, tf32=environment.tf32)
     tokenizer = _tokenizer(settings, out, environment)
-    if world.first:
-        train, _ = build_stores(
-            settings.data,
-            tokenizer,
-            out / "data",
-            eval_source=settings.eval_data,
-            most=wanted_tokens(settings),
-            records=records_of(settings),
-            progress=console.is_terminal,
-            processes=settings.text_processes,
-        )
-        print_notes(train)
-    world.barrier()
-    stores = store, held_out = text_of_run(out)
+    stores = store, held_out = stores_of(settings, tokenizer, environment)
     require_rows(store, length=length)
     if world.first:
         same_corpus(out, run, store, held_out)
@@ -415,7 +402,7 @@ on {run["tokens"]:,} tokens ({run["tokens"] / corpus["tokens"]:.1f} epochs of th
 from {run["started"]} to {run["ended"]}; torch {versions["torch"]}, transformers {versions["transformers"]},
 Python {versions["python"]}.
 
-Measured on documents held out from both trainings (95 % intervals over documents):
+Measured on documents held out from {_held_out_from(corpus)} (95 % intervals over documents):
 
 | reading | value | interval | unit | documents |
 |---|---|---|---|---|
@@ -423,15 +410,21 @@ Measured on documents held out from both trainings (95 % intervals over document
 """
 
 
+def _held_out_from(corpus: dict[str, Any]) -> str:
+    """Which trainings the documents that were measured took no part in."""
+    if not (overlap := corpus.get("overlap")):
+        return "both trainings"
+    return f"the training of the tokenizer, while {overlap:,} documents of the model's training text are among them"
+
+
 def _tokenizer(settings: PretrainSettings, out: Path, environment: Environment) -> PreTrainedTokenizerFast:
     """The tokenizer, trained on the training documents only, once."""
     if environment.world.first:
-        fraction = 0.0 if settings.eval_data else 0.05
         make_tokenizer(
             settings.data,
             out / "tokenizer",
             vocab=settings.vocab,
-            fraction=fraction,
+            eval_data=settings.eval_data,
             records=records_of(settings),
             most=wanted_tokens(settings),
         )
@@ -444,17 +437,18 @@ def make_tokenizer(
     folder: Path,
     *,
     vocab: int,
-    fraction: float = 0.05,
+    eval_data: str | None = None,
     records: Records = USUAL,
     most: Sequence[int] = (),
 ) -> None:
-    """Trains a tokenizer of ``vocab`` tokens into a folder, unless it exists; a ``fraction`` of the documents is held out.
+    """Trains a tokenizer of ``vocab`` tokens into a folder, unless it exists, on the documents that are not held out.
 
+    Those in ``eval_data`` are held out, also where ``data`` contains them; without it those that `build_stores` holds out.
     ``most``: the training tokens of each source after which one that is streamed is read no further.
     """
     if not folder.exists():
         bad = BadRecords(records.skip_bad)
-        texts = training_texts(data, bad, fraction=fraction, columns=records.columns, most=most)
+        texts = training_texts(data, bad, eval_source=eval_data, records=records, most=most)
         tokenizer = train_tokenizer(texts, vocab=vocab)
         bad.check()
         with whole_folder(folder) as beside:
