@@ -15,8 +15,14 @@ _TRACKERS = ("WANDB_API_KEY", "MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_PASSWORD
 _SECRETS = (*API_KEYS, *_TRACKERS, "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 _HIDDEN = "***"
 _SHORTEST = 6  # characters of a key to search for; a shorter one would match ordinary words
+# What stands before an @ and is no user: the container of abfs://container@account, a data set of hf:// before its revision
+_NO_USER = r"(?:(?:(?<=abfs://)|(?<=abfss://))[\w$-]+|(?<=hf://)[\w./-]+)@[\w.-]+(?![^\s/,;:])"
+_WORD = r"[^\s/,;]"
+IN_VALUES = r"[^\n/,;]"
+# An absolute path but its last name, also behind file:// and behind a colon, which is not that of an address elsewhere
+_FOLDERS = r"(?:(?:file|local)://(?:localhost)?(?=[~/.])|(?<![\w:/.])|(?<=:)(?!//))(?:~|\.{{0,2}})/+(?:{0}+/+)+(?={0})"
 _PATTERNS = (
-    (re.compile(r"(\w://)\S*@"), rf"\1{_HIDDEN}@"),  # user and password, which may contain any character
+    (re.compile(rf"(\w://)(?!{_NO_USER})\S*@"), rf"\1{_HIDDEN}@"),  # user and password, which may contain any character
     (re.compile(r"(\w://[^\s?]*)\?[^\s#]*"), rf"\1?{_HIDDEN}"),
     (re.compile(r"(?i)((?:api[-_]?key|token|secret|password|signature)=)[^\s&#]+"), rf"\1{_HIDDEN}"),
     (re.compile(r"(?i)(bearer\s+)[\w.~+/=-]{6,}"), rf"\1{_HIDDEN}"),
@@ -32,9 +38,12 @@ def scrubbed(text: str) -> str:
     return text
 
 
-def without_folders(text: str) -> str:
-    """A text without the folders of this machine in it, of which only the last names are left: it may be published."""
-    return re.sub(r"(?:(?<![\w:/.])|(?<=:)(?!//))(?:~|\.{0,2})/(?:[^\s/,;]+/)+(?=[^\s/,;])", "", text)
+def without_folders(text: str, *, of: str = _WORD) -> str:
+    """A text without the folders of this machine in it, of which only the last names are left: it may be published.
+
+    ``of`` matches the characters of a folder's name. In a sentence a blank ends it; of a value alone give ``IN_VALUES``.
+    """
+    return re.sub(_FOLDERS.format(of), "", text)
 
 
 def _secrets() -> list[str]:

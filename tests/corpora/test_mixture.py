@@ -104,7 +104,7 @@ def test_stages_share_the_tokens_of_a_training():
         found.begins(None)
     with pytest.raises(BadCorpus, match=r"begins to fall at 0.4 of the training, before the stage at 0.5"):
         found.begins(0.4)
-    with pytest.raises(BadCorpus, match="weights of sources are for limbeck distil and pretrain"):
+    with pytest.raises(BadCorpus, match="weights of sources are for limbeck distil, pretrain and capture"):
         resolve("a:1,b:2")
 
 
@@ -231,6 +231,12 @@ def test_a_streamed_source_is_read_until_it_has_its_tokens(tokenizer, tmp_path, 
     assert far["documents"] < 20  # blocks of five documents
     assert store.manifest["made_from"]["draws"][0]["most"] == 150
     system.store.clear()
+
+
+def test_a_blend_says_how_many_tokens_each_source_gives():
+    blend = Blend((0, 12, 16), ((0.75, 0.25), (0.0, 1.0), (0.5, 0.5)))
+    assert blend.tokens(20, length=10) == (12 * 7.5 + 4 * 5, 12 * 2.5 + 4 * 10 + 4 * 5)
+    assert blend.tokens(13, length=10) == (90, 40)
 
 
 def test_a_source_with_a_weight_has_another_store_than_without(tmp_path):

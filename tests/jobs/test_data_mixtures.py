@@ -7,13 +7,15 @@ import signal
 import pytest
 
 import limbeck
-from limbeck.corpora import pack
+from limbeck.corpora import build_stores, pack, train_tokenizer
 from limbeck.disk import read_json, sha256_of, write_json
-from limbeck.errors import BadCorpus, BadSetting, LimbeckError
+from limbeck.errors import BadCorpus, BadFolder, BadSetting, LimbeckError
 from limbeck.jobs.common import mixture
-from limbeck.jobs.common.mixture import blend_of, wanted_of
+from limbeck.jobs.common.mixture import Length, blend_of, wanted_of
+from limbeck.jobs.probe.text import _stamps, _stamps_of
 from limbeck.jobs.push import card
-from limbeck.scrub import without_folders
+from limbeck.jobs.push.files import require_no_paths
+from limbeck.scrub import IN_VALUES, scrubbed, without_folders
 from tests.helpers.kills import forked
 from tests.helpers.models import texts, write_teacher
 
@@ -75,9 +77,53 @@ def test_a_card_names_the_data_sets_of_a_mixture_without_their_weights(tmp_path)
     assert card._text_of(tmp_path) == "hf:org/one, a.jsonl, hf:org/two:config/train"
 
 
+def test_a_card_names_data_sets_however_they_are_written_and_no_folder(tmp_path):
+    here = tmp_path / "own" / "stories"
+    here.mkdir(parents=True)
+    sources = {
+        "hf:one/train+test": ("one", "hf:one/train+test"),
+        "hf:org/two:config/train[:10%]": ("org/two", "hf:org/two:config/train[:10%]"),
+        "hf://datasets/org/three@main/data/*.parquet": ("org/three", "hf://datasets/org/three@main/data/*.parquet"),
+        "hf://datasets/four/a.parquet": ("four", "hf://datasets/four/a.parquet"),
+        f"hf:{here}": (None, "stories"),
+        f"hf:{tmp_path}/gone/texts/train": (None, "texts"),
+        "file:///home/me/b.jsonl": (None, "b.jsonl"),
+        f"zip://*.jsonl::file://{tmp_path}/c.zip": (None, "c.zip"),
+        "python:stdlib": (None, "python:stdlib"),
+    }
+    for source, (data_set, text) in sources.items():
+        write_json(tmp_path / "run.json", {"signature": {"data": source}})
+        assert card._datasets(tmp_path) == ([] if data_set is None else [data_set])
+        assert card._text_of(tmp_path) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("file:///home/me/a.jsonl:1,s3://b/deep/c.jsonl:1", "a.jsonl:1,s3://b/deep/c.jsonl:1"),
+        ("zip://*.jsonl::file://localhost/home/me/x.zip", "zip://*.jsonl::x.zip"),
+        ("hf:/home/me/stories", "hf:stories"),
+        ("file://~/x/y.txt", "y.txt"),
+        ("the run in /home/me/run and runs/x", "the run in run and runs/x"),
+    ],
+)
+def test_what_is_published_names_no_folder_behind_a_scheme(text, shown):
+    assert without_folders(text) == shown
+    assert without_folders("/home/my texts/sub dir/a b.jsonl", of=IN_VALUES) == "a b.jsonl"
+    with pytest.raises(BadFolder, match="names a folder of this machine"):
+        require_no_paths("README.md", "measured on file:///home/me/a.jsonl")
+
+
 def test_a_tracker_does_not_show_the_folders_of_a_mixture():
     data = "/home/me/a.jsonl:1,s3://bucket/deep/b.jsonl:1;annealed:/home/me/c.jsonl:1"
     assert without_folders(data) == "a.jsonl:1,s3://bucket/deep/b.jsonl:1;annealed:c.jsonl:1"
+
+
+def test_a_container_and_a_revision_are_no_user():
+    data = "abfs://texts@account.dfs.core.windows.net/a.jsonl:1,hf://datasets/org/name@main/b.jsonl:1"
+    assert scrubbed(data) == data
+    assert scrubbed("abfs://texts:key@account/a.jsonl") == "abfs://***@account/a.jsonl"
+    assert scrubbed(f"s3://me:key@b/a.jsonl,{data}").count("key") == 0
 
 
 def test_stages_begin_with_steps():
@@ -92,11 +138,15 @@ def test_stages_begin_with_steps():
 def test_settings_that_need_the_text_in_one_piece_are_refused(data, tmp_path):
     write_teacher(tmp_path)
     asked = {"teacher": str(tmp_path / "teacher"), "data": data, "out": str(tmp_path / "out"), "params": "9k"}
-    for how in ({"text_tokens": "1k"}, {"vocab": 280}, {"cache_logits": True}):
-        with pytest.raises(BadSetting, match="with weights of sources in --data rows are read by these"):
+    for how in ({"text_tokens": "1k"}, {"vocab": 280}):
+        with pytest.raises(BadSetting, match="does not go with weights of sources in --data"):
             limbeck.distil(**asked, **how)
-    with pytest.raises(LimbeckError, match="weights of sources are for limbeck distil and pretrain"):
-        limbeck.capture(teacher=asked["teacher"], data=data.split(";")[0], out=str(tmp_path / "capture"))
+    with pytest.raises(
+        BadSetting, match=r"--tokens does not go with weights .*so all of them get logits; leave it out"
+    ):
+        limbeck.capture(teacher=asked["teacher"], data=data, tokens="1k", out=str(tmp_path / "capture"))
+    with pytest.raises(LimbeckError, match="weights of sources are for limbeck distil, pretrain and capture"):
+        limbeck.shrink(teacher=asked["teacher"], data=data.split(";")[0], params="9k", out=str(tmp_path / "small"))
     with pytest.raises(BadCorpus, match="the weights of a stage are all 0"):
         pretrained(f"{tmp_path / 'web.jsonl'}:0,{tmp_path / 'math.jsonl'}:0", tmp_path / "none")
 
@@ -109,6 +159,46 @@ def test_a_student_is_distilled_from_a_mixture(data, tmp_path):
     found = read_json(tmp_path / "out" / "run.json")
     assert len(found["mixture"]) == 2
     assert not (tmp_path / "out" / "captured").exists()
+
+
+@pytest.mark.long
+def test_logits_of_a_mixture_serve_any_weights_of_its_sources(data, tmp_path):
+    write_teacher(tmp_path)
+    asked = {"data": data, "params": "9k", "tokens": "2k", "threads": 1, "baselines": (), "seq_len": 32}
+    teacher = str(tmp_path / "teacher")
+    limbeck.capture(teacher=teacher, data=data, seq_len=32, out=str(tmp_path / "logits"), threads=1)
+    limbeck.distil(**asked, teacher=teacher, cache_logits=True, out=str(tmp_path / "kept"))
+    limbeck.distil(**asked, teacher=str(tmp_path / "logits"), out=str(tmp_path / "given"))
+    limbeck.distil(**asked, teacher=teacher, cache_logits=False, out=str(tmp_path / "live"))
+    runs = {name: read_json(tmp_path / name / "run.json") for name in ("kept", "given", "live")}
+    assert [one["passes"] for one in runs["kept"]["mixture"]] == [one["passes"] for one in runs["live"]["mixture"]]
+    weights = [sha256_of(tmp_path / name / "student" / "model.safetensors") for name in ("kept", "given")]
+    assert weights[0] == weights[1]
+    web = data.split(":")[0]
+    other = f"{web}:1,{tmp_path / 'math.jsonl'}:9"
+    limbeck.distil(**{**asked, "data": other}, teacher=str(tmp_path / "logits"), out=str(tmp_path / "other"))
+    found = read_json(tmp_path / "other" / "run.json")["mixture"]
+    assert found[1]["passes"] > 1.5 > 0.5 > found[0]["passes"]
+    with pytest.raises(BadSetting, match="were captured with"):
+        limbeck.distil(**{**asked, "data": web}, teacher=str(tmp_path / "logits"), out=str(tmp_path / "no"))
+
+
+def test_a_probe_of_a_mixture_compares_all_its_sources(data, tmp_path):
+    tokenizer = train_tokenizer(texts(20), vocab=280)
+    _, held_out = build_stores(data, tokenizer, tmp_path / "store", fraction=0.2)
+    web, math = tmp_path / "web.jsonl", tmp_path / "math.jsonl"
+    found = _stamps_of(held_out)
+    assert found in _stamps(f"{web}, {math}")
+    assert found not in _stamps(str(web))
+    _, alone = build_stores(str(web), tokenizer, tmp_path / "alone", fraction=0.2)
+    assert _stamps_of(alone) in _stamps(str(web))
+
+
+def test_a_streamed_source_of_a_stage_is_read_as_far_as_the_stage_is_long():
+    data = "hf:a:1;annealed:hf:b:1"
+    assert wanted_of(data, 256, None) == (205, 52)
+    assert wanted_of(data, 256, None, Length(2, 8, 16)) == (128, 128)  # of two steps the second is the last stage
+    assert wanted_of(data, 256, None, Length(7, 4, 8)) == (6 * 32, 32)
 
 
 def test_a_streamed_source_is_read_as_far_as_a_training_reads():

@@ -65,6 +65,11 @@ class Blend:
     first: tuple[int, ...]
     shares: tuple[tuple[float, ...], ...]
 
+    def tokens(self, rows: int, *, length: int) -> tuple[int, ...]:
+        """The tokens of each source in a training of ``rows`` rows of ``length`` tokens, rounded up."""
+        edges = np.minimum([*self.first, rows], rows)
+        return tuple(np.ceil(length * np.diff(edges) @ np.array(self.shares)).astype(int).tolist())
+
 
 class Rows:
     """A token store as rows of ``length`` predictions (the sequence length): an endless `Corpus`, shuffled anew each epoch.

@@ -200,7 +200,7 @@ def _one(source: str, columns: Columns) -> list[Part]:
         return _glob(source, columns)
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:", source):
         raise _unknown(source)
-    weights = " (weights of sources are for limbeck distil and pretrain)" if _WEIGHT.search(source) else ""
+    weights = " (weights of sources are for limbeck distil, pretrain and capture)" if _WEIGHT.search(source) else ""
     raise BadCorpus(
         f"{shown(source)}: expected {KINDS}, got a path that does not exist{_nearest(Path(source))}{weights}"
     )

@@ -140,7 +140,7 @@ class Build:
         for side, item in done.items:
             if self._adds(side, item):
                 self.place.read += 1
-                self.place.tokens += len(item.tokens) if side == "train" else 0
+                self.place.tokens += len(item.tokens) - 1 if side == "train" else 0  # nothing predicts the first
                 self.writers[side].add(item)
             advance(item)
         self.place.part, self.place.after = block.part, block.after

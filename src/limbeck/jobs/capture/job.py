@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +18,7 @@ import torch
 
 from limbeck.config import CaptureSettings
 from limbeck.corpora import Rows, TokenStore, require_rows
+from limbeck.corpora.mixture import plain
 from limbeck.corpora.opening import begin_with
 from limbeck.corpora.source import resolve as resolve_source
 from limbeck.corpora.tokenizer import fingerprint
@@ -44,6 +45,7 @@ from limbeck.jobs.common.captured import CERTIFICATE, COST, CUT, DATA, HELD_OUT,
 from limbeck.jobs.common.environment import Environment, environment_of, row_length
 from limbeck.jobs.common.folder import claim, now, packed_as, reserve, same_corpus, signature_of, update
 from limbeck.jobs.common.held_out import HeldOut
+from limbeck.jobs.common.mixture import wanted_tokens
 from limbeck.jobs.common.opening import open_documents, open_once
 from limbeck.jobs.common.packing import packed
 from limbeck.jobs.common.sample import first_documents
@@ -104,12 +106,13 @@ def capture(
     tokenised: Path | None = None,
     vocabulary: Path | None = None,
     environment: Environment | None = None,
+    most: Sequence[int] | None = None,
 ) -> dict[str, Any]:
     """Computes a teacher's logits of a text, once; gives ``{"out", "rows", "tokens", "bytes", "certificate"}``.
 
     With ``text`` it generates one: see `capture_text`. ``tokenised`` is a folder that may contain the text as tokens already,
     ``vocabulary`` that of the trimmed vocabulary that the teacher is to have, whatever the settings ask for. ``environment`` is
-    that of the run which this is part of.
+    that of the run which this is part of, ``most`` the tokens of each source that it reads of one that is streamed.
 
     Raises BadSetting for several processes or flags that do not apply, and the errors of a faulty text, teacher or server.
     """
@@ -130,7 +133,7 @@ def capture(
         check_together(settings, teacher)
     teacher, derived = _with_vocabulary(settings, teacher, environment, vocabulary)
     if not isinstance(world, Sharded):
-        return _capture(settings, teacher, environment, started, derived, tokenised=tokenised)
+        return _capture(settings, teacher, environment, started, derived, tokenised=tokenised, most=most)
     with _led(settings, teacher, world, environment) as first:
         if first is None:
             return {}
@@ -146,6 +149,7 @@ def _capture(
     together: LanguageModel | None = None,
     *,
     tokenised: Path | None = None,
+    most: Sequence[int] | None = None,
 ) -> dict[str, Any]:
     """`capture` of logits in this process, with its result. ``together``: the teacher, where others compute too.
 
@@ -161,7 +165,8 @@ def _capture(
         source = _opened(settings, teacher, source, run, environment)
         if "text" not in run:  # which a continued capture has checked
             _look(settings, source, length=length, environment=environment)
-        store, held_out = stores_of(settings, source.about, environment)
+        most = wanted_tokens(settings) if most is None else most
+        store, held_out = stores_of(settings, source.about, environment, most=most)
         require_rows(store, length=length)
         same_corpus(settings.out, run, store, held_out)
         rows = Rows(store, length=length)
@@ -245,7 +250,7 @@ def _opened(
 def _length(settings: CaptureSettings, teacher: TeacherRef, environment: Environment) -> int:
     """Tokens of a row. Raises a LimbeckError where the text is missing, or a student of --params cannot be made."""
     described = teacher.config_source
-    resolve_source(settings.data, columns_of(settings))
+    resolve_source(plain(settings.data), columns_of(settings))
     config = load_config(described)
     context, extra = getattr(config, "max_position_embeddings", None), teacher.extra_tokens
     length = row_length(settings, context, environment.world.device, name=str(described), extra=extra)
@@ -288,7 +293,7 @@ def _end(
 
 def _look(settings: CaptureSettings, source: LogitSource, *, length: int, environment: Environment) -> None:
     """Stops at a teacher that predicts the text no better than a unigram model, and prints the comparison."""
-    items = of_source(settings.data, source.about, columns_of(settings))
+    items = of_source(plain(settings.data), source.about, columns_of(settings))
     found = compare_to_unigram(
         source.logits, items, vocab=source.about.vocab, length=length, device=environment.world.device
     )
@@ -307,7 +312,7 @@ def choose(settings: CaptureSettings) -> dict[str, Any]:
             "choose with the model in memory"
         )
     environment = environment_of(settings, computed_here(source))
-    resolve_source(settings.data, columns_of(settings))
+    resolve_source(plain(settings.data), columns_of(settings))
     teacher = load(settings.teacher, device=environment.world.device, dtype=environment.dtype)
     texts = first_documents(settings, source).texts
     show_findings(open_once(settings, teacher, teacher, texts, device=environment.world.device), console)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from limbeck.config import CaptureSettings
+from limbeck.corpora.mixture import Mixture
 from limbeck.corpora.tokenizer import fingerprint
 from limbeck.disk import writing
 from limbeck.errors import BadSetting, Mismatch
@@ -98,6 +99,13 @@ def check_capture(settings: CaptureSettings, teacher: TeacherRef) -> None:
         raise BadSetting(
             f"--stream: {settings.teacher} is on a server, and nothing of it is read from disk here; leave it out"
         )
+    if Mixture.of(settings.data) is not None:
+        for flag, given, why in (
+            ("--tokens", settings.tokens, "rows of all its sources may be read, so all of them get logits"),
+            ("--vocab", settings.vocab, "it keeps what is frequent in a text, whatever its weights"),
+        ):
+            if given is not None:
+                raise BadSetting(f"{flag} does not go with weights of sources in --data: {why}; leave it out")
     if settings.device_memory is not None and not settings.stream:
         raise BadSetting(
             f"--device-memory {binary_size(settings.device_memory)}: it limits a teacher that is read layer by layer; add "

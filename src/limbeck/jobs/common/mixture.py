@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from limbeck.config import Settings
 from limbeck.corpora import Rows, TokenStore
 from limbeck.corpora.mixture import Mixture
 from limbeck.corpora.pack import Blend
+from limbeck.jobs.common.environment import batch_rows
 from limbeck.report.words import share
 from limbeck.run.log import console
 from limbeck.run.optim import Schedule, falls_from
 
-_FALLS = 0.8  # of a training with the schedule wsd, about, where only the size of a text depends on it
+_FALLS = 0.8  # of a training with the schedule wsd, about, where its steps are not known yet
+
+
+@dataclass(frozen=True)
+class Length:
+    """How long a training is: ``steps`` steps of ``rows`` rows of ``length`` tokens."""
+
+    steps: int
+    rows: int
+    length: int
 
 
 def blend_of(data: str, *, steps: int, rows: int, schedule: Schedule) -> Blend | None:
@@ -28,17 +39,33 @@ def blend_of(data: str, *, steps: int, rows: int, schedule: Schedule) -> Blend |
     return Blend(tuple(first), tuple(first.values()))  # of two stages that begin with one step the later one
 
 
-def wanted_tokens(settings: Settings) -> tuple[int, ...]:
-    """The training tokens of each source of --data after which one that is streamed is read no further; none for all of it."""
-    return wanted_of(settings.data, settings.tokens, getattr(settings, "text_tokens", None))
+def wanted_tokens(settings: Settings, *, length: int | None = None, ranks: int = 1) -> tuple[int, ...]:
+    """The training tokens of each source of --data after which one that is streamed is read no further; none for all of it.
+
+    ``length``: tokens of a row, of ``ranks`` processes, which say when each stage of a mixture begins; about, where it is not
+    known.
+    """
+    training = None
+    if length is not None and settings.tokens is not None:
+        rows, steps = batch_rows(settings, length, ranks)
+        training = Length(steps, rows, length)
+    return wanted_of(settings.data, settings.tokens, getattr(settings, "text_tokens", None), training)
 
 
-def wanted_of(data: str, tokens: int | None, text_tokens: int | None) -> tuple[int, ...]:
-    """`wanted_tokens` of the values of --data, --tokens and --text-tokens."""
+def wanted_of(
+    data: str, tokens: int | None, text_tokens: int | None, training: Length | None = None
+) -> tuple[int, ...]:
+    """`wanted_tokens` of the values of --data, --tokens and --text-tokens, for a training."""
     mixture = Mixture.of(data)
-    if mixture is not None:
-        return tuple(mixture.budgets(tokens or 0, _FALLS))
-    return tuple(filter(None, (text_tokens or tokens,)))
+    if mixture is None:
+        return tuple(filter(None, (text_tokens or tokens,)))
+    if tokens is None:
+        return ()
+    if training is None:
+        return tuple(mixture.budgets(tokens, _FALLS))
+    blend = blend_of(data, steps=training.steps, rows=training.rows, schedule="wsd")  # which a stage "annealed" needs
+    assert blend is not None, "of a mixture"
+    return blend.tokens(training.steps * training.rows, length=training.length)
 
 
 def mixture_facts(store: TokenStore, rows: Rows, taken: int) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,11 +13,11 @@ from limbeck.config import PilotSettings, PretrainSettings, Settings, TeacherSet
 from limbeck.corpora import TokenStore, build_stores
 from limbeck.corpora.build import build_training
 from limbeck.corpora.found import notes_of
+from limbeck.corpora.mixture import plain
 from limbeck.corpora.reading import Reads, Records
 from limbeck.corpora.records import Columns
 from limbeck.jobs.common.environment import Environment
 from limbeck.jobs.common.folder import packing_in_settings, text_of_run
-from limbeck.jobs.common.mixture import wanted_tokens
 from limbeck.run.log import console
 
 
@@ -39,11 +39,11 @@ def print_notes(store: TokenStore) -> None:
 
 @contextmanager
 def passing_store(settings: TeacherSettings, reader: Reads) -> Iterator[TokenStore]:
-    """All of --data as tokens of the reader, packed by the settings, in a temporary store."""
+    """All of --data as tokens of the reader, without weights, packed by the settings, in a temporary store."""
     with tempfile.TemporaryDirectory() as folder:
         shown = console.is_terminal
         how: Any = {"records": records_of(settings), "progress": shown, "processes": settings.text_processes}
-        store = build_training(settings.data, reader, folder, **how)
+        store = build_training(plain(settings.data), reader, folder, **how)
         print_notes(store)
         yield store.packed(packing_in_settings(settings))
 
@@ -53,10 +53,12 @@ def stores_of(
     reader: Reads | PreTrainedTokenizerBase,
     environment: Environment,
     *,
+    most: Sequence[int],
     shown: bool = True,
 ) -> tuple[TokenStore, TokenStore]:
     """(training store, held-out store) of --data and --eval-data, in tokens of the reader.
 
+    ``most``: the training tokens of each source after which one that is streamed is read no further (`wanted_tokens`).
     ``shown``: print notes on how the text was read.
     """
     folder = settings.out / "data"
@@ -66,7 +68,7 @@ def stores_of(
             reader,
             folder,
             eval_source=settings.eval_data,
-            most=wanted_tokens(settings),
+            most=most,
             records=records_of(settings),
             progress=console.is_terminal,
             processes=settings.text_processes,

@@ -15,7 +15,7 @@ from limbeck.run.optim import Schedule
 from limbeck.run.run import Plan
 from limbeck.run.selection import Rule
 from limbeck.run.trackers import Tracked, require_tracker
-from limbeck.scrub import scrubbed, without_folders
+from limbeck.scrub import IN_VALUES, scrubbed, without_folders
 
 
 def plan_of(
@@ -83,7 +83,7 @@ def tracked_of(settings: DistilSettings | PretrainSettings, run: Mapping[str, An
     if settings.track is None or not run:
         return None
     plain = {key: value for key, value in run["signature"].items() if isinstance(value, str | int | float | bool)}
-    shown = {key: without_folders(scrubbed(v)) if isinstance(v, str) else v for key, v in plain.items()}
+    shown = {key: without_folders(scrubbed(v), of=IN_VALUES) if isinstance(v, str) else v for key, v in plain.items()}
     return Tracked(settings.track, settings.out, "model", str(run["started"]), shown)
 
 

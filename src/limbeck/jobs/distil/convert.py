@@ -84,7 +84,7 @@ def make_converted(
     training = replace(training, average="")  # of the last stage alone
     taken = conversion.steps(budget.steps)
     blend = None
-    if most_rows is None:
+    if "sources" in store.manifest:
         blend = blend_of(settings.data, steps=budget.steps, rows=budget.rows, schedule=plan.schedule)
     work = _Matching(out / MATCHING, everywhere, store, length, settings.seed, training, environment, most_rows, blend)
     mixers, damage = conversion.mixers, None

@@ -28,7 +28,7 @@ from limbeck.jobs.common.environment import Environment, environment_of
 from limbeck.jobs.common.folder import claim_together, now, same_corpus, update
 from limbeck.jobs.common.held_out import kept_apart, watch_of, write_apart
 from limbeck.jobs.common.memory import computed, memory_use
-from limbeck.jobs.common.mixture import mixture_facts, print_mixture
+from limbeck.jobs.common.mixture import mixture_facts, print_mixture, wanted_tokens
 from limbeck.jobs.common.opening import open_documents
 from limbeck.jobs.common.packing import packed
 from limbeck.jobs.common.rates import fresh_rate_of, rate_of
@@ -168,7 +168,8 @@ def prepare(
         _show(_opened(settings, source, documents, run, environment, beside=beside))
     start = _Start(plan, source, documents, environment, sharing)
     about_teacher = start.first_look(known=beside is not None)
-    stores = store, held_out = beside.stores if beside else source.stores(settings, environment)
+    most = wanted_tokens(settings, length=length, ranks=environment.world.size)
+    stores = store, held_out = beside.stores if beside else source.stores(settings, environment, most=most)
     require_rows(store, length=length)
     if environment.world.first:
         same_corpus(settings.out, run, store, held_out)
@@ -344,7 +345,7 @@ def _shared(
         counted=source.counted,
         reads_on=isinstance(source, CrossTokenizerTeacher),  # its logits cover only the rows of the plan
         common=(settings.seed, plan.matched * budget.rows),
-        data="" if source.captured else settings.data,
+        data=settings.data if "sources" in store.manifest else "",
         stored=stored_as(settings, plan.request.teacher),
         fresh_rate=fresh_rate_of(settings, student.parameters_count),
         quantiser=plan.quantiser,

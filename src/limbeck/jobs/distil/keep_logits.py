@@ -13,11 +13,11 @@ import psutil
 
 from limbeck.config import CaptureSettings, DistilSettings
 from limbeck.corpora import Rows, TokenStore
-from limbeck.corpora.mixture import Mixture
 from limbeck.errors import BadSetting
 from limbeck.jobs.capture.certificate import why_not
 from limbeck.jobs.capture.codecs import codecs_within
 from limbeck.jobs.common.environment import Environment
+from limbeck.jobs.common.mixture import wanted_tokens
 from limbeck.jobs.common.text import stores_of
 from limbeck.jobs.distil.request import DistilRequest
 from limbeck.models.source import resolve
@@ -46,14 +46,13 @@ def keeps(
         return settings.cache_logits and needed
     if (settings.out / CAPTURED).exists():
         return True
-    if Mixture.of(settings.data) is not None:  # whose rows are spread over the text
-        return False
     if (settings.out / "cut").exists() or environment.world.size > 1 or settings.mixers is not None or not needed:
         return False
     about = load_without_weights(resolve(request.teacher.config_source), name=request.teacher.name)
     if any(why_not(codec, spec.objective) for spec in objectives for codec in codecs_within(about.vocab, _BYTES)):
         return False
-    text = _tokens(stores_of(settings, about, environment, shown=False)[0], length=length)
+    most = wanted_tokens(settings, length=length)
+    text = _tokens(stores_of(settings, about, environment, most=most, shown=False)[0], length=length)
     if not worth_keeping(settings, text):
         return False
     live = settings.tokens * _readings(settings)

@@ -95,14 +95,16 @@ class CrossTokenizerTeacher:
         """As `RunTeacher.to_cut`. No student is pruned from it."""
         return self._base.to_cut(environment, length=length, spill=spill)
 
-    def stores(self, settings: DistilSettings, environment: Environment) -> tuple[TokenStore, TokenStore]:
+    def stores(
+        self, settings: DistilSettings, environment: Environment, *, most: Sequence[int]
+    ) -> tuple[TokenStore, TokenStore]:
         """(training, held-out) text of the run in the student's tokens. Also makes the held-out text in the teacher's tokens.
 
         With captured logits it is the captured text, decoded from the teacher's tokens as far as they have logits.
         """
         folder, spelled = settings.out / "data", self._spelled[1]
         if self.captured is None:
-            stores = stores_of(settings, self._student, environment)
+            stores = stores_of(settings, self._student, environment, most=most)
             if environment.world.first:
                 self._held_out = self._in_tokens_of_teacher(stores[1], "held_out")
             return stores
@@ -110,8 +112,8 @@ class CrossTokenizerTeacher:
         if environment.world.first:
             captured = self._theirs.documents_in(self.captured.logits.rows, length=self.captured.logits.length)
             tokenizer, end = self._student.tokenizer, self._student.end
-            for side, store, most in (("train", self._theirs, captured), ("held_out", self._held_out, None)):
-                retokenised(store, spelled, tokenizer, folder / side, end=end, documents=most)
+            for side, store, chosen in (("train", self._theirs, captured), ("held_out", self._held_out, None)):
+                retokenised(store, spelled, tokenizer, folder / side, end=end, documents=chosen)
         environment.world.barrier()
         return text_of_run(settings.out)
 

@@ -30,7 +30,7 @@ from limbeck.models.gguf.quantiser import KIND_OF, Quantiser
 from limbeck.planning.checks.pair import PlannedRun
 from limbeck.run.optim import Schedule
 from limbeck.students.shape import Shape, config_of
-from limbeck.teachers.ref import CapturedRef, ServedRef
+from limbeck.teachers.ref import CapturedRef
 
 
 @dataclass(frozen=True)
@@ -116,22 +116,17 @@ class DistilPlan:
 
 
 def check_mixture(request: DistilRequest) -> None:
-    """Raises BadSetting for settings that need the text in one piece where --data is a mixture."""
+    """Raises BadSetting for settings that do not go with a mixture, each with its reason."""
     settings = request.settings
-    if isinstance(request.teacher, CapturedRef) or Mixture.of(settings.data) is None:
+    if Mixture.of(settings.data) is None:
         return
-    for flag, given in (
-        ("--vocab", settings.vocab),
-        ("--text-tokens", settings.text_tokens),
-        ("--cache-logits", settings.cache_logits),
-        ("--tokenizer-align", settings.tokenizer_align),
-        ("--teacher with a server", isinstance(request.teacher, ServedRef)),
+    for flag, given, why in (
+        ("--vocab", settings.vocab, "it keeps what is frequent in a text, whatever its weights: trim a student before"),
+        ("--text-tokens", settings.text_tokens, "how much of each source is read follows from its weight and --tokens"),
+        ("--tokenizer-align", settings.tokenizer_align, "it queries the first rows of a text, not those of several"),
     ):
         if given:
-            raise BadSetting(
-                f"{flag} reads the text from its beginning, and with weights of sources in --data rows are read by these: leave "
-                "one of the two out"
-            )
+            raise BadSetting(f"{flag} does not go with weights of sources in --data: {why}; leave one of the two out")
 
 
 def check_mesh(settings: DistilSettings, environment: Environment) -> None:

@@ -16,12 +16,14 @@ from typing import Any
 from limbeck.config import CaptureSettings, TeacherSettings, flag_of
 from limbeck.corpora import TokenStore
 from limbeck.corpora.layout import PACKINGS
+from limbeck.corpora.mixture import Mixture
 from limbeck.corpora.opening import begin_with
 from limbeck.errors import BadSetting
 from limbeck.jobs.capture.certificate import why_not
 from limbeck.jobs.capture.job import capture
 from limbeck.jobs.common.captured import CERTIFICATE, DATA, Captured
 from limbeck.jobs.common.environment import Environment
+from limbeck.jobs.common.mixture import wanted_tokens
 from limbeck.jobs.common.text import stores_of
 from limbeck.jobs.distil.keep_logits import CAPTURED, check_keeps, keeps
 from limbeck.jobs.distil.request import DistilRequest
@@ -102,9 +104,13 @@ class RunTeacher:
         begin_with(stored.about, self.about.tokenizer.bos_token)
         return OnDisk(stored, lambda: load_whole_within(local, environment, length=length, spill=spill))
 
-    def stores(self, settings: TeacherSettings, environment: Environment) -> tuple[TokenStore, TokenStore]:
-        """(training, held-out) text of the run."""
-        return stores_of(settings, self.about, environment) if self.captured is None else self.captured.stores()
+    def stores(
+        self, settings: TeacherSettings, environment: Environment, *, most: Sequence[int]
+    ) -> tuple[TokenStore, TokenStore]:
+        """(training, held-out) text of the run; ``most`` of each source that is streamed (`wanted_tokens`)."""
+        if self.captured is not None:
+            return self.captured.stores()
+        return stores_of(settings, self.about, environment, most=most)
 
     @property
     def rows(self) -> int | None:
@@ -138,7 +144,7 @@ class RunTeacher:
         """Forward passes of the teacher for each of the ``tokens`` that one student trains on, 1 for a live teacher.
 
         Captured logits took one pass over their text; this run is charged for the part that it reads. Each seed is charged as if
-        it were the only one, since seeds repeat one measurement.
+        it were the only one, since seeds repeat one measurement. Of a mixture all rows were captured, and it is charged for all.
         """
         return 1.0 if self.rows is None else min(1.0, self.rows * length / tokens)
 
@@ -154,9 +160,15 @@ def _captured(request: DistilRequest, environment: Environment, *, length: int |
             )
         keys = settings.model_dump(include=_PASSED_ON) | {"text_tokens": settings.text_tokens, "length": length}
         keys |= {"vocab": settings.vocab, "frame": settings.frame}
+        if Mixture.of(settings.data) is not None:  # any of its rows may be read
+            keys["tokens"] = None
         tokenised, vocabulary = settings.out / DATA, request.teacher.vocabulary
         capture(
-            CaptureSettings(**keys, out=folder), tokenised=tokenised, vocabulary=vocabulary, environment=environment
+            CaptureSettings(**keys, out=folder),
+            tokenised=tokenised,
+            vocabulary=vocabulary,
+            environment=environment,
+            most=wanted_tokens(settings, length=length),
         )
     return Captured(folder)
 
@@ -222,6 +234,8 @@ def _with_text_of(request: DistilRequest, captured: Captured) -> DistilRequest:
         there |= {"text_tokens": captured.text_tokens}
         long = next((name for name, packing in PACKINGS.items() if packing == captured.packing), None)
         there |= {"length": captured.logits.length, "long_conversations": long}
+    if _same_sources(settings.data, there["data"]):  # all rows of a mixture have logits, whatever their weights
+        there["data"] = settings.data
     for key in settings.model_fields_set & there.keys():
         if getattr(settings, key) != there[key]:
             raise BadSetting(
@@ -229,6 +243,12 @@ def _with_text_of(request: DistilRequest, captured: Captured) -> DistilRequest:
                 f"with {there[key]}; leave it out, or capture again"
             )
     return request.but(**there)
+
+
+def _same_sources(data: str, captured: str) -> bool:
+    """Whether two values of --data are mixtures of the same sources in one order."""
+    ours, theirs = Mixture.of(data), Mixture.of(captured)
+    return ours is not None and theirs is not None and ours.sources == theirs.sources
 
 
 def _identity(request: DistilRequest, captured: Captured) -> dict[str, Any]:

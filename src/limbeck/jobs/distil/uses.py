@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from limbeck.config import DistilSettings
-from limbeck.corpora.mixture import Mixture
+from limbeck.corpora.mixture import plain
 from limbeck.corpora.source import resolve
 from limbeck.jobs.common.captured import Captured
 from limbeck.jobs.common.sample import Sample
@@ -30,14 +30,9 @@ def uses_before(request: DistilRequest, teacher: LanguageModel, sample: Sample, 
 
 
 def text_tokens(settings: DistilSettings, teacher: LanguageModel, sample: Sample) -> int | None:
-    """Tokens of the training text, estimated from the sizes of its files and its first documents; None if unknown.
-
-    It is unknown of a mixture too, whose sources are read by their weights.
-    """
-    if Mixture.of(settings.data) is not None:
-        return None
+    """Tokens of the training text, estimated from the sizes of its files and its first documents; None if unknown."""
     texts = sample.texts
-    sizes = [part.size for part in resolve(settings.data, columns_of(settings))]
+    sizes = [part.size for part in resolve(plain(settings.data), columns_of(settings))]
     known = [settings.text_tokens] if settings.text_tokens is not None else []
     if texts and None not in sizes:
         tokens = sum(map(len, teacher.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]))

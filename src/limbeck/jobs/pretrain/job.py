@@ -120,8 +120,9 @@ def _begin(settings: PretrainSettings) -> _Begun:
         resolve_source(source, columns_of(settings))
     signature = signature_of(settings, "pretrain", length=length, rows=rows, bf16=environment.bf16)
     run = claim_together(out, signature, world, tf32=environment.tf32)
-    tokenizer = _tokenizer(settings, out, environment)
-    stores = store, held_out = stores_of(settings, tokenizer, environment)
+    most = wanted_tokens(settings, length=length, ranks=world.size)
+    tokenizer = _tokenizer(settings, out, environment, most=most)
+    stores = store, held_out = stores_of(settings, tokenizer, environment, most=most)
     require_rows(store, length=length)
     if world.first:
         same_corpus(out, run, store, held_out)
@@ -417,7 +418,9 @@ def _held_out_from(corpus: dict[str, Any]) -> str:
     return f"the training of the tokenizer, while {overlap:,} documents of the model's training text are among them"
 
 
-def _tokenizer(settings: PretrainSettings, out: Path, environment: Environment) -> PreTrainedTokenizerFast:
+def _tokenizer(
+    settings: PretrainSettings, out: Path, environment: Environment, *, most: Sequence[int]
+) -> PreTrainedTokenizerFast:
     """The tokenizer, trained on the training documents only, once."""
     if environment.world.first:
         make_tokenizer(
@@ -426,7 +429,7 @@ def _tokenizer(settings: PretrainSettings, out: Path, environment: Environment) 
             vocab=settings.vocab,
             eval_data=settings.eval_data,
             records=records_of(settings),
-            most=wanted_tokens(settings),
+            most=most,
         )
     environment.world.barrier()
     return PreTrainedTokenizerFast.from_pretrained(verified_folder(out / "tokenizer"))

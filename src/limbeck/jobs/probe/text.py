@@ -24,7 +24,7 @@ from limbeck.disk import existing, read_json
 from limbeck.errors import BadCorpus
 from limbeck.jobs.common.folder import packing_in_settings
 from limbeck.jobs.common.held_out import watched_documents
-from limbeck.jobs.common.mixture import wanted_of
+from limbeck.jobs.common.mixture import Length, wanted_of
 from limbeck.jobs.common.opening import open_measured
 from limbeck.jobs.common.sample import first_documents
 from limbeck.jobs.common.text import print_notes, records_of
@@ -65,13 +65,21 @@ class RunFolder:
                 columns = tuple((ours, there) for ours, there in signature.get("columns") or ())
                 records = Records(Columns(columns), signature.get("skip_bad") or 0, bool(signature.get("dedup")))
                 data, tokens = signature["data"], signature.get("text_tokens")
-                most = wanted_of(data, signature.get("tokens", 0), tokens)
+                most = wanted_of(data, signature.get("tokens", 0), tokens, _length_of(signature))
                 return cls(above, data, signature.get("eval_data"), records, tokens, most)
         return None
 
     def trained_on(self, store: TokenStore) -> TokenStore:
         """The part of its training text that the run read."""
         return store if self.text_tokens is None else store.beginning(self.text_tokens)
+
+
+def _length_of(signature: dict[str, Any]) -> Length | None:
+    """How long the training of a run is, None where its signature does not say."""
+    rows, length = (signature.get(name) for name in ("rows", "length"))
+    if not rows or not length:
+        return None
+    return Length(signature.get("steps") or round(signature.get("tokens", 0) / (rows * length)), rows, length)
 
 
 def _signature(record: Path) -> dict[str, Any]:
@@ -194,11 +202,19 @@ def _named(source: str) -> str:
 
 
 def _stamps(source: str) -> list[list[Any]]:
-    """The ``made_from`` of a new store of a source, read whole or in passages."""
-    return [[part.stamp for part in resolve(source, passages=passages)] for passages in (False, True)]
+    """The stamps of a source, of which one without weights and with them has the same, read whole and in passages."""
+    return [
+        [part.stamp for piece in _pieces(source) for part in resolve(piece, passages=passages)]
+        for passages in (False, True)
+    ]
 
 
-def _stamps_of(held_out: TokenStore) -> list[Any] | None:
-    """The stamps of what was held out from; None of a store that was made in another way."""
+def _pieces(source: str) -> list[str]:
+    """The sources that are named in one."""
+    return [source] if existing(source) else [piece.strip() for piece in source.split(",")]
+
+
+def _stamps_of(held_out: TokenStore) -> list[Any]:
+    """The stamps of all that was held out from; none of a store that was made in another way."""
     draws = held_out.manifest["made_from"].get("draws", [])
-    return next((without_paths(draw["stamps"]) for draw in draws if "held_out" in draw["sides"]), None)
+    return [stamp for draw in draws if "held_out" in draw["sides"] for stamp in without_paths(draw["stamps"])]

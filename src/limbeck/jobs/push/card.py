@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard
 
+from limbeck.corpora.files import READERS
+from limbeck.corpora.hub import hub_name
 from limbeck.corpora.mixture import plain
-from limbeck.disk import read_json, read_lines
+from limbeck.corpora.source import SOURCES
+from limbeck.corpora.streams import kind_of
+from limbeck.disk import existing, read_json, read_lines
 from limbeck.errors import BadFolder, first_line
 from limbeck.jobs.push.files import CARD
 from limbeck.types import Reading, ReadingRow
@@ -22,6 +27,8 @@ _METRICS = {
     "kl_teacher_student": ("kl", "KL(teacher || student), nats per token"),
     "top1_agreement": ("accuracy", "top-1 agreement with the teacher"),
 }
+_NAME = re.compile(r"(?:\w[\w.-]*/)?\w[\w.-]*")
+_FILES = re.compile(r"hf://datasets/(\w[\w.-]*/\w[\w.-]*)(?:[@/].*)?")
 _EMPTY = "---\npipeline_tag: text-generation\ntags:\n- limbeck\n---\n\n# {name}\n"
 
 
@@ -58,17 +65,39 @@ def _signature(run: Path | None) -> Mapping[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def _sources(data: str) -> list[str]:
+    """The sources of a value of --data, without weights."""
+    return [source.strip() for source in plain(data).split(",")]
+
+
 def _datasets(run: Path | None) -> list[str]:
     """The hub's data sets among the sources of the run's text."""
-    sources = plain(str(_signature(run).get("data") or "")).split(",")
-    names = [source.removeprefix("hf:").partition(":")[0] for source in sources if source.startswith("hf:")]
-    return sorted({"/".join(name.split("/")[:2]) for name in names})
+    return sorted({name for source in _sources(str(_signature(run).get("data") or "")) if (name := _data_set(source))})
+
+
+def _data_set(source: str) -> str | None:
+    """The hub's name of the data set that a source reads, None for another source."""
+    if (files := _FILES.fullmatch(source)) is not None:
+        owner, name = files[1].split("/")
+        return owner if kind_of(Path(name)) in READERS else f"{owner}/{name}"  # old data sets have no owner
+    if not source.startswith("hf:") or source.startswith("hf://"):
+        return None
+    name, *_ = hub_name(source)
+    return name if _NAME.fullmatch(name) and existing(name) is None else None
 
 
 def _text_of(run: Path) -> str:
     """The names of the run's text without their folders."""
-    sources = plain(str(_signature(run).get("eval_data") or _signature(run).get("data") or "text")).split(",")
-    return ", ".join(source if source.startswith(("hf:", "python:")) else Path(source).name for source in sources)
+    text = str(_signature(run).get("eval_data") or _signature(run).get("data") or "text")
+    return ", ".join(source if _data_set(source) else _name_of(source) for source in _sources(text))
+
+
+def _name_of(source: str) -> str:
+    """The name of a source that is no data set of the hub."""
+    scheme, colon, rest = source.partition(":")
+    if colon and scheme in SOURCES and scheme != "hf" and "/" not in rest:
+        return source
+    return PurePosixPath(hub_name(source)[0] if scheme == "hf" and not rest.startswith("//") else source).name
 
 
 def _results(folder: Path, run: Path | None) -> Iterator[EvalResult]:

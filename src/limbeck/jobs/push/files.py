@@ -38,7 +38,7 @@ _WEIGHTS = ("*.safetensors", "*.gguf", "*.onnx")
 _TEXT = (".json", ".md", ".txt", ".jinja", ".py")
 _LONGEST = 64 * 2**20  # of a text that is read for paths
 _PATH = re.compile(
-    r"(?<![\w:/.])(?:/(?:home|root|Users|tmp|mnt|data|work|workspace|scratch|var|opt)/[^\s\"'`<>]+|[A-Z]:\\\\[^\s\"]+)"
+    r"(?:(?<![\w:/.])|(?<=file://)|(?<=file://localhost)|(?<=:)(?!//))(?:/(?:home|root|Users|tmp|mnt|data|work|workspace|scratch|var|opt)/[^\s\"'`<>]+|[A-Z]:\\\\[^\s\"]+)"
 )
 
 
