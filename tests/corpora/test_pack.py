@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from limbeck.corpora import Reader, Rows, TokenStore, build_held_out, require_rows
-from limbeck.corpora.layout import BEST_FIT, STREAM, WITHOUT_LONG, Packed, best_fit
+from limbeck.corpora.layout import BEST_FIT, STREAM, WITHOUT_LONG, Packed, best_fit, lay_out
 from limbeck.corpora.pack import Rank, Start
 from limbeck.errors import BadCorpus, BadSetting
 from limbeck.types import Batch, Corpus
@@ -272,6 +272,38 @@ def test_rows_have_too_little_padding_for_further_texts(sizes, length):
     if (room >= max(16, length // 8)).sum() > 1:  # nothing more could give way
         usable = np.where(room >= max(16, length // 8), room, 0)
         assert usable.sum() - usable[np.argmax(room)] < filled.min() + 1
+
+
+@pytest.mark.parametrize(
+    ("packing", "masked", "expected"),
+    [
+        (BEST_FIT, False, "f366b956b1ae21ab"),
+        (BEST_FIT, True, "5c4408b8795178b7"),
+        (WITHOUT_LONG, True, "c44df157e16ef3d4"),
+        (STREAM, False, "dd3f039cefbdd68c"),
+    ],
+)
+def test_a_layout_has_the_numbers_that_it_always_had_in_few_bytes(packing, masked, expected):
+    starts = np.concatenate([[0], np.cumsum(np.random.default_rng(0).integers(1, 400, 300))])
+    marks = np.random.default_rng(1).random(starts[-1]) < 0.3
+    marks[: starts[100]] = True
+    learned = (lambda start, stop: marks[start:stop]) if masked else None
+    apart = (0,) if packing == STREAM else (0, 40)
+    found = lay_out(starts, learned, length=128, packing=packing, apart=apart)
+    arrays = [found.begin, found.size, found.position, found.fresh, found.first]
+    numbers = b"".join(array.astype(np.int64).tobytes() for array in arrays)
+    assert hashlib.sha256(numbers).hexdigest()[:16] == expected  # of arrays that were 64 bits wide
+    assert sum(array.nbytes for array in arrays) <= 9 * len(found.size) + 4 * len(found.first)
+
+
+@pytest.mark.parametrize("far", [2**16, 2**32 - 10, 2**32, 2**40])
+def test_a_layout_holds_places_far_in_a_text(far):
+    starts = np.array([0, 5, 12]) + far  # what lies before is of others
+    found = lay_out(starts, None, length=8)
+    places = found.places(np.arange(found.rows))
+    assert sorted(places.token[places.token >= 0].tolist()) == [*range(far, far + 4), *range(far + 5, far + 11)]
+    place, _ = found.predicted(far, far + 12)
+    assert (place >= 0).tolist() == [False, *[True] * 4, False, *[True] * 6]
 
 
 def test_few_rows_have_much_padding():

@@ -138,11 +138,12 @@ def test_stages_begin_with_steps():
 def test_settings_that_need_the_text_in_one_piece_are_refused(data, tmp_path):
     write_teacher(tmp_path)
     asked = {"teacher": str(tmp_path / "teacher"), "data": data, "out": str(tmp_path / "out"), "params": "9k"}
-    for how in ({"text_tokens": "1k"}, {"vocab": 280}):
-        with pytest.raises(BadSetting, match="does not go with weights of sources in --data"):
-            limbeck.distil(**asked, **how)
+    with pytest.raises(BadSetting, match="--text-tokens does not go with weights of sources in --data"):
+        limbeck.distil(**asked, text_tokens="1k")
+    with pytest.raises(BadSetting, match="--vocab 280: the most frequent tokens are counted without weights"):
+        limbeck.distil(**asked, vocab=280)
     with pytest.raises(
-        BadSetting, match=r"--tokens does not go with weights .*so all of them get logits; leave it out"
+        BadSetting, match=r"--tokens 1000 does not go with weights .*so all of them get logits; leave it out"
     ):
         limbeck.capture(teacher=asked["teacher"], data=data, tokens="1k", out=str(tmp_path / "capture"))
     with pytest.raises(LimbeckError, match="weights of sources are for limbeck distil, pretrain and capture"):
@@ -155,8 +156,9 @@ def test_settings_that_need_the_text_in_one_piece_are_refused(data, tmp_path):
 def test_a_student_is_distilled_from_a_mixture(data, tmp_path):
     write_teacher(tmp_path)
     asked = {"teacher": str(tmp_path / "teacher"), "data": data, "params": "9k", "tokens": "2k", "threads": 1}
-    limbeck.distil(**asked, out=str(tmp_path / "out"), baselines="cut+ce,cut+ce@flops")
+    limbeck.distil(**asked, out=str(tmp_path / "out"), baselines="cut+ce,cut+ce@flops", vocab="auto")
     found = read_json(tmp_path / "out" / "run.json")
+    assert found["vocabulary"]["tokens"][1] < found["vocabulary"]["tokens"][0]
     assert len(found["mixture"]) == 2
     assert not (tmp_path / "out" / "captured").exists()
 

@@ -21,7 +21,7 @@ from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
-from jaxtyping import Bool, Int32, Int64
+from jaxtyping import Bool, Int64, Integer
 
 from limbeck.errors import BadCorpus, BadSetting
 
@@ -69,14 +69,17 @@ class Layout:
     Segment i is the ``size[i]`` tokens from ``begin[i]`` on; the first has the position ``position[i]`` in its document's piece.
     Where ``fresh[i]`` is true, their next tokens are learned as the store's mask permits; otherwise the segment is context for
     the next one. Row r consists of the segments from ``first[r]`` to ``first[r + 1]``, followed by padding.
+
+    The arrays are as narrow as their numbers allow (`_narrow`): 9 bytes a segment and 4 a row below 2**32 tokens in rows shorter
+    than 2**16. What is computed from them is 64 bits wide.
     """
 
     length: int
-    begin: Int64[np.ndarray, " segments"]
-    size: Int32[np.ndarray, " segments"]
-    position: Int32[np.ndarray, " segments"]
+    begin: Integer[np.ndarray, " segments"]
+    size: Integer[np.ndarray, " segments"]
+    position: Integer[np.ndarray, " segments"]
     fresh: Bool[np.ndarray, " segments"]
-    first: Int64[np.ndarray, " rows_and_one"]
+    first: Integer[np.ndarray, " rows_and_one"]
     packed: Packed
 
     @property
@@ -95,8 +98,9 @@ class Layout:
 
     def places(self, rows: Int64[np.ndarray, " B"]) -> Places:
         """The token, position and segment at every place of some rows."""
-        count = self.first[rows + 1] - self.first[rows]
-        segment = np.repeat(self.first[rows] - _before(count), count) + np.arange(count.sum())
+        first = self.first[rows].astype(np.int64)
+        count = self.first[rows + 1] - first
+        segment = np.repeat(first - _before(count), count) + np.arange(count.sum())
         row = np.repeat(np.arange(len(rows)), count)
         size = self.size[segment].astype(np.int64)
         filled = np.bincount(row, weights=size, minlength=len(rows)).astype(np.int64)
@@ -129,7 +133,7 @@ class Layout:
         place = row * self.length + _before(size) - np.append(_before(size), size.sum())[self.first[:-1]][row]
         number = np.flatnonzero(self.fresh)
         number = number[np.argsort(self.begin[number], kind="stable")]
-        return number, self.begin[number], place[number]
+        return number, self.begin[number].astype(np.int64), place[number]
 
 
 @dataclass(frozen=True)
@@ -181,7 +185,7 @@ def lay_out(
         marks = None if learned is None else learned(int(own[0]), int(own[-1]))
         found = _Block.of(own, marks, length=length, split=packing == BEST_FIT)
         pieces, row, count = _filled(found.pieces, found.texts, *best_fit(found.pieces.size, length), length)
-        parts.append(_segments(pieces, rows + _mixed(row, count)))
+        parts.append(_segments(pieces, _mixed(row, count), count, length=length, tokens=int(starts[-1])))
         rows, packed = rows + count, packed + found.did(pieces)
     if packed.left_out and not packed.learned:
         raise BadCorpus(
@@ -190,25 +194,32 @@ def lay_out(
         )
     if learned is not None and not packed.learned:
         return lay_out(starts, None, length=length, packing=packing, apart=apart)
-    whole = _Segments.together(parts)
-    first = np.searchsorted(whole.row, np.arange(max(1, rows) + 1))
-    return Layout(length, whole.begin, whole.size, whole.position, whole.fresh, first, packed)
+    return _Segments.together(parts).layout(length, packed)
 
 
 @dataclass
 class _Segments:
-    """Segments in the order of their rows."""
+    """Segments in the order of their rows, and how many each row has."""
 
-    row: Numbers
-    begin: Numbers
-    size: Int32[np.ndarray, " n"]
-    position: Int32[np.ndarray, " n"]
+    begin: Integer[np.ndarray, " n"]
+    size: Integer[np.ndarray, " n"]
+    position: Integer[np.ndarray, " n"]
     fresh: Bool[np.ndarray, " n"]
+    count: Integer[np.ndarray, " rows"]
 
     @classmethod
     def together(cls, parts: list[_Segments]) -> _Segments:
-        """All of these, one behind the other."""
-        return cls(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(cls)))
+        """All of these, one behind the other; ``parts`` is emptied, so that no more than one column is held twice."""
+        columns = {f.name: [getattr(part, f.name) for part in parts] for f in fields(cls)}
+        parts.clear()
+        return cls(**{name: np.concatenate(columns.pop(name)) for name in list(columns)})
+
+    def layout(self, length: int, packed: Packed) -> Layout:
+        """The layout of these; it has a row also where there are none."""
+        first = np.zeros(max(1, len(self.count)) + 1, np.int64)
+        np.cumsum(self.count, out=first[1 : len(self.count) + 1])
+        narrow = _narrow(first, len(self.begin))
+        return Layout(length, self.begin, self.size, self.position, self.fresh, narrow, packed)
 
 
 @dataclass(frozen=True)
@@ -446,16 +457,23 @@ def _mixed(row: Numbers, rows: int) -> Numbers:
     return place[row]
 
 
-def _segments(pieces: _Pieces, row: Numbers) -> _Segments:
-    """The segments of pieces, with the row of each piece."""
+def _segments(pieces: _Pieces, row: Numbers, rows: int, *, length: int, tokens: int) -> _Segments:
+    """The segments of pieces in rows of ``length``, with the row of each piece, of a stream of ``tokens`` tokens."""
     sizes = np.stack([pieces.heads, pieces.fresh - pieces.context, pieces.stop - pieces.fresh], 1)
     begins = np.stack([pieces.head, pieces.context, pieces.fresh], 1)
     positions = np.cumsum(sizes, 1) - sizes
     piece = np.lexsort((pieces.fresh, row))
     there = (sizes[piece] > 0).reshape(-1)
     fresh = np.tile([False, False, True], len(piece))
-    flat = [x[piece].reshape(-1)[there] for x in (begins, sizes.astype(np.int32), positions.astype(np.int32))]
-    return _Segments(np.repeat(row[piece], 3)[there], flat[0], flat[1], flat[2], fresh[there])
+    count = np.bincount(np.repeat(row[piece], 3)[there], minlength=rows)
+    both = ((begins, tokens), (sizes, length), (positions, length))
+    flat = [_narrow(values[piece].reshape(-1)[there], most) for values, most in both]
+    return _Segments(flat[0], flat[1], flat[2], fresh[there], _narrow(count, 3 * length))
+
+
+def _narrow(values: Numbers, most: int) -> Integer[np.ndarray, " n"]:
+    """Numbers from 0 to ``most`` in 16, 32 or 64 bits. None is an unsigned one of 64, which NumPy adds to others as floats."""
+    return values.astype(np.uint16 if most < 2**16 else np.uint32 if most < 2**32 else np.int64)
 
 
 def best_fit(sizes: Numbers, length: int) -> tuple[Numbers, int]:
@@ -524,9 +542,9 @@ def _stream(starts: Numbers, learned: LearnedOf | None, *, length: int) -> Layou
     lacking = int(marked[begin > starts[document]].sum())
     begin, size, row = begin[kept], size[kept], row[kept]
     packed = Packed(learned=int(marked.sum()), lacking=lacking, read=int(size.sum()), cut=_several(document))
-    first = np.searchsorted(row, np.append(np.unique(row), len(rows)))
-    zeros = np.zeros(len(begin), np.int32)
-    return Layout(length, begin, size.astype(np.int32), zeros, np.ones(len(begin), bool), first, packed)
+    first = _narrow(np.searchsorted(row, np.append(np.unique(row), len(rows))), len(row))
+    begin, size, zeros = _narrow(begin, tokens), _narrow(size, length), _narrow(np.zeros_like(begin), length)
+    return Layout(length, begin, size, zeros, np.ones(len(begin), bool), first, packed)
 
 
 def _several(document: Numbers) -> int:

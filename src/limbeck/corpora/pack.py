@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from jaxtyping import Int64
+from jaxtyping import Int64, Integer
 
 from limbeck.corpora.interleave import Interleaved, Span
 from limbeck.corpora.store import TokenStore
@@ -185,16 +185,17 @@ class Rows:
             self._order[source] = (epoch, self._shuffled(source, epoch, rows))
         return int(first + self._order[source][1][place])
 
-    def _shuffled(self, source: int, epoch: int, n_rows: int) -> Int64[np.ndarray, " n_rows"]:
+    def _shuffled(self, source: int, epoch: int, n_rows: int) -> Integer[np.ndarray, " n_rows"]:
         """The rows of a source in the order of an epoch. Those in common with another seed come first, and only once."""
         which = [epoch] if self._sources is None else [epoch, source]
         own = np.random.Generator(np.random.PCG64([self.seed, *which])).permutation(n_rows)
+        own = own.astype(np.uint32) if n_rows < 2**32 else own  # it is kept for the epoch
         seed, rows = self._common
         given = rows if self._sources is None else int(self._sources.counts(rows)[source])
         ahead = min(max(given - epoch * n_rows, 0), n_rows)
         if ahead == 0 or seed == self.seed:
             return own
-        begins = np.random.Generator(np.random.PCG64([seed, *which])).permutation(n_rows)[:ahead]
+        begins = np.random.Generator(np.random.PCG64([seed, *which])).permutation(n_rows)[:ahead].astype(own.dtype)
         return np.concatenate([begins, own[~np.isin(own, begins)]])
 
 

@@ -18,6 +18,7 @@ from limbeck.disk import writing
 from limbeck.errors import BadSetting, Mismatch
 from limbeck.jobs.capture.certificate import kept_bytes
 from limbeck.jobs.common.environment import Environment
+from limbeck.jobs.common.mixture import check_frequent
 from limbeck.jobs.pair.trimmed import load_teacher, with_kept_streamed
 from limbeck.models.language_model import LanguageModel
 from limbeck.models.source import resolve, resolve_description, weights_digest
@@ -99,13 +100,12 @@ def check_capture(settings: CaptureSettings, teacher: TeacherRef) -> None:
         raise BadSetting(
             f"--stream: {settings.teacher} is on a server, and nothing of it is read from disk here; leave it out"
         )
-    if Mixture.of(settings.data) is not None:
-        for flag, given, why in (
-            ("--tokens", settings.tokens, "rows of all its sources may be read, so all of them get logits"),
-            ("--vocab", settings.vocab, "it keeps what is frequent in a text, whatever its weights"),
-        ):
-            if given is not None:
-                raise BadSetting(f"{flag} does not go with weights of sources in --data: {why}; leave it out")
+    if settings.tokens is not None and Mixture.of(settings.data) is not None:
+        raise BadSetting(
+            f"--tokens {settings.tokens} does not go with weights of sources in --data: rows of all sources may be read, so all "
+            "of them get logits; leave it out"
+        )
+    check_frequent(settings)
     if settings.device_memory is not None and not settings.stream:
         raise BadSetting(
             f"--device-memory {binary_size(settings.device_memory)}: it limits a teacher that is read layer by layer; add "

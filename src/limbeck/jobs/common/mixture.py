@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from limbeck.config import Settings
+from limbeck.config import Settings, TeacherSettings
 from limbeck.corpora import Rows, TokenStore
 from limbeck.corpora.mixture import Mixture
 from limbeck.corpora.pack import Blend
+from limbeck.errors import BadSetting
 from limbeck.jobs.common.environment import batch_rows
 from limbeck.report.words import share
 from limbeck.run.log import console
@@ -37,6 +38,15 @@ def blend_of(data: str, *, steps: int, rows: int, schedule: Schedule) -> Blend |
     begins = mixture.begins(falls_from(steps) / steps if schedule == "wsd" else None)
     first = {round(begin * steps) * rows: stage.shares for begin, stage in zip(begins, mixture.stages, strict=True)}
     return Blend(tuple(first), tuple(first.values()))  # of two stages that begin with one step the later one
+
+
+def check_frequent(settings: TeacherSettings) -> None:
+    """Raises BadSetting for a number of tokens to keep of a mixture: the most frequent ones depend on its weights."""
+    if isinstance(settings.vocab, int) and Mixture.of(settings.data) is not None:
+        raise BadSetting(
+            f"--vocab {settings.vocab}: the most frequent tokens are counted without weights of sources in --data: give --vocab "
+            "auto, which keeps all that the sources use, or leave it out"
+        )
 
 
 def wanted_tokens(settings: Settings, *, length: int | None = None, ranks: int = 1) -> tuple[int, ...]:

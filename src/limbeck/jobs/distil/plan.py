@@ -16,7 +16,7 @@ from limbeck.errors import BadSetting
 from limbeck.jobs.common.environment import Environment, batch_rows, row_length
 from limbeck.jobs.common.folder import signature_of
 from limbeck.jobs.common.memory import needs_documents, planned_run
-from limbeck.jobs.common.mixture import blend_of
+from limbeck.jobs.common.mixture import blend_of, check_frequent
 from limbeck.jobs.common.rates import schedule_of
 from limbeck.jobs.common.text import columns_of
 from limbeck.jobs.common.training import rule_of
@@ -121,12 +121,12 @@ def check_mixture(request: DistilRequest) -> None:
     if Mixture.of(settings.data) is None:
         return
     for flag, given, why in (
-        ("--vocab", settings.vocab, "it keeps what is frequent in a text, whatever its weights: trim a student before"),
         ("--text-tokens", settings.text_tokens, "how much of each source is read follows from its weight and --tokens"),
         ("--tokenizer-align", settings.tokenizer_align, "it queries the first rows of a text, not those of several"),
     ):
         if given:
             raise BadSetting(f"{flag} does not go with weights of sources in --data: {why}; leave one of the two out")
+    check_frequent(settings)
 
 
 def check_mesh(settings: DistilSettings, environment: Environment) -> None:

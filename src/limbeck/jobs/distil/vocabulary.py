@@ -9,6 +9,7 @@ from typing import Any
 from limbeck.errors import BadSetting
 from limbeck.jobs.common.captured import Captured
 from limbeck.jobs.common.environment import Environment
+from limbeck.jobs.common.mixture import check_frequent
 from limbeck.jobs.distil.request import DistilRequest
 from limbeck.jobs.pair.restricted import restricted_beside, restricted_in_run
 from limbeck.jobs.pair.vocabulary import trimmed_beside, trimmed_in_run
@@ -21,6 +22,8 @@ def check_vocabulary(request: DistilRequest) -> None:
     settings, teacher = request.settings, request.teacher
     if settings.vocab is None:
         return
+    check_frequent(settings)
+    check_frequent(settings)
     if settings.tokenizer_align is not None:
         raise BadSetting(
             "--vocab: with --tokenizer-align the student has a tokenizer of its own, which is not trimmed: leave one of them out"
