@@ -23,7 +23,6 @@ def check_vocabulary(request: DistilRequest) -> None:
     if settings.vocab is None:
         return
     check_frequent(settings)
-    check_frequent(settings)
     if settings.tokenizer_align is not None:
         raise BadSetting(
             "--vocab: with --tokenizer-align the student has a tokenizer of its own, which is not trimmed: leave one of them out"
