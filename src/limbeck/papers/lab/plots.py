@@ -225,6 +225,28 @@ def draw_by_share(lines: Mapping[str, Mapping[float, Interval]], axis: str, file
         axes.legend(fontsize=7)
 
 
+def draw_by_rank(lines: Mapping[str, Mapping[int, Interval]], file: Path) -> None:
+    """An alignment by the rank of a start, a line for each task. Bars are 95 % intervals."""
+    with _drawn(file) as axes:
+        for number, (name, found) in enumerate(lines.items()):
+            axes.errorbar(
+                [*found],
+                [one.value for one in found.values()],
+                yerr=[
+                    [one.value - one.low for one in found.values()],
+                    [one.high - one.value for one in found.values()],
+                ],
+                color=_COLORS[number],
+                marker="os"[number % 2],
+                capsize=2,
+                label=name,
+            )
+        axes.set(xscale="log", xlabel="rank of the start", ylabel="alignment with the start")
+        axes.set_xticks([*next(iter(lines.values()))], [str(rank) for rank in next(iter(lines.values()))])
+        axes.set_xticks([], minor=True)
+        axes.legend(fontsize=8)
+
+
 def draw_by_arm(right: Mapping[str, Mapping[str, Sequence[float]]], *, guess: float, file: Path) -> None:
     """Accuracy of each series by arm: a point for each seed and a bar at their mean. The first series has all arms.
 

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from limbeck.papers.lab.cells import doubtful
+from limbeck.papers.lab.from_teacher import teacher_parameters, text_for_teacher
 from limbeck.papers.lab.paired import Losses, mean
 from limbeck.papers.lab.pilots import little
 from limbeck.papers.lab.plots import draw_by_share
@@ -42,8 +43,6 @@ from limbeck.papers.robust_recovery.synthetic import Fit, Problem, relative_erro
 from limbeck.papers.robust_recovery.training import (
     CUT,
     RecoveryCell,
-    teacher_parameters,
-    text_for_teacher,
     train_recovery,
 )
 from limbeck.report.words import count

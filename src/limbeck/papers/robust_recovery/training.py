@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
-from torch.nn import functional as F
 
-from limbeck.corpora import Rows, build_stores, require_rows
-from limbeck.jobs.common.folder import claim, same_corpus
+from limbeck.corpora import Rows
 from limbeck.models.language_model import LanguageModel
-from limbeck.models.load import load
+from limbeck.papers.lab.from_teacher import by_document, divergence, teacher_on
 from limbeck.papers.lab.loop import adamw_of, cosine, train_steps
 from limbeck.papers.lab.text import rows_of_training, rows_of_tuning
 from limbeck.papers.robust_recovery.fitting import ARMS, factors_of
-from limbeck.run.log import console
 from limbeck.students.factor import Budget, linears
 from limbeck.students.low_rank import stored_parameters, with_factors
 from limbeck.students.prune import prune
@@ -28,7 +21,6 @@ from limbeck.students.score import score
 from limbeck.students.shape import choose
 from limbeck.types import Batch
 
-TEACHER = "builtin:stdlib"
 CUT = "cut"
 DECAY = 0.1  # weight decay of matrices
 DIRTY = 0.05  # share of calibration tokens replaced by random ones
@@ -57,19 +49,6 @@ class RecoveryCell:
     tuning: bool = False
 
 
-def teacher_parameters() -> int:
-    """The parameters of the teacher."""
-    return _teacher("cpu").parameters_count
-
-
-def text_for_teacher(folder: Path, data: str, length: int) -> None:
-    """Writes a text as the teacher's tokens into a folder, if it is not there."""
-    run = claim(folder, {"data": data, "teacher": TEACHER})
-    store, held_out = build_stores(data, load(TEACHER).tokenizer, folder / "data", progress=console.is_terminal)
-    require_rows(store, length=length)
-    same_corpus(folder, run, store, held_out)
-
-
 def train_recovery(cell: RecoveryCell, device: str, *, folder: Path) -> dict[str, Any]:
     """Nats and tokens of each held-out document before and after the training, and what the student is.
 
@@ -77,20 +56,20 @@ def train_recovery(cell: RecoveryCell, device: str, *, folder: Path) -> dict[str
     """
     rows = rows_of_tuning if cell.tuning else rows_of_training
     corpus, held_out, chosen = rows(folder, length=cell.length, seed=cell.seed, measured=cell.measured)
-    teacher = _teacher(device)
+    teacher = teacher_on(device)
     student = student_of(cell, teacher, corpus)
     measured = [held_out.rows_of(chosen[at : at + _TOGETHER]).to(device) for at in range(0, len(chosen), _TOGETHER)]
-    before = _by_document(student, measured, held_out.store.documents)
+    before = by_document(student, measured, held_out.store.documents)
     student.model.train()
     optimizer = adamw_of(student.model, rate=cell.rate, weight_decay=DECAY)
     trained = train_steps(
         student.model,
         optimizer,
-        lambda step: _divergence(teacher, student, corpus.take(cell.rows).to(device)),
+        lambda step: divergence(teacher, student, corpus.take(cell.rows).to(device)),
         cosine(cell.steps),
         steps=cell.steps,
     )
-    after = _by_document(student, measured, held_out.store.documents)
+    after = by_document(student, measured, held_out.store.documents)
     counted = before[1] > 0
     return {
         "parameters": student.parameters_count if cell.arm == CUT else stored_parameters(student),
@@ -132,32 +111,3 @@ def dirtied(batch: Batch, vocab: int, seed: int) -> Batch:
     hit = torch.rand(batch.tokens.shape, generator=generator) < DIRTY
     other = torch.randint(vocab, batch.tokens.shape, generator=generator)
     return replace(batch, tokens=torch.where(hit, other, batch.tokens))
-
-
-@cache
-def _teacher(device: str) -> LanguageModel:
-    return load(TEACHER, device=torch.device(device))
-
-
-def _divergence(teacher: LanguageModel, student: LanguageModel, batch: Batch) -> Tensor:
-    """The mean of KL(teacher ‖ student) of a batch in nats per token."""
-    with torch.no_grad():
-        theirs = teacher(batch).logits().log_softmax(-1)
-    ours = student(batch).logits().log_softmax(-1)
-    weight = batch.weight.flatten()
-    return (F.kl_div(ours, theirs, reduction="none", log_target=True).sum(-1) * weight).sum() / weight.sum()
-
-
-@torch.no_grad()
-def _by_document(model: LanguageModel, batches: Sequence[Batch], documents: int) -> np.ndarray:
-    """Sums of nats and tokens of each document, (2, documents)."""
-    model.model.eval()
-    sums = np.zeros((2, documents))
-    for batch in batches:
-        nats = F.cross_entropy(model(batch).logits().float(), batch.targets.flatten(), reduction="none")
-        weight = batch.weight.flatten()
-        where = batch.document.flatten().cpu().numpy()
-        counts = (weight > 0).cpu().numpy()
-        np.add.at(sums[0], where[counts], (nats * weight).double().cpu().numpy()[counts])
-        np.add.at(sums[1], where[counts], weight.double().cpu().numpy()[counts])
-    return sums
