@@ -2,11 +2,19 @@
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounter
 from torch.nn.attention.flex_attention import flex_attention
 
 from limbeck.host import on_host, part_of, sent
-from limbeck.models import inside
-from limbeck.models.by_document import Layout, attend_by_document, attend_flash, attend_flex, attend_masked
+from limbeck.models import by_document, inside
+from limbeck.models.by_document import (
+    Layout,
+    attend_by_document,
+    attend_compiled,
+    attend_flash,
+    attend_flex,
+    attend_masked,
+)
 
 LENGTHS = (70, 3, 55, 1, 127)  # two rows of 128
 HEADS, GROUPS, WIDTH = 4, 2, 16
@@ -51,6 +59,31 @@ def test_every_way_is_exact(window, sinks):
     }
     for name, found in ways.items():
         torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5, msg=name)
+
+
+@torch.no_grad()
+def test_more_kinds_of_rows_than_pytorch_keeps_programs_are_compiled(monkeypatch):
+    """Without an error PyTorch computes what is beyond its limit by attention that keeps all scores; here nothing is."""
+    counter = CompileCounter()
+    flex = torch.compile(flex_attention, backend=counter, fullgraph=True)
+
+    def attended(rows, length, window):
+        layout = Layout.of((length - 3, 3) * rows, rows, torch.device("cpu"))
+        q, k, v = (torch.randn(rows, count, length, 16) for count in (4, 2, 2))
+        found = attend_compiled(flex, q, k, v, layout, scale=0.3, window=window, sinks=None)
+        expected = attend_masked(q, k, v, layout.mask(window), scale=0.3)
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+    kinds = [(2, 32, None), (3, 32, None), (2, 32, 7)]
+    torch._dynamo.reset()
+    with torch._dynamo.config.patch(recompile_limit=1):  # its own
+        for kind in kinds:
+            attended(*kind)
+    assert counter.frame_count == len(kinds)
+    monkeypatch.setattr(by_document, "_PROGRAMS", len(kinds))
+    attended(2, 48, 7)  # under a dense mask where no more are kept
+    assert counter.frame_count == len(kinds)
+    torch._dynamo.reset()
 
 
 @pytest.mark.parametrize("window", [None, 20])

@@ -28,6 +28,9 @@ from torch.utils._triton import has_triton
 from limbeck.host import queues, sent
 
 _LEAST_FLEX = 16  # channels of a head
+# Programs that PyTorch keeps of compiled attention: shapes until they are taken as variable, windows, sinks, heads, gradients,
+# TF32. Beyond its own limit of 8 it falls back, without an error, to attention that keeps all scores.
+_PROGRAMS = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +85,7 @@ def attend_by_document(
     if not dropout and sinks is None and (flash := _flash()) and _flashes(q, v):
         return attend_flash(flash, q, k, v, layout, scale=scale, window=window)
     if not dropout and q.is_cuda and has_triton() and min(q.shape[-1], v.shape[-1]) >= _LEAST_FLEX:
-        return attend_flex(_compiled(), q, k, v, layout, scale=scale, window=window, sinks=sinks)
+        return attend_compiled(_compiled(), q, k, v, layout, scale=scale, window=window, sinks=sinks)
     return attend_masked(q, k, v, layout.mask(window), scale=scale, dropout=dropout, sinks=sinks)
 
 
@@ -120,7 +123,29 @@ def attend_flash(
 
 @cache
 def _compiled() -> Callable[..., Tensor]:
-    return torch.compile(flex_attention)
+    return torch.compile(flex_attention, fullgraph=True)  # where the limit of its programs is an error
+
+
+def attend_compiled(
+    flex: Callable[..., Tensor],
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    layout: Layout,
+    *,
+    scale: float,
+    window: int | None,
+    sinks: Tensor | None,
+) -> Tensor:
+    """`attend_flex`, or attention under a dense mask where there would be more than `_PROGRAMS` programs of a whole graph."""
+    from torch._dynamo import config  # takes seconds to load
+    from torch._dynamo.exc import FailOnRecompileLimitHit
+
+    try:
+        with config.patch(recompile_limit=_PROGRAMS):
+            return attend_flex(flex, q, k, v, layout, scale=scale, window=window, sinks=sinks)
+    except FailOnRecompileLimitHit:
+        return attend_masked(q, k, v, layout.mask(window), scale=scale, sinks=sinks)
 
 
 def attend_flex(
