@@ -321,6 +321,18 @@ def test_intervals_of_shares_are_never_empty():
     assert 0 <= some.low < some.value == 7 / 16 < some.high <= 1
 
 
+@pytest.mark.parametrize(
+    ("right", "value"), [([3.0], 0.3), ([10.0], 1.0), ([0.0], 0.0), ([3.0, 4.0], 0.35), ([0.0, 0.0], 0.0)]
+)
+def test_one_or_two_rows_have_a_share_and_no_interval(right, value):
+    """Questions of one row are one cluster: between clusters nothing is seen to vary."""
+    found = share_interval(np.array(right), np.full(len(right), 10.0))
+    assert found.value == pytest.approx(value)
+    assert np.isnan([found.low, found.high]).all()
+    nothing = share_interval(np.zeros(0), np.zeros(0))
+    assert (nothing.low, nothing.high, nothing.n) == (0, 1, 0)
+
+
 # The command
 
 

@@ -72,10 +72,11 @@ def share_interval(right: Float[np.ndarray, " rows"], questions: Float[np.ndarra
     """The share of correct answers, with rows as the sampling unit, since questions of one row are not independent.
 
     ``right`` and ``questions`` count correct answers and questions of each row. If all answers are correct, or none, resampling
-    shows no spread; then each row counts as one trial (`wilson`).
+    shows no spread; then each row counts as one trial (`wilson`). One or two rows give no interval: how much rows differ is
+    unknown, however many questions they have.
     """
     n = len(right)
-    if n < 2 or right.sum() in (0, questions.sum()):
+    if n == 0 or (n >= FEWEST_DOCUMENTS and right.sum() in (0, questions.sum())):
         return wilson(n if right.sum() else 0, n)
     found = mean_interval(right, questions)
     return found.within(0.0, 1.0)

@@ -26,7 +26,7 @@ from limbeck.corpora.tasks.values import FORMS, Row, entries_of, sample_rows
 from limbeck.errors import BadTask
 from limbeck.models.language_model import LanguageModel
 from limbeck.planning.cost.size import Size
-from limbeck.probes.interval import FEWEST_DOCUMENTS, Interval, mean_interval, share_interval
+from limbeck.probes.interval import Interval, mean_interval, share_interval
 from limbeck.probes.named import TEXT, ProbeContext, probe
 from limbeck.probes.pass_until import spelled
 from limbeck.types import Batch, Reading
@@ -210,5 +210,4 @@ def _scored(model: LanguageModel, spelt: Sequence[tuple[list[int], list[int]]]) 
 
 def _share(one: Values, scores: Scores) -> Interval:
     """The share of exact answers among these scores of the rows."""
-    right, rows = one.sums(scores.exact), one.rows
-    return (share_interval if len(rows) >= FEWEST_DOCUMENTS else mean_interval)(right, rows)
+    return share_interval(one.sums(scores.exact), one.rows)
