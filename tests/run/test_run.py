@@ -289,3 +289,38 @@ def test_a_cuda_device_always_has_its_number(device, expected, monkeypatch):
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
     assert join(device).device == torch.device("cuda", expected)
     assert chosen == [torch.device("cuda", expected)]
+
+
+@pytest.mark.parametrize(("backend", "host"), [("cuda:nccl", "gloo"), ("cpu:gloo,cuda:nccl", None)])
+def test_numbers_of_the_host_have_a_group_beside_nccl_alone(backend, host, monkeypatch):
+    """As a program leaves it that calls init_process_group("nccl"); its group stays after the job."""
+    used, ended, whole = [], [], object()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name, value in {
+        "is_initialized": lambda: True,
+        "get_rank": lambda: 0,
+        "get_world_size": lambda: 2,
+        "get_backend_config": lambda group: backend,
+        "new_group": lambda *, backend, timeout: backend,
+        "all_reduce": lambda tensor, *, group: used.append((tensor.device.type, group)),
+        "destroy_process_group": lambda: ended.append(True),
+    }.items():
+        monkeypatch.setattr(torch.distributed, name, value)
+    monkeypatch.setattr(torch.distributed, "group", SimpleNamespace(WORLD=whole))
+    for name, value in {
+        "is_available": lambda: True,
+        "device_count": lambda: 2,
+        "set_device": lambda device: None,
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    world = join("cuda")
+    assert world.device == torch.device("cuda", 0)
+    world.sum(1.0)
+    world.any(True)
+    world.sum_tensor(torch.ones((), device="meta"))  # in the place of one on the device
+    assert used == [("cpu", host), ("cpu", host), ("meta", None)]
+    used.clear()
+    join("cpu").sum_gradients([torch.ones(2, requires_grad=True)])
+    assert used == [("cpu", host)]
+    leave()
+    assert not ended

@@ -50,7 +50,7 @@ def sharded(
         return world
     sizes, names = ((shards,), (SHARD,)) if replicas == 1 else ((replicas, shards), (REPLICATE, SHARD))
     layout = init_device_mesh(world.device.type, sizes, mesh_dim_names=names)
-    return Sharded(world.rank, world.size, world.device, layout, dtype, narrow)
+    return Sharded(world.rank, world.size, world.device, layout, dtype, narrow, group=world.group, host=world.host)
 
 
 @dataclass(frozen=True)

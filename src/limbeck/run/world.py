@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from limbeck.run.mesh import Mesh
 from limbeck.types import Batch, CausalLM, Outputs
 
 _PATIENCE = timedelta(hours=6)  # probes and saving run on rank 0 alone while the others wait
+_BEGUN: list[Any] = []  # the process group that `join` began
 _BUCKET = 2**24  # elements summed in one message: 64 MiB in float32
 
 
@@ -34,13 +36,15 @@ _BUCKET = 2**24  # elements summed in one message: 64 MiB in float32
 class World:
     """The processes of this run, each with all weights: a `Mesh`. ``rank`` 0 writes files and prints.
 
-    ``group`` is the process group of its collectives, None for the one that all processes began with.
+    ``group`` is the process group of its collectives, None for the one that all processes began with. ``host`` is that of numbers
+    in host memory, where the other takes none.
     """
 
     rank: int
     size: int
     device: torch.device
     group: dist.ProcessGroup | None = field(default=None, kw_only=True)
+    host: dist.ProcessGroup | None = field(default=None, kw_only=True)
 
     @property
     def sharded(self) -> bool:
@@ -65,7 +69,7 @@ class World:
             return value
         total = value.clone()
         with meeting():
-            dist.all_reduce(total, group=self.group)
+            dist.all_reduce(total, group=self.group if queues(value.device) else self.host or self.group)
         return total
 
     def any(self, *flags: bool) -> list[bool]:
@@ -74,7 +78,7 @@ class World:
             return list(flags)
         total = torch.tensor(flags, dtype=torch.int32)  # by the host's own messages, which wait for no device
         with meeting():
-            dist.all_reduce(total, group=self.group)
+            dist.all_reduce(total, group=self.host or self.group)
         return [count > 0 for count in total.tolist()]
 
     def sum_gradients(self, parameters: Iterable[Tensor]) -> None:
@@ -92,10 +96,10 @@ class World:
             bucket.append(parameter.grad)
             elements += parameter.grad.numel()
             if elements >= _BUCKET:
-                _all_reduce(bucket)
+                _all_reduce(bucket, self.group)
                 bucket, elements = [], 0
         if bucket:
-            _all_reduce(bucket)
+            _all_reduce(bucket, self.group)
 
     def clip(self, gradients: list[Tensor], max_norm: float) -> Tensor:
         """Scales gradients, the same on every rank, down to a joint norm of at most ``max_norm``; gives the norm before."""
@@ -185,8 +189,9 @@ def named(device: str) -> torch.device:
 def join(device: str = "auto") -> World:
     """The `World` that `torchrun` set up in the environment, with all weights on each process, or a single process.
 
-    ``device`` is "auto" (CUDA if available, else the CPU), "cpu", "cuda" or "cuda:1". Ranks on CUDA use one device each. Raises
-    RuntimeError if there is no such device, or if several processes were given one device.
+    ``device`` is "auto" (CUDA if available, else the CPU), "cpu", "cuda" or "cuda:1". Ranks on CUDA use one device each. A
+    process group that the program has begun is used, and stays after `leave`. Raises RuntimeError if there is no such device, or
+    if several processes were given one device.
     """
     size, local = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
     where = named(device)
@@ -201,13 +206,29 @@ def join(device: str = "auto") -> World:
     if not dist.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if where.type == "cuda" else "gloo"  # the host's messages wait for no device
         dist.init_process_group(backend, timeout=_PATIENCE)
-    return World(rank=dist.get_rank(), size=dist.get_world_size(), device=where)
+        _BEGUN[:] = [dist.group.WORLD]
+    host = _of_host(dist.group.WORLD)
+    own = None if queues(where) else host  # a program that has begun NCCL alone may compute on CPUs here
+    return World(rank=dist.get_rank(), size=dist.get_world_size(), device=where, group=own, host=host)
 
 
 def leave() -> None:
-    """Ends the process group, if there is one."""
-    if dist.is_initialized():
+    """Ends the process group that `join` began, if there is one."""
+    if dist.is_initialized() and dist.group.WORLD in _BEGUN:
+        _BEGUN.clear()
+        _of_host.cache_clear()
         dist.destroy_process_group()
+
+
+@lru_cache(maxsize=1)
+def _of_host(whole: dist.ProcessGroup | None) -> dist.ProcessGroup | None:
+    """A group for numbers in host memory, where that of all processes, by NCCL alone, takes none; else None.
+
+    All processes call it together.
+    """
+    if "cpu:" in dist.get_backend_config(whole):
+        return None
+    return dist.new_group(backend="gloo", timeout=_PATIENCE)
 
 
 @contextmanager
@@ -231,9 +252,9 @@ def scale_down(gradients: list[Tensor], norm: Tensor, max_norm: float) -> None:
         torch._foreach_mul_(gradients, float(max_norm / norm))
 
 
-def _all_reduce(gradients: list[Tensor]) -> None:
+def _all_reduce(gradients: list[Tensor], group: dist.ProcessGroup | None) -> None:
     flat = torch.cat([g.reshape(-1) for g in gradients])
     with meeting():
-        dist.all_reduce(flat)
+        dist.all_reduce(flat, group=group)
     for gradient, piece in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
         gradient.copy_(piece.view_as(gradient))
