@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from limbeck.models.anatomy import SUPPORTED
+from limbeck.models.experts import DENSE
 from limbeck.models.gguf.families import FAMILIES, GGUF_MODEL_TYPES
 
 ROOT = Path(__file__).parents[1]
@@ -18,6 +19,8 @@ WRITTEN = {"gemma3" if name == "gemma3_text" else name for name in GGUF_MODEL_TY
     [
         ("README.md", r"Pruning knows ([^.;]+)[.;]", PRUNED),
         ("docs/explain/pruning-by-table.md", r"These have one: ([^.;]+)[.;]", PRUNED),
+        ("README.md", r"Mixtures of experts of ([^.]+) become dense", set(DENSE)),
+        ("docs/explain/pruning-by-table.md", r"They become dense before they are pruned: ([^.]+)[.]", set(DENSE)),
         ("docs/how-to/export.md", r"\n\| ([a-z0-9_, ]+) \| yes \|", WRITTEN),
         ("docs/how-to/gguf.md", r"\n\| limbeck \| ([^|]+) \|", set(FAMILIES)),
     ],

@@ -42,7 +42,12 @@ NAMES = {
     "one-support.md": ["Qwen2.5", "151,936", "152,064", "is not 0", "float64"],
     "probes.md": ["An accuracy of 12 %"],
     "packing-without-a-mask.md": ["float32"],
-    "pruning-by-table.md": ["gemma2, gemma3, glm4, gpt2", "olmo2, olmo3, phi3, qwen2, qwen3, smollm3"],
+    "pruning-by-table.md": [
+        "gemma2, gemma3, glm4, gpt2",
+        "olmo2, olmo3, phi3, qwen2, qwen3, smollm3",
+        "qwen2_moe",
+        "qwen3_moe",
+    ],
     "quantised-training.md": ["4 bits", "Q4_0", "GPT-2", "float32", "bfloat16"],
     "queried-teachers.md": ["FP8, MXFP4"],
     "recall.md": ["almost 0", "includes 0"],

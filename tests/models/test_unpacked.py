@@ -57,7 +57,7 @@ ROTARY = {
 }
 
 
-def _model(config, name: str) -> LanguageModel:
+def random_model(config, name: str) -> LanguageModel:
     """A frozen model with large random weights, as after loading."""
     model = new_model(config, words(), 0, name=name)
     generator = torch.Generator().manual_seed(1)
@@ -68,9 +68,9 @@ def _model(config, name: str) -> LanguageModel:
     return model
 
 
-def _alone(config, name: str, tokens: torch.Tensor) -> torch.Tensor:
+def alone(config, name: str, tokens: torch.Tensor) -> torch.Tensor:
     """The output of Transformers for one document, from a new model."""
-    model = _model(config, name)
+    model = random_model(config, name)
     theirs = type(model.model)(model.config).eval()
     theirs.load_state_dict(model.model.state_dict())
     with torch.no_grad():
@@ -85,7 +85,7 @@ def _batch(tokens: torch.Tensor, lengths: list[int]) -> Batch:
 
 @pytest.mark.parametrize("name", LONE)
 def test_a_decoder_that_cannot_be_packed_runs_each_document_alone(name, tmp_path):
-    save(_model(LONE[name], name), tmp_path / name)
+    save(random_model(LONE[name], name), tmp_path / name)
     model = load(tmp_path / name)
     assert not model.packs
     batch = packed(rows=2)
@@ -93,27 +93,27 @@ def test_a_decoder_that_cannot_be_packed_runs_each_document_alone(name, tmp_path
     for row in range(2):
         for document in (0, 1):
             inside = batch.document[row] == document
-            theirs = _alone(LONE[name], name, batch.tokens[row, inside])
+            theirs = alone(LONE[name], name, batch.tokens[row, inside])
             torch.testing.assert_close(logits[row, inside], theirs, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ROTARY)
 def test_documents_choose_rotary_frequencies_by_their_own_length(name):
-    model = _model(ROTARY[name], name)
+    model = random_model(ROTARY[name], name)
     verify(model)
     assert model.packs
     tokens = torch.randint(40, (60,), generator=torch.Generator().manual_seed(2))
     lengths = [10, 24, 16, 10]  # on both sides of 16, and at it
     logits = model(_batch(tokens, lengths)).logits()
     for part, ours in zip(tokens.split(lengths), logits.split(lengths), strict=True):
-        torch.testing.assert_close(ours, _alone(ROTARY[name], name, part), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(ours, alone(ROTARY[name], name, part), rtol=1e-4, atol=1e-4)
     short = model(_batch(tokens[:16], [16])).logits()  # after longer texts, as before them
-    torch.testing.assert_close(short, _alone(ROTARY[name], name, tokens[:16]), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(short, alone(ROTARY[name], name, tokens[:16]), rtol=1e-4, atol=1e-4)
 
 
 def test_a_rotary_module_of_an_unknown_rule_is_noticed(monkeypatch):
     monkeypatch.setattr("limbeck.models.language_model.choose_by_document", lambda model: None)
-    model = _model(ROTARY["phi3"], "phi3")
+    model = random_model(ROTARY["phi3"], "phi3")
     verify(model)
     assert not model.packs
 
@@ -144,7 +144,7 @@ def test_documents_run_alone_are_back_in_their_places_and_carry_gradients():
 
 def test_logits_that_are_no_numbers_are_refused():
     for value in (float("inf"), float("nan")):
-        model = _model(ROTARY["dynamic"], "wild")
+        model = random_model(ROTARY["dynamic"], "wild")
         model.model.lm_head.weight[3] = value
         with pytest.raises(Exception, match="wild: architecture llama is refused: its logits are NaN or infinite"):
             verify(model)
@@ -153,7 +153,7 @@ def test_logits_that_are_no_numbers_are_refused():
 
 
 def test_the_cost_of_documents_in_rows_of_their_own_is_printed(tmp_path):
-    lone = _model(LONE["mamba2"], "mamba")
+    lone = random_model(LONE["mamba2"], "mamba")
     verify(lone)
     findings = _packing(lone, ["w1"], 6)
     # rows of 6 out of documents of 4: 4 + 2 and 2 + 4, run as three of 4 (one of which is 2, padded), and one of 2: 14 of 12
@@ -163,4 +163,4 @@ def test_the_cost_of_documents_in_rows_of_their_own_is_printed(tmp_path):
         "padded to the longest of its batch: at most twice as many tokens"
     )  # too little text for more
     assert "1.17 times as many tokens of this text" in unpacked_cost("x", rows_of_documents([4, 4, 4], 6))
-    assert _packing(_model(ROTARY["dynamic"], "packs"), ["w1"], 6) == []
+    assert _packing(random_model(ROTARY["dynamic"], "packs"), ["w1"], 6) == []

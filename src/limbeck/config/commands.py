@@ -80,6 +80,7 @@ COMMANDS = (
                 "shape",
                 "weight_bytes",
                 "vocab",
+                "experts",
                 "method",
                 "low_rank",
                 "factor",

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from limbeck.errors import BadModel
+from limbeck.models.experts import DENSE, dense_config, is_mixture
 
 if TYPE_CHECKING:  # seconds to load, for names of types
     from torch import nn
@@ -123,6 +124,14 @@ class Anatomy:
         tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
         return cls(kind, sizes, outside, inside, tied)
 
+    @classmethod
+    def of_students(cls, config: PreTrainedConfig) -> Anatomy:
+        """The anatomy of what students are pruned from: that of a configuration, of a mixture of experts its dense decoder's.
+
+        Raises BadModel as `of` does, and for a mixture for which the dense family has no place.
+        """
+        return cls.of(_dense(config))
+
     def count(self, *, layers: Any, hidden: Any, heads: Any, kv_heads: Any, ffn: Any) -> Any:
         """Number of parameters of a student of these sizes, tied ones once. Sizes are numbers or arrays that broadcast."""
         sizes = replace(self.sizes, layers=layers, hidden=hidden, heads=heads, kv_heads=kv_heads, ffn=ffn)
@@ -155,6 +164,7 @@ def resized(config: PreTrainedConfig, *, layers: Sequence[int], sizes: Sizes) ->
     Lists with one entry per layer (sliding or full attention, rotary positions or none) keep the entries of these layers.
     head_dim is explicit, since it no longer follows from the width. Raises BadModel for an architecture that cannot be pruned.
     """
+    config = _dense(config)
     kind = _kind(config)
     written = config.to_dict()
     depth = int(getattr(config, kind.fields["layers"]))
@@ -200,19 +210,22 @@ def _sizes(config: PreTrainedConfig, kind: Kind) -> Sizes:
     )
 
 
+def _dense(config: PreTrainedConfig) -> PreTrainedConfig:
+    """The configuration itself, or of a mixture of experts that of the dense decoder made of it."""
+    if is_mixture(config):
+        _check_unquantised(config)
+    return dense_config(config)
+
+
 def _kind(config: PreTrainedConfig) -> Kind:
     kind = KINDS.get(config.model_type)
     if kind is None:
         raise BadModel(
-            f"a {config.model_type} model cannot be pruned: limbeck prunes {', '.join(SUPPORTED)} models. "
+            f"a {config.model_type} model cannot be pruned: limbeck prunes {', '.join(SUPPORTED)} models, and students of "
+            f"mixtures of experts ({', '.join(sorted(DENSE))}), made dense before. "
             "It may be a teacher, which is checked when it is loaded: give a smaller model with its tokenizer as --student"
         )
-    if getattr(config, "quantization_config", None) is not None:
-        raise BadModel(
-            f"a {config.model_type} model with quantised weights cannot be pruned: de-quantise it first (limbeck import MODEL "
-            "--out FOLDER), or give the unquantised model. It may be a teacher as it is: give a smaller model with its tokenizer "
-            "as --student"
-        )
+    _check_unquantised(config)
     if getattr(config, "add_cross_attention", False) or getattr(config, "scale_attn_by_inverse_layer_idx", False):
         raise BadModel(
             f"a {config.model_type} model with add_cross_attention or scale_attn_by_inverse_layer_idx cannot be pruned: "
@@ -223,6 +236,15 @@ def _kind(config: PreTrainedConfig) -> Kind:
         # Its configuration checks the length of these factors against hidden / heads, whatever head_dim says.
         return _with(kind, square=True)
     return kind_of(config.model_type, parallel=bool(getattr(config, "use_parallel_residual", False)))
+
+
+def _check_unquantised(config: PreTrainedConfig) -> None:
+    if getattr(config, "quantization_config", None) is not None:
+        raise BadModel(
+            f"a {config.model_type} model with quantised weights cannot be pruned: de-quantise it first (limbeck import MODEL "
+            "--out FOLDER), or give the unquantised model. It may be a teacher as it is: give a smaller model with its tokenizer "
+            "as --student"
+        )
 
 
 def kind_of(model_type: str, *, parallel: bool) -> Kind:

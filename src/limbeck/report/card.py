@@ -9,6 +9,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from limbeck.report.experts import experts_sentence
 from limbeck.report.quantised import quantised_sentence
 from limbeck.report.rounds import pruned_in
 from limbeck.report.start import Start, start_of
@@ -117,7 +118,8 @@ def _chosen(lineage: Mapping[str, Any]) -> str:
             f"The matrices of its layers are factors of rank {min(ranks)} to {max(ranks)} with {factors['keep']:.0%} of their "
             f"parameters{apart}, fitted by {plain(str(factors['method']))}.{out}"
         )
-    return f"Units to keep were scored by {plain(str(lineage['method']))}." if "method" in lineage else ""
+    scored = f"Units to keep were scored by {plain(str(lineage['method']))}." if "method" in lineage else ""
+    return f"{experts_sentence(lineage['experts'])} {scored}" if "experts" in lineage else scored
 
 
 def _origin(run: Mapping[str, Any], student: Mapping[str, Any], teacher: Mapping[str, Any]) -> str:

@@ -22,6 +22,7 @@ from limbeck.disk import write_text
 from limbeck.probes.calibration import reliability
 from limbeck.probes.interval import FEWEST_DOCUMENTS
 from limbeck.report.decision import by_chance, rows_decided, rule, too_few
+from limbeck.report.experts import experts_sentence
 from limbeck.report.figures import (
     Curve,
     HeldOutCurve,
@@ -184,6 +185,7 @@ def render(found: RunFolder) -> str:
             rounds=pruned_in(run.get("lineage") or {}),
             moved=_moved(found),
             alignment=_alignment(found.reading("student", "representation_alignment")),
+            experts_sentence=experts_sentence,
             costs=_costs(found),
             fewer=fewer(run),
             tasks=task_table(found.readings),

@@ -122,12 +122,13 @@ class Round(TypedDict):
 
 
 class Lineage(TypedDict, total=False):
-    """Which units of its teacher a student was pruned to."""
+    """Which units of its teacher a student was pruned to, and how a mixture of ``experts`` became dense before that."""
 
     kept: Units
     method: str
     low_rank: LowRank
     rounds: list[Round]
+    experts: dict[str, Any]
 
 
 class Run(TypedDict, total=False):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from limbeck.planning.checks.price import Price
+from limbeck.report.experts import experts_sentence
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,9 @@ ROUNDED = Start(
 
 def start_of(run: Mapping[str, Any]) -> Start:
     """The start of a run, from what its run.json holds."""
-    conversion = run.get("conversion")
+    conversion, experts = run.get("conversion"), (run.get("lineage") or {}).get("experts")
+    if not conversion and experts:
+        return Start("made dense, untrained", CUT.name, f"{CUT.means} {experts_sentence(experts)}")
     if not conversion:
         if (run.get("lineage") or {}).get("rounds"):
             return ROUNDED

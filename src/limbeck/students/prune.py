@@ -26,6 +26,7 @@ from limbeck.models.language_model import LanguageModel
 from limbeck.models.save import save_as_read
 from limbeck.models.stored import StoredModel
 from limbeck.models.trim.model import lineage_of_vocabulary
+from limbeck.students.dense import lineage_of_experts
 from limbeck.students.kept import Kept
 from limbeck.students.shape import Shape, check
 from limbeck.students.tally import Scores
@@ -185,5 +186,5 @@ class _Pruning:
         model.generation_config = copy.deepcopy(teacher.model.generation_config)
         kept = {name: getattr(self.kept, name).tolist() for name in Kept.__dataclass_fields__ if name != "vocab"}
         lineage = {"teacher": teacher.name, "method": method, "shape": asdict(self.shape), "kept": kept}
-        lineage |= lineage_of_vocabulary(teacher)
+        lineage |= lineage_of_vocabulary(teacher) | lineage_of_experts(teacher)
         return LanguageModel(model, teacher.tokenizer, f"{teacher.name}-cut", lineage)

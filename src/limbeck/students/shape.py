@@ -47,8 +47,11 @@ class Shape:
 
     @classmethod
     def of(cls, config: PreTrainedConfig) -> Shape:
-        """The shape of a configuration. Raises BadModel for an architecture that cannot be pruned."""
-        return cls.of_anatomy(Anatomy.of(config))
+        """The shape of a configuration, of a mixture of experts that of the dense decoder made of it.
+
+        Raises BadModel for an architecture that cannot be pruned.
+        """
+        return cls.of_anatomy(Anatomy.of_students(config))
 
     @classmethod
     def of_anatomy(cls, anatomy: Anatomy) -> Shape:
@@ -82,7 +85,7 @@ class Budget:
 
 def parameters(config: PreTrainedConfig, shape: Shape) -> int:
     """Number of parameters, tied ones once, of a student of this shape pruned from a teacher of this configuration."""
-    return int(Anatomy.of(config).count(**asdict(shape)))
+    return int(Anatomy.of_students(config).count(**asdict(shape)))
 
 
 def choose(config: PreTrainedConfig, *, parameters: int, multiple: int = 1) -> Shape:
@@ -93,17 +96,17 @@ def choose(config: PreTrainedConfig, *, parameters: int, multiple: int = 1) -> S
     smallest legal student is larger. Channels, neurons, and heads x channels a head are of a ``multiple``. Without one, from 256
     channels on, they are multiples of 32, and of 64 above 512, where that costs under 2 % of the budget.
     """
-    return balanced(Anatomy.of(config), parameters=parameters, multiple=multiple)
+    return balanced(Anatomy.of_students(config), parameters=parameters, multiple=multiple)
 
 
 def choose_unblocked(config: PreTrainedConfig, *, parameters: int) -> Shape:
     """As `choose`, without regard to blocks: the choice of earlier versions, whose students are still in folders."""
-    return _balanced(Anatomy.of(config), Budget(parameters), Widths())
+    return _balanced(Anatomy.of_students(config), Budget(parameters), Widths())
 
 
 def choose_within(config: PreTrainedConfig, budget: Budget, *, multiple: int = 1) -> Shape:
     """As `choose`, for a budget of parameters or of bytes."""
-    return balanced_within(Anatomy.of(config), budget, multiple=multiple)
+    return balanced_within(Anatomy.of_students(config), budget, multiple=multiple)
 
 
 def balanced(anatomy: Anatomy, *, parameters: int, multiple: int = 1) -> Shape:
@@ -182,7 +185,7 @@ def _balanced(anatomy: Anatomy, budget: Budget, widths: Widths) -> Shape:
 
 def budget_of_shrink(config: PreTrainedConfig, factor: float) -> int:
     """The budget, in parameters, that makes the teacher ``factor`` times smaller. Raises BadShape unless ``factor`` > 1."""
-    return shrunk_budget(Anatomy.of(config), factor)
+    return shrunk_budget(Anatomy.of_students(config), factor)
 
 
 def shrunk_budget(anatomy: Anatomy, factor: float) -> int:
@@ -200,7 +203,7 @@ def parse_shape(text: str, config: PreTrainedConfig) -> Shape:
     Raises BadShape for an unknown or repeated axis, a value that is not a number, and a shape that `check` refuses.
     """
     given = shape_axes(text)
-    if "heads" in given and "kv_heads" not in given and "kv_heads" not in Anatomy.of(config).kind.fields:
+    if "heads" in given and "kv_heads" not in given and "kv_heads" not in Anatomy.of_students(config).kind.fields:
         given["kv_heads"] = given["heads"]
     shape = Shape(**{**asdict(Shape.of(config)), **given})
     check(config, shape)
@@ -227,7 +230,7 @@ def shape_axes(text: str) -> dict[str, int]:
 
 def check(config: PreTrainedConfig, shape: Shape) -> None:
     """Raises BadShape unless a teacher of this configuration can be pruned to this shape."""
-    anatomy = Anatomy.of(config)
+    anatomy = Anatomy.of_students(config)
     teacher = Shape.of_anatomy(anatomy)
     for axis in fields(Shape):
         ours, theirs = getattr(shape, axis.name), getattr(teacher, axis.name)
@@ -258,7 +261,7 @@ def check(config: PreTrainedConfig, shape: Shape) -> None:
 
 def config_of(shape: Shape, config: PreTrainedConfig) -> PreTrainedConfig:
     """The configuration of a student of this shape, with the first layers of a teacher of this configuration."""
-    return resized(config, layers=range(shape.layers), sizes=anatomy_of(shape, Anatomy.of(config)).sizes)
+    return resized(config, layers=range(shape.layers), sizes=anatomy_of(shape, Anatomy.of_students(config)).sizes)
 
 
 def anatomy_of(shape: Shape, teacher: Anatomy) -> Anatomy:

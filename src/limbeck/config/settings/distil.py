@@ -85,6 +85,16 @@ class DistilSettings(TrainingSettings, TeacherSettings):
             synonyms=("iterations", "pruning_rounds", "num_rounds", "iterative_steps", "prune_iterations"),
         ),
     ] = Field(default=1, ge=1, le=8, exclude=True)
+    experts: Annotated[
+        Literal["chosen", "merged"] | None,
+        Flag(
+            "How a mixture of experts becomes a dense student: the experts with the largest routing weights are chosen, or all "
+            "are merged into as many.",
+            "Model",
+            default="chosen",
+            synonyms=("moe_to_dense", "expert_merging", "num_experts"),
+        ),
+    ] = Field(default=None, exclude=True)
     mixers: Annotated[
         MixerNames,
         Flag(

@@ -30,6 +30,7 @@ from limbeck.jobs.distil.request import DistilRequest
 from limbeck.jobs.distil.vocabulary import check_vocabulary
 from limbeck.jobs.pair.student import OnDisk
 from limbeck.jobs.pair.trimmed import facts_in, load_teacher, load_whole_within, stored_teacher
+from limbeck.models.experts import is_mixture
 from limbeck.models.language_model import LanguageModel
 from limbeck.objectives.spec import ObjectiveSpec
 from limbeck.planning.cost.size import Size
@@ -94,6 +95,8 @@ class RunTeacher:
         hidden states of a model that does not fit in memory.
         """
         captured, local, world = self.captured, self.local, environment.world
+        if is_mixture(self.about.config):
+            return self.weights(environment)  # not from its files, which hold experts in another form
         if captured is not None:
             run = partial(captured.weights_within, device=world.device, dtype=environment.dtype)
             run = partial(run, length=length, spill=spill, say=console.print)

@@ -17,6 +17,7 @@ from limbeck.jobs.common.environment import Environment
 from limbeck.jobs.pair.mixers import parse_mixers
 from limbeck.jobs.pair.vocabulary import given_student
 from limbeck.models.configuration import load_config
+from limbeck.models.experts import DENSE, is_mixture
 from limbeck.models.gguf.numbers import BLOCK
 from limbeck.models.gguf.quantiser import KIND_OF
 from limbeck.models.language_model import LanguageModel
@@ -25,9 +26,12 @@ from limbeck.models.sidecar import FLOATS, stored_dtype
 from limbeck.models.source import resolve_description
 from limbeck.models.stored import StoredModel
 from limbeck.models.streamed import StreamedModel
+from limbeck.report.experts import experts_sentence
 from limbeck.report.words import count
+from limbeck.run.log import console
 from limbeck.run.micro import micro_batches
 from limbeck.students.convert import choose as choose_converted
+from limbeck.students.dense import CHOSEN, LINEAGE, lineage_of_experts, make_dense
 from limbeck.students.prune import StoredStudent, prune, prune_stored
 from limbeck.students.score import score
 from limbeck.students.shape import (
@@ -41,6 +45,7 @@ from limbeck.students.shape import (
 )
 from limbeck.students.tally import Scores
 from limbeck.teachers.ref import TeacherRef
+from limbeck.types import Batch
 
 _DTYPES = {name: getattr(torch, name) for name in FLOATS.values()}
 CALIBRATION_ROWS = 64
@@ -59,9 +64,16 @@ def target_shape(settings: DistilSettings, teacher: TeacherRef) -> Shape | None:
         raise BadSetting(f"{' and '.join(chosen)} both define the student: give one of them")
     check_conversion_flags(settings)
     _check_quantised_flags(settings)
+    if settings.student is not None and settings.experts is not None:
+        raise BadSetting("--student and --experts both define the student: give one of them")
     if settings.student is not None or (settings.mixers is not None and not chosen):
         return None
     config = load_config(teacher.config_source)
+    if settings.experts is not None and not is_mixture(config):
+        raise BadSetting(
+            f"--experts {settings.experts}: {settings.teacher} is no mixture of experts that becomes a dense student "
+            f"({', '.join(sorted(DENSE))}): leave --experts out"
+        )
     if settings.shape is not None:
         return parse_shape(settings.shape, config)
     if isinstance(settings.params, tuple):
@@ -185,7 +197,7 @@ def make_student(
     """
     folder = folder or settings.out / "cut"
     if environment.world.first and not (folder / "config.json").exists():
-        keys: _Keys = {"length": length, "environment": environment, "method": METHOD, "seed": settings.seed}
+        keys: Pruning = {"length": length, "environment": environment, "method": METHOD, "seed": settings.seed}
         if isinstance(teacher, OnDisk) and shape is not None:
             shrink_stored(shape, teacher.stored, teacher.run(), store, **keys).save(folder)
         else:
@@ -195,12 +207,17 @@ def make_student(
 
 
 def save_student(student: LanguageModel, settings: DistilSettings, ref: TeacherRef, folder: Path) -> None:
-    """Saves an untrained student in the number format of the model that it is made of, where that rounds nothing."""
+    """Saves an untrained student in the number format of the model that it is made of, where that rounds nothing.
+
+    Routing weights multiply the matrices of a mixture's experts, which are rounded to its format again.
+    """
     own = _DTYPES[stored_dtype(resolve_description(settings.student or ref.config_source))]
-    save(student, folder, dtype=own if holds(student, own) else None)
+    save(student, folder, dtype=own if holds(student, own) or lineage_of_experts(student) else None)
 
 
-class _Keys(TypedDict):
+class Pruning(TypedDict):
+    """How a student is pruned: the length of rows of its calibration sample, and what scores importance."""
+
     length: int
     environment: Environment
     method: str
@@ -221,14 +238,14 @@ def _in_memory(
     shape: Shape | None,
     teacher: LanguageModel | OnDisk,
     store: TokenStore,
-    keys: _Keys,
+    keys: Pruning,
 ) -> LanguageModel:
     """The student that --student names, or one that is pruned from a teacher in memory."""
     if shape is None:
         assert settings.student is not None
         return given_student(settings.student, ref, train=True)
     assert isinstance(teacher, LanguageModel)
-    return shrink_to(shape, teacher, store, **keys)
+    return shrink_to(shape, teacher, store, experts=settings.experts, **keys)
 
 
 def shrink_to(
@@ -240,8 +257,16 @@ def shrink_to(
     environment: Environment,
     method: str,
     seed: int,
+    experts: str | None = None,
 ) -> LanguageModel:
-    """A student of this shape, pruned from the teacher by importance on a calibration sample of the training text."""
+    """A student of this shape, pruned from the teacher by importance on a calibration sample of the training text.
+
+    A mixture of experts is made dense first, by ``experts`` of `students.dense`.
+    """
+    if is_mixture(teacher.config):
+        sample = _sample(store, length=length, environment=environment, seed=seed)
+        teacher = make_dense(teacher, sample, method=experts or CHOSEN)
+        console.print(experts_sentence(lineage_of_experts(teacher)[LINEAGE]))
     scores = _scores(teacher, store, length=length, environment=environment, method=method, seed=seed)
     return prune(teacher, shape=shape, scores=scores)
 
@@ -271,5 +296,11 @@ def _scores(
     method: str,
     seed: int,
 ) -> Scores:
+    sample = _sample(store, length=length, environment=environment, seed=seed)
+    return score(teacher, sample, method=method, seed=seed)
+
+
+def _sample(store: TokenStore, *, length: int, environment: Environment, seed: int) -> list[Batch]:
+    """The calibration sample of the training text."""
     sample = Rows(store, length=length, seed=seed).take(CALIBRATION_ROWS)
-    return score(teacher, list(micro_batches(sample, environment.world.device)), method=method, seed=seed)
+    return list(micro_batches(sample, environment.world.device))

@@ -302,7 +302,7 @@ def _candidate(name: str) -> Model:
 
 def _anatomy(name: str) -> Anatomy:
     file = config_file(name)
-    return read_anatomy(file) or Anatomy.of(_config(file))
+    return read_anatomy(file) or Anatomy.of_students(_config(file))
 
 
 def _config(file: Path) -> PreTrainedConfig:

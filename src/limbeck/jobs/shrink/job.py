@@ -24,10 +24,12 @@ from limbeck.jobs.common.folder import command
 from limbeck.jobs.common.opening import open_once
 from limbeck.jobs.common.sample import first_documents
 from limbeck.jobs.common.text import columns_of, passing_store
-from limbeck.jobs.pair.student import shrink_stored, stored_as, target_shape
-from limbeck.jobs.pair.trimmed import load_teacher_within, stored_teacher
+from limbeck.jobs.pair.student import Pruning, shrink_stored, shrink_to, stored_as, target_shape
+from limbeck.jobs.pair.trimmed import load_teacher, load_teacher_within, stored_teacher
 from limbeck.jobs.pair.vocabulary import trimmed_beside
 from limbeck.jobs.shrink.low_rank import check_flags, factored_student, sizes
+from limbeck.models.configuration import load_config
+from limbeck.models.experts import expert_count, is_mixture
 from limbeck.models.language_model import LanguageModel
 from limbeck.models.save import save
 from limbeck.models.sidecar import licence_of
@@ -78,17 +80,20 @@ def _shrunk(settings: ShrinkSettings, source: TeacherRef, environment: Environme
     _require_empty(out)  # another process may just have finished
     remove_beside(out)
     local = source if isinstance(source, LocalRef) else LocalRef(settings.teacher)
-    stored_weights = stored_teacher(local, environment)
-    teacher = stored_weights.about
+    # The files of a mixture hold its experts in another form than that in which Transformers computes: it is in memory.
+    mixture = load_teacher(local, environment) if is_mixture(load_config(local.config_source)) else None
+    files = stored_teacher(local, environment) if mixture is None else None
+    teacher = mixture if files is None else files.about
+    assert teacher is not None
     length = row_length(settings, teacher.context, environment.world.device, name=teacher.name)
-    runs = load_teacher_within(local, environment, length=length, spill=out)
+    runs = mixture or load_teacher_within(local, environment, length=length, spill=out)
     texts = first_documents(settings, source).texts
     show(open_once(settings, teacher, runs, texts, device=environment.world.device), console)
     with passing_store(settings, teacher) as store:
         if shape is None:
             made = _factored(settings, runs, store, length=length, environment=environment)
         else:
-            made = _pruned(settings, shape, stored_weights, runs, store, length=length, environment=environment)
+            made = _pruned(settings, shape, files, runs, store, length=length, environment=environment)
     student = made.about
     stored = stored_as(settings, source)
     wanted = ["--teacher", settings.teacher, "--student", str(out), "--data", settings.data]
@@ -113,21 +118,21 @@ def _shrunk(settings: ShrinkSettings, source: TeacherRef, environment: Environme
 def _pruned(
     settings: ShrinkSettings,
     shape: Shape,
-    teacher: StoredModel,
+    files: StoredModel | None,
     runs: LanguageModel | StreamedModel,
     store: TokenStore,
     *,
     length: int,
     environment: Environment,
 ) -> _Made:
-    cut = shrink_stored(
-        *(shape, teacher, runs, store),
-        length=length,
-        environment=environment,
-        method=settings.method,
-        seed=settings.seed,
-    )
-    return _Made(cut.about, shape, _sizes(teacher.about, shape, cut.about.parameters_count), cut.save)
+    """The student that is pruned from the files of a teacher, or from a mixture of experts in memory."""
+    how: Pruning = {"length": length, "environment": environment, "method": settings.method, "seed": settings.seed}
+    if files is not None:
+        cut = shrink_stored(shape, files, runs, store, **how)
+        return _Made(cut.about, shape, _sizes(files.about, shape, cut.about.parameters_count), cut.save)
+    assert isinstance(runs, LanguageModel)
+    student = shrink_to(shape, runs, store, experts=settings.experts, **how)
+    return _Made(student, shape, _sizes(runs, shape, student.parameters_count), partial(save, student))
 
 
 def _factored(
@@ -166,6 +171,8 @@ def _sizes(teacher: LanguageModel, shape: Shape, parameters: int) -> list[list[s
     """A table of the sizes of teacher and student, one row an axis."""
     before, after = asdict(Shape.of(teacher.config)), asdict(shape)
     rows = [[axis.replace("_", " "), f"{before[axis]:,}", f"{after[axis]:,}"] for axis in after]
+    if is_mixture(teacher.config):
+        rows.append(["experts", f"{teacher.config.num_experts_per_tok} of {expert_count(teacher.config)}", "dense"])
     return [["", "teacher", "student"], ["parameters", f"{teacher.parameters_count:,}", f"{parameters:,}"], *rows]
 
 
