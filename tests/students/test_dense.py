@@ -1,5 +1,7 @@
 """Mixtures of experts become dense decoders: exactly where that can be, and as students of their family."""
 
+from typing import Any
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, MixtralConfig, Qwen2MoeConfig, Qwen3MoeConfig
@@ -10,7 +12,7 @@ from limbeck.models.build import build
 from limbeck.models.experts import DENSE
 from limbeck.models.language_model import LanguageModel
 from limbeck.models.save import save
-from limbeck.students.dense import EXPERTS, make_dense, routing_of
+from limbeck.students.dense import EXPERTS, LINEAGE, lineage_of_experts, make_dense, routing_of
 from limbeck.students.prune import prune
 from limbeck.students.score import score
 from limbeck.students.shape import Shape, parameters
@@ -60,6 +62,11 @@ def assert_same_logits(a: LanguageModel, b: LanguageModel) -> None:
     torch.testing.assert_close(a(batch).logits(), b(batch).logits(), rtol=1e-4, atol=1e-4)
 
 
+def experts_of(model: LanguageModel) -> dict[str, Any]:
+    """What a model's lineage says of its experts."""
+    return lineage_of_experts(model)[LINEAGE]
+
+
 def test_every_mixture_has_a_test():
     assert set(MIXTURES) == set(DENSE)
 
@@ -97,8 +104,8 @@ def test_windows_biases_and_ties_are_those_of_the_mixture(name, keys):
 def test_the_only_expert_that_is_used_is_the_dense_ffn(name):
     teacher = mixture(name, router="third", num_experts_per_tok=1)
     dense = make_dense(teacher, [packed()])
-    assert dense.lineage["experts"]["layers"] == [[[2]], [[2]]]
-    assert dense.lineage["experts"]["routed"] == pytest.approx(1)
+    assert experts_of(dense)["layers"] == [[[2]], [[2]]]
+    assert experts_of(dense)["routed"] == pytest.approx(1)
     assert_same_logits(dense, teacher)
 
 
@@ -126,7 +133,7 @@ def test_routing_is_the_mean_of_transformers_own_router(norm):
 def test_merged_experts_are_means_by_routing_weight():
     teacher = mixture("qwen3_moe")
     routing, dense = routing_of(teacher, [packed()]), make_dense(teacher, [packed()], method="merged")
-    for layer, groups in enumerate(dense.lineage["experts"]["layers"]):
+    for layer, groups in enumerate(experts_of(dense)["layers"]):
         assert sorted(expert for group in groups for expert in group) == [0, 1, 2, 3, 4]
         assert len(groups) == 2
         weight = routing.weight[layer].float()
@@ -139,7 +146,7 @@ def test_merged_experts_are_means_by_routing_weight():
             ours = dense.model.model.layers[layer].mlp
             torch.testing.assert_close(ours.up_proj.weight[part], up)
             torch.testing.assert_close(ours.down_proj.weight[:, part], down)
-    assert dense.lineage["experts"]["routed"] == pytest.approx(1)
+    assert experts_of(dense)["routed"] == pytest.approx(1)
 
 
 @pytest.mark.parametrize("name", MIXTURES)
@@ -157,8 +164,9 @@ def test_a_student_is_an_ordinary_model_of_the_dense_family(name, tmp_path):
     assert not any(report.values())
     assert plain.config.model_type == DENSE[name]
     assert sum(p.numel() for p in plain.parameters()) == parameters(teacher.config, shape)
+    assert student.lineage is not None
     assert student.lineage["teacher"] == name
-    assert student.lineage["experts"]["experts"] == [2, 5]
+    assert experts_of(student)["experts"] == [2, 5]
 
 
 def test_what_cannot_become_dense_is_refused_with_a_reason():

@@ -14,14 +14,15 @@ from limbeck.models.auto import LimbeckForCausalLM
 from limbeck.models.bounds import check_config
 from limbeck.models.quiet import quiet_transformers
 from limbeck.models.source import config_file
+from limbeck.models.text_half import TEXT_HALF
 from limbeck.models.tied import has_own_head
 
 
 def load_config(name: str | Path) -> PreTrainedConfig:
     """The configuration of a model, without its weights.
 
-    Some files declare head and embedding as tied although the weights beside them hold a head of its own; then the
-    configuration is corrected (`models.tied`).
+    That of a multimodal model is the configuration of its text half (`models.text_half`). Some files declare head and embedding
+    as tied although the weights beside them hold a head of its own; then the configuration is corrected (`models.tied`).
 
     Raises BadModel where the configuration cannot be read, or is not that of a causal language model.
     """
@@ -47,9 +48,21 @@ def load_config(name: str | Path) -> PreTrainedConfig:
             f"{folder}: expected a causal language model, got {' '.join(named) or config.model_type}; "
             "give a decoder such as LlamaForCausalLM or GPT2LMHeadModel"
         )
+    if config.model_type in TEXT_HALF:
+        config = _text_half(config)
     if config.get_text_config().tie_word_embeddings and has_own_head(folder):
         set_tied(config, False)
     return config
+
+
+def _text_half(config: PreTrainedConfig) -> PreTrainedConfig:
+    """The configuration of the text half, with what the whole declares for both."""
+    text: PreTrainedConfig = config.get_text_config()
+    text.tie_word_embeddings = config.tie_word_embeddings
+    text.dtype = config.dtype if text.dtype is None else text.dtype
+    if is_quantised(config):
+        text.quantization_config = config.quantization_config
+    return text
 
 
 def set_tied(config: PreTrainedConfig, tied: bool) -> None:

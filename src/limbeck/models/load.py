@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,6 +26,7 @@ from limbeck.models.source import (
     resolve,
     stored_tensors,
 )
+from limbeck.models.text_half import RENAMED, has_text_half, text_name
 from limbeck.models.verify import verify
 from limbeck.models.weights import check_finite, check_match, check_shapes
 
@@ -118,6 +120,7 @@ def _load_weights(
     if not quantised:
         check_shapes(folder, config)
     # Some quantised formats can only be read onto their device, which Transformers leaves to accelerate.
+    renamed = {"key_mapping": RENAMED} if has_text_half(folder) else {}
     placed = {"device_map": {"": device}} if quantised and device.type != "cpu" and find_spec("accelerate") else {}
     with quiet_transformers():
         try:
@@ -130,6 +133,7 @@ def _load_weights(
                 attn_implementation=attention_of(config),
                 ignore_mismatched_sizes=True,  # reported below with a remedy, instead of a traceback
                 output_loading_info=True,
+                **renamed,
                 **placed,
             )
         except Exception as error:  # whatever a class, or a package for quantised weights, raises
@@ -144,7 +148,13 @@ def _load_weights(
         folder,
         mismatched=report["mismatched_keys"],
         missing=report["missing_keys"],
-        unexpected=[key for key in report["unexpected_keys"] if not is_old_buffer(key, stored[key].shape)],
+        unexpected=[key for key in _unexpected(report, folder) if not is_old_buffer(key, stored[key].shape)],
     )
     set_tied(model.config, model.get_output_embeddings().weight is model.get_input_embeddings().weight)
     return model
+
+
+def _unexpected(report: Mapping[str, Any], folder: Path) -> list[str]:
+    """The stored tensors for which a model has no place; those of a multimodal model's other half are left out."""
+    unexpected: list[str] = list(report["unexpected_keys"])
+    return [key for key in unexpected if text_name(key) is not None] if has_text_half(folder) else unexpected

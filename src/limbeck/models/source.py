@@ -24,6 +24,7 @@ from limbeck.disk import bare, existing, shown
 from limbeck.errors import BadModel, first_line
 from limbeck.models.gguf.cache import gguf_in, model_of
 from limbeck.models.gguf.shipped import SHIPPED
+from limbeck.models.text_half import has_text_half, text_name
 
 BUILTIN = "builtin:"
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "tekken.json")
@@ -165,8 +166,15 @@ class Stored:
 
 
 def stored_tensors(folder: Path) -> dict[str, Stored]:
-    """The place of each tensor of a folder's weights, by name. Raises BadModel as `check_weights` does."""
-    return {name: tensor for file in _weight_files(folder) for name, tensor in _read_header(file).items()}
+    """The place of each tensor of a folder's weights, by name; of a multimodal model those of its text half.
+
+    Raises BadModel as `check_weights` does.
+    """
+    found = {name: tensor for file in _weight_files(folder) for name, tensor in _read_header(file).items()}
+    if not has_text_half(folder):
+        return found
+    named = ((text_name(name), tensor) for name, tensor in found.items())
+    return {name: tensor for name, tensor in named if name is not None}
 
 
 def _weight_files(folder: Path) -> list[Path]:
