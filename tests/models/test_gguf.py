@@ -17,16 +17,20 @@ from transformers import (
     Gemma2Config,
     Gemma3TextConfig,
     GemmaConfig,
+    Glm4Config,
     GPT2Config,
     GPTNeoXConfig,
+    GraniteConfig,
     LlamaConfig,
     MistralConfig,
     Olmo2Config,
+    OlmoConfig,
     Phi3Config,
     Qwen2Config,
     Qwen3Config,
     SmolLM3Config,
     StableLmConfig,
+    Starcoder2Config,
 )
 
 from limbeck.commands import RUN
@@ -130,6 +134,17 @@ CONFIGS = {
     "gpt_neox-sequential": GPTNeoXConfig(**_NEOX, use_parallel_residual=False),
     "olmo2": Olmo2Config(**_IDS, **_BODY),
     "smollm3": SmolLM3Config(**_IDS, **_BODY),
+    "granite": GraniteConfig(
+        **_IDS,
+        **_BODY,
+        attention_multiplier=0.2,
+        embedding_multiplier=2.0,
+        residual_multiplier=0.5,
+        logits_scaling=4.0,
+    ),
+    "glm4": Glm4Config(**_IDS, **_BODY, head_dim=16),
+    "stablelm": StableLmConfig(**_IDS, **_BODY, use_qkv_bias=True),
+    "stablelm-parallel": StableLmConfig(**_IDS, **_BODY, use_parallel_residual=True),
 }
 LONG_TEXT = torch.arange(40).remainder(300)[None] * 7 % 300
 
@@ -216,24 +231,24 @@ def test_biases_that_a_llama_file_leaves_out_are_zero(tmp_path):
 
 
 def test_a_family_of_transformers_own_reader_is_read_whole_or_refused(tmp_path):
-    config = StableLmConfig(
-        **_IDS, **_BODY, use_qkv_bias=True, rope_parameters={"rope_theta": 1e4, "rope_type": "default"}
+    config = Starcoder2Config(
+        **_IDS, **_BODY, tie_word_embeddings=False, rope_parameters={"rope_theta": 1e4, "rope_type": "default"}
     )
     model = random_model(config)
     file = tmp_path / "model.gguf"
-    _write_stablelm(file, model)
+    _write_starcoder2(file, model)
     import_gguf(file, tmp_path / "folder")
     torch.testing.assert_close(logits(load(tmp_path / "folder").model), logits(model), rtol=1e-5, atol=1e-5)
-    assert "stablelm" in others()
-    _write_stablelm(file, model, {"blk.0.attn_q_norm.weight": np.ones(8, np.float32)})
-    with pytest.raises(BadModel, match=r"Transformers reads [\d,]+ of the [\d,]+ numbers of this stablelm file"):
+    assert "starcoder2" in others()
+    _write_starcoder2(file, model, {"blk.0.attn_q_norm.weight": np.ones(8, np.float32)})
+    with pytest.raises(BadModel, match=r"Transformers reads [\d,]+ of the [\d,]+ numbers of this starcoder2 file"):
         import_gguf(file, tmp_path / "other")
     assert not (tmp_path / "other").exists()
 
 
-def _write_stablelm(path: Path, model, more: dict[str, np.ndarray] | None = None) -> None:
-    """A StableLM file, by the names of the package `gguf`: none of limbeck's own table."""
-    writer = gguf.GGUFWriter(path, "stablelm")
+def _write_starcoder2(path: Path, model, more: dict[str, np.ndarray] | None = None) -> None:
+    """A StarCoder 2 file, by the names of the package `gguf`: none of limbeck's own table."""
+    writer = gguf.GGUFWriter(path, "starcoder2")
     config, words = model.config, byte_level()
     writer.add_block_count(config.num_hidden_layers)
     writer.add_context_length(config.max_position_embeddings)
@@ -241,8 +256,7 @@ def _write_stablelm(path: Path, model, more: dict[str, np.ndarray] | None = None
     writer.add_feed_forward_length(config.intermediate_size)
     writer.add_head_count(config.num_attention_heads)
     writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_rope_dimension_count(2)
-    writer.add_layer_norm_eps(config.layer_norm_eps)
+    writer.add_layer_norm_eps(config.norm_epsilon)
     for key, value in words.items():
         add = (
             writer.add_array
@@ -252,7 +266,7 @@ def _write_stablelm(path: Path, model, more: dict[str, np.ndarray] | None = None
             else writer.add_uint32
         )
         add(f"tokenizer.{key}", value)
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.STABLELM, config.num_hidden_layers)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.STARCODER2, config.num_hidden_layers)
     for name, parameter in model.named_parameters():
         writer.add_tensor(names.get_name(name, try_suffixes=(".weight", ".bias")), parameter.detach().numpy())
     for name, values in (more or {}).items():
@@ -321,7 +335,8 @@ def test_a_file_that_is_cut_short_is_refused(share, tmp_path):
         (Gemma3TextConfig(sliding_window_pattern=2), r"do not alternate with a period of 6"),
         (SmolLM3Config(no_rope_layers=[1] * 36), r"not every fourth layer is without positions"),
         (GPT2Config(scale_attn_by_inverse_layer_idx=True), r"scale_attn_by_inverse_layer_idx = True"),
-        (StableLmConfig(), r"a stablelm model has no place in a GGUF file that limbeck writes; there are gemma"),
+        (OlmoConfig(), r"a olmo model has no place in a GGUF file that limbeck writes; there are gemma"),
+        (StableLmConfig(qk_layernorm=True), r"qk_layernorm = True has no place .*implies False"),
     ],
 )
 def test_a_configuration_that_no_file_can_hold_is_refused(config, message):

@@ -228,6 +228,7 @@ _STATED = (
     "gemma",
     "gemma2",
     "gemma3",
+    "glm4",
 )  # of which a configuration always states the channels of a head
 
 
@@ -342,6 +343,19 @@ def _smollm3(keys: Keys, settings: dict[str, Any]) -> None:
 def _smollm3_refusal(config: PreTrainedConfig) -> str:
     usual = [int((layer + 1) % 4 != 0) for layer in range(config.num_hidden_layers)]
     return "" if list(config.no_rope_layers) == usual else "in which not every fourth layer is without positions"
+
+
+def _stablelm(keys: Keys, settings: dict[str, Any]) -> None:
+    _heads(keys, settings)
+    settings["use_qkv_bias"] = "blk.0.attn_q.bias" in keys.file.tensors
+    # The file has no norm of the FFN's input where attention and FFN have one input, whatever its key says.
+    keys.get("use_parallel_residual")
+    settings["use_parallel_residual"] = "blk.0.ffn_norm.weight" not in keys.file.tensors
+
+
+def _granite(keys: Keys, settings: dict[str, Any]) -> None:
+    _heads(keys, settings)
+    _whole_rotation(keys, settings)
 
 
 _ALL = (
@@ -467,6 +481,37 @@ _ALL = (
         complete=_smollm3,
         more=_more_heads,
         refusal=_smollm3_refusal,
+    ),
+    Family(
+        "granite",
+        ("granite",),
+        (
+            *_RMS,
+            Key("attention.scale", "attention_multiplier"),
+            Key("embedding_scale", "embedding_multiplier"),
+            Key("residual_scale", "residual_multiplier"),
+            Key("logit_scale", "logits_scaling"),
+        ),
+        {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False},
+        _NEIGHBOURS,
+        complete=_granite,
+        more=_more_heads,
+    ),
+    Family(
+        "glm4",
+        ("glm4",),
+        _RMS,
+        {"hidden_act": "silu", "attention_bias": True},
+        complete=_heads,
+        more=_more_heads,
+    ),
+    Family(
+        "stablelm",
+        ("stablelm",),
+        (*_SIZES, Key("attention.layer_norm_epsilon", "layer_norm_eps")),
+        {"hidden_act": "silu", "qk_layernorm": False},
+        complete=_stablelm,
+        more=lambda config: _more_heads(config) | {"use_parallel_residual": bool(config.use_parallel_residual)},
     ),
 )
 FAMILIES: Mapping[str, Family] = {family.architecture: family for family in _ALL}
