@@ -59,13 +59,15 @@ ROUNDED = Start(
 
 def start_of(run: Mapping[str, Any]) -> Start:
     """The start of a run, from what its run.json holds."""
-    conversion, experts = run.get("conversion"), (run.get("lineage") or {}).get("experts")
-    if not conversion and experts:
-        return Start("made dense, untrained", CUT.name, f"{CUT.means} {experts_sentence(experts)}")
+    conversion, lineage = run.get("conversion"), run.get("lineage") or {}
     if not conversion:
-        if (run.get("lineage") or {}).get("rounds"):
+        if lineage.get("rounds"):
             return ROUNDED
-        return GIVEN if run.get("signature", {}).get("student") else CUT
+        if run.get("signature", {}).get("student"):
+            return GIVEN
+        if experts := lineage.get("experts"):
+            return Start("made dense, untrained", CUT.name, f"{CUT.means} {experts_sentence(experts)}")
+        return CUT
     return MATCHED if conversion["tokens"] else CONVERTED
 
 

@@ -34,7 +34,7 @@ def check_rounds(settings: DistilSettings, teacher: TeacherRef, target: Shape | 
                 f"--rounds {settings.rounds} and {flag}: rounds prune a student out of the teacher: leave one of them out"
             )
     assert target is not None, "a student that is not given is pruned"
-    shapes = shapes_between(Anatomy.of(load_config(teacher.config_source)), target, settings.rounds)
+    shapes = shapes_between(Anatomy.of_students(load_config(teacher.config_source)), target, settings.rounds)
     anatomy = Shape.of(load_config(teacher.config_source))
     different = len({anatomy, *shapes, target}) - 1
     if different < settings.rounds:
