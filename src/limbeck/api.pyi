@@ -90,6 +90,7 @@ def doctor(
     shape: str | None = None,
     bytes: int | str | None = None,
     rounds: int | None = 1,
+    experts: Literal["chosen", "merged"] | None = None,
     any_teacher: bool | None = False,
     data: str | None = "python:stdlib",
     columns: str | Sequence[str] | Mapping[str, str] | None = None,
@@ -161,6 +162,8 @@ def doctor(
             file, or in another, such as one of limbeck export --to gguf. For example 25MB or 12MB:q8_0.
         rounds: Prune in so many rounds, with training between them; all share --tokens, half of which the last
             has. For example 2. Default: 1.
+        experts: How a mixture of experts becomes a dense student: the experts with the largest routing weights
+            are chosen, or all are merged into as many. Default: chosen.
         any_teacher: Continue with a teacher that predicts the text no better than the frequency of each token
             does.
         data: Dataset: .txt, .jsonl, .json (also .gz, .zst), .parquet, a folder, a glob, an address such as
@@ -261,6 +264,7 @@ def shrink(
     shape: str | None = None,
     bytes: int | str | None = None,
     vocab: int | str | None = None,
+    experts: Literal["chosen", "merged"] | None = None,
     method: Literal["activation", "gradient", "random"] | None = "activation",
     data: str | None = "python:stdlib",
     columns: str | Sequence[str] | Mapping[str, str] | None = None,
@@ -294,6 +298,8 @@ def shrink(
         vocab: Trim the vocabulary of teacher and student: auto keeps the tokens that the text uses, auto:5 those
             used at least 5 times, a number the most frequent ones; bytes and special tokens always stay. For
             example auto or 8k. Default: all tokens.
+        experts: How a mixture of experts becomes a dense student: the experts with the largest routing weights
+            are chosen, or all are merged into as many. Default: chosen.
         method: How the importance of what may be pruned is scored. Default: activation.
         data: Dataset on which importance is scored, in the forms that limbeck distil reads. For example
             a.jsonl:0.7,hf:b:0.3 or web:0.9,math:0.1; annealed: web:0.4,math:0.6. Default: python:stdlib.
@@ -333,6 +339,7 @@ def distil(
     shape: str | None = None,
     bytes: int | str | None = None,
     rounds: int | None = 1,
+    experts: Literal["chosen", "merged"] | None = None,
     any_teacher: bool | None = False,
     data: str | None = "python:stdlib",
     columns: str | Sequence[str] | Mapping[str, str] | None = None,
@@ -406,6 +413,8 @@ def distil(
             file, or in another, such as one of limbeck export --to gguf. For example 25MB or 12MB:q8_0.
         rounds: Prune in so many rounds, with training between them; all share --tokens, half of which the last
             has. For example 2. Default: 1.
+        experts: How a mixture of experts becomes a dense student: the experts with the largest routing weights
+            are chosen, or all are merged into as many. Default: chosen.
         any_teacher: Continue with a teacher that predicts the text no better than the frequency of each token
             does.
         data: Dataset: .txt, .jsonl, .json (also .gz, .zst), .parquet, a folder, a glob, an address such as
