@@ -52,7 +52,8 @@ NAMES = {
     "queried-teachers.md": ["FP8, MXFP4"],
     "recall.md": ["almost 0", "includes 0"],
     "sampled-targets.md": ["min(1, p / tau)"],
-    "scale.md": ["Llama 3 (", "H100", "Llama-3.1-Minitron"],
+    "scale.md": ["Llama 3 (", "H100", "Llama-3.1-Minitron", "Transformers 5.24"],
+    "sharded-weights.md": ["bfloat16", "float32", "torchao (0.18)", "Moments in 8 bits"],
     "shift-once.md": ["t + 1", "weight 0", "exactly 0", "n - 1"],
     "student-folders.md": ["float32", "release 4", "bfloat16"],
     "stores-in-shards.md": ["SHA-256"],
@@ -166,6 +167,13 @@ FIGURES = {
         ("{:.0f} tokens a second on a core", lambda: [packing_a_second()]),
         ("{:.0f} GB for each of {}", lambda: (scale().checkpoint() / 1e9, scale().GPUS)),
         ("with {0} rows a step, more than {0} GPUs", lambda: [scale().ROWS]),
+        (
+            "twice, {:,.0f} GB a step on each GPU, {:.1f} times what gathering its weights moves",
+            lambda: (
+                scale().tensor_parallel() / 1e9,
+                scale().tensor_parallel() / scale().INNER.moved()["teacher's weights, gathered"][0],
+            ),
+        ),
         ("None of this was measured on {} GPUs", lambda: [scale().GPUS]),
         (
             "moving takes {:.0f} % of the time of computing",

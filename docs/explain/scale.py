@@ -148,6 +148,15 @@ FLAT = Way("`shard`, live", GPUS, live=True)
 CACHED = Way("`shard=8,replicate=8`, captured", EACH, live=False)
 
 
+def tensor_parallel() -> float:
+    """Bytes that each GPU moves a step where the teacher's layers are split inside a machine.
+
+    Every layer sums the hidden states of all rows of the machine twice, in half precision.
+    """
+    hidden = 2 * TEACHER.hidden_size * OWN * EACH
+    return 2 * TEACHER.num_hidden_layers * hidden * 2 * (EACH - 1) / EACH
+
+
 def measured() -> dict:
     """What was measured here, as scale.json has it."""
     return json.loads(MEASURED.read_text(encoding="utf-8"))

@@ -81,6 +81,17 @@ def test_generated_text_does_not_depend_on_other_prompts():
     assert generate(model, prompts, max_new_tokens=most, uniforms=uniforms(6, 16, seed=1)) != together
 
 
+def test_prompts_of_several_temperatures_are_continued_together():
+    model, prompts, numbers = frozen(animal("qwen3")), some_prompts(), uniforms(6, 16)
+
+    def generated(temperature):
+        return generate(model, prompts, max_new_tokens=16, temperature=temperature, uniforms=numbers)
+
+    each = {temperature: generated(temperature) for temperature in (0.0, 0.5, 1.0)}
+    mixed = [0.5, 0.0, 1.0, 0.0, 0.0, 1.0]
+    assert generated(mixed) == [each[temperature][place] for place, temperature in enumerate(mixed)]
+
+
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
 def test_tokens_are_sampled_from_the_models_distribution(temperature):
     model, rows = frozen(animal("llama")), 4000

@@ -36,11 +36,12 @@ def generate(
     prompts: Sequence[Sequence[int]],
     *,
     max_new_tokens: int,
-    temperature: float = 1.0,
+    temperature: float | Sequence[float] = 1.0,
     uniforms: Float[np.ndarray, "B max_new_tokens"],
 ) -> list[Continuation]:
     """Generates a completion of each prompt, up to a stop token or ``max_new_tokens`` tokens; greedy at ``temperature`` 0.
 
+    ``temperature`` is one for all prompts, or one for each.
     ``uniforms`` (B, max_new_tokens) are random numbers in [0, 1) that decide the tokens of each row. Every prompt must have at
     least one token, and fit the model's context together with ``max_new_tokens`` more; this is not checked.
     """
@@ -50,14 +51,11 @@ def generate(
     row = np.arange(len(prompts))  # the prompt of each remaining row
     generated: list[list[int]] = [[] for _ in prompts]
     finished = np.zeros(len(prompts), dtype=bool)
+    temperatures = np.broadcast_to(np.asarray(temperature, dtype=float), len(prompts))
     cache: Any = None
     for step in range(max_new_tokens):
         logits, cache = model.read_on(tokens, cache, attention_mask=mask, position_ids=position)
-        logits = logits[:, : model.vocab]
-        if temperature == 0:
-            chosen = logits.argmax(-1).cpu().numpy()
-        else:
-            chosen = draw_tokens(tempered(logits, temperature), np.arange(len(row)), uniforms[row, step])
+        chosen = _chosen(logits[:, : model.vocab], temperatures[row], uniforms[row, step])
         continues = ~np.isin(chosen, stops)
         finished[row[~continues]] = True
         for i, token in zip(row[continues].tolist(), chosen[continues].tolist(), strict=True):
@@ -72,6 +70,21 @@ def generate(
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], -1)
         position = position[:, -1:] + 1
     return [Continuation(tuple(ids), bool(end)) for ids, end in zip(generated, finished, strict=True)]
+
+
+def _chosen(
+    logits: Float[Tensor, "rows V"], temperatures: Float[np.ndarray, " rows"], uniforms: Float[np.ndarray, " rows"]
+) -> Int[np.ndarray, " rows"]:
+    """The next token of each row: the most probable one at temperature 0, else one that is drawn."""
+    chosen = np.zeros(len(temperatures), dtype=np.int64)
+    for temperature in np.unique(temperatures):
+        (rows,) = np.nonzero(temperatures == temperature)
+        some = logits if len(rows) == len(logits) else logits[torch.from_numpy(rows).to(logits.device)]
+        if temperature == 0:
+            chosen[rows] = some.argmax(-1).cpu().numpy()
+        else:
+            chosen[rows] = draw_tokens(tempered(some, float(temperature)), np.arange(len(rows)), uniforms[rows])
+    return chosen
 
 
 def stop_tokens(model: LanguageModel) -> set[int]:

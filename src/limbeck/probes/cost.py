@@ -23,12 +23,11 @@ from limbeck.models.language_model import LanguageModel
 from limbeck.models.parts import give_back
 from limbeck.types import Reading
 
-PROMPT, NEW, REPEATS = 192, 64, 5
+PROMPT, NEW, REPEATS = 192, 16, 5
 SPREAD = "its weights are spread over processes, and each token would gather all of them"  # why speed is left out
-_LEAST, _SECONDS = 3, 2.0  # repeats for a median; seconds after which no further one is begun
+_LEAST, _SECONDS = 3, 0.3  # repeats for a median; seconds after which no further one is begun
 _WARM = 8  # tokens
 _MOST_SECONDS = 20.0  # after which none is begun even for that
-_TIMED = 16  # tokens of one of several shapes
 
 
 def cost(model: str, language_model: LanguageModel, *, folder: Path | None = None) -> list[Reading]:
@@ -100,7 +99,7 @@ def token_seconds(model: PreTrainedModel) -> float:
     Weights do not matter. Repeats follow one for warm-up, unless that takes long.
     """
     context, vocab = int(model.config.max_position_embeddings), int(model.config.vocab_size)
-    new = max(1, min(_TIMED, context // 4))
+    new = max(1, min(NEW, context // 4))
     prompt = torch.randint(vocab, (1, max(1, min(PROMPT, context - new))), generator=torch.Generator().manual_seed(0))
     times: list[float] = []
     for _ in range(1 + _LEAST):

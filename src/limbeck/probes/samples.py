@@ -36,10 +36,9 @@ def samples(
     uniforms = np.array([np.random.default_rng([0, document]).random(new) for document in documents])
     for name, model in (("student", student), ("teacher", teacher)):
         if model is not None and rows:
-            for suffix, temperature in (("", 0.0), ("_sampled", 1.0)):
-                texts = _continuations(model, prompts, uniforms, temperature)
-                for row, text in zip(rows, texts, strict=True):
-                    row[f"{name}{suffix}"] = text
+            texts = _continuations(model, prompts, uniforms)
+            for row, greedy, sampled in zip(rows, texts[: len(rows)], texts[len(rows) :], strict=True):
+                row |= {name: greedy, f"{name}_sampled": sampled}
     return rows
 
 
@@ -63,12 +62,13 @@ def _continuations(
     model: LanguageModel,
     prompts: Sequence[Sequence[int]],
     uniforms: Float[np.ndarray, "prompts new"],
-    temperature: float,
 ) -> list[str]:
-    """What a model adds to all prompts, computed together."""
+    """What a model adds to all prompts greedily, then what at temperature 1, computed together."""
+    count, twice = len(prompts), [*prompts, *prompts]
+    temperatures, numbers = [0.0] * count + [1.0] * count, np.concatenate([uniforms, uniforms])
     with _evaluated(model):
-        found = generate(model, prompts, max_new_tokens=uniforms.shape[1], temperature=temperature, uniforms=uniforms)
-    return [decoded_completion(model.tokenizer, p, one.tokens) for p, one in zip(prompts, found, strict=True)]
+        found = generate(model, twice, max_new_tokens=numbers.shape[1], temperature=temperatures, uniforms=numbers)
+    return [decoded_completion(model.tokenizer, p, one.tokens) for p, one in zip(twice, found, strict=True)]
 
 
 @contextmanager

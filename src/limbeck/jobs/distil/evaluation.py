@@ -160,7 +160,7 @@ class Evaluation:
         if not self._machine.world.first:
             return
         if main:
-            self._cost("student", lambda: self._cost_of_stored(arm))
+            self._cost("student", lambda: self._cost_of_student(arm, model))
             self._change(arm, model)
             if measured.surprises:
                 named = in_words(measured.surprises, model.tokenizer, self.held_out.store.name_of)
@@ -287,9 +287,14 @@ class Evaluation:
             return None
         return self.held_out.text_bytes(student), self._teachers.text_bytes(teacher)
 
-    def _cost_of_stored(self, arm: Arm) -> list[Reading]:
-        """The inference cost of the saved student, in the number format that the teacher is measured in."""
-        return cost("student", self._load_stored(arm, dtype=self._machine.dtype), folder=arm.student)
+    def _cost_of_student(self, arm: Arm, model: LanguageModel) -> list[Reading]:
+        """The inference cost of the saved student, in the number format that the teacher is measured in.
+
+        It is read again where the trained ``model``, in float32, is not the same.
+        """
+        dtype = self._machine.dtype
+        same = dtype == torch.float32 and not self._machine.world.sharded
+        return cost("student", model if same else self._load_stored(arm, dtype=dtype), folder=arm.student)
 
     def _load_stored(self, arm: Arm, *, dtype: torch.dtype = torch.float32) -> LanguageModel:
         """The saved student, whole, on this rank's device."""
