@@ -156,7 +156,7 @@ def test_settings_that_need_the_text_in_one_piece_are_refused(data, tmp_path):
 def test_a_student_is_distilled_from_a_mixture(data, tmp_path):
     write_teacher(tmp_path)
     asked = {"teacher": str(tmp_path / "teacher"), "data": data, "params": "9k", "tokens": "2k", "threads": 1}
-    limbeck.distil(**asked, out=str(tmp_path / "out"), baselines="cut+ce,cut+ce@flops", vocab="auto")
+    limbeck.distil(**asked, out=str(tmp_path / "out"), baselines="cut+ce,cut+ce@flops", vocab="auto:1000")
     found = read_json(tmp_path / "out" / "run.json")
     assert found["vocabulary"]["tokens"][1] < found["vocabulary"]["tokens"][0]
     assert len(found["mixture"]) == 2
