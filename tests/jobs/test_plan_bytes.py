@@ -190,7 +190,23 @@ def test_a_token_is_timed_on_a_model_of_random_weights(teacher):
 def test_a_device_times_by_its_bandwidth(teacher):
     found = plan(teacher=teacher, bytes=f"{MOST}:q8_0", gpu="L4", tokens="1M", seq_len=LENGTH)
     size = Size.of_anatomy(anatomy_of(balanced_within(ANATOMY, Budget(MOST, "q8_0")), ANATOMY))
-    assert found.shapes["rows"][0]["seconds"] == pytest.approx(size.bytes_read(LENGTH, 2) / (0.6 * 0.3e12))
+    row, state = found.shapes["rows"][0], size.state_bytes(LENGTH, 2)
+    assert size.multiplied == pytest.approx(size.parameters, rel=0.02)  # tied: a token reads all weights but the norms
+    assert row["seconds"] == pytest.approx((row["bytes"] + state) / (0.6 * 0.3e12), rel=0.02)
+    assert row["seconds"] < 0.7 * size.bytes_read(LENGTH, 2) / (0.6 * 0.3e12)  # of bfloat16
+    assert "weights in q8_0, keys and values in bfloat16" in found.shapes["seconds_of"]
+    assert found.device["format"] == "q8_0"
+    assert found.device["student_bytes"] == row["bytes"] + state
+    assert any("with weights in q8_0, keys and values in bfloat16" in one for one in found.assumptions)
+
+
+def test_memory_of_a_device_holds_the_student_in_its_own_format(teacher):
+    """A memory that holds the q8_0 student with its state, and not the same one in bfloat16."""
+    about = {"teacher": teacher, "bytes": f"{MOST}:q8_0", "tokens": "1M", "seq_len": LENGTH}
+    need = plan(**about, gpu="L4").device["student_bytes"]
+    found = plan(**about, gpu="L4", device_memory=need)
+    assert not found.shapes["rows"][0]["over"]
+    assert found.device["student_bytes"] == need
 
 
 @pytest.mark.parametrize(

@@ -19,12 +19,18 @@ _ROUNDS = 8
 
 @dataclass(frozen=True)
 class Limits:
-    """The limits of a student: bytes of memory and, unless None, seconds per token, at a length of context."""
+    """The limits of a student: bytes of memory and, unless None, seconds per token, at a length of context.
+
+    A student is deployed with weights of ``weight`` bytes each on average, in the format ``kind``, and with keys and values in
+    bfloat16.
+    """
 
     gpu: GPU
     memory: float
     latency: float | None
     length: int
+    weight: float = BFLOAT16
+    kind: str = "bfloat16"
 
     def fill(self, size: Size) -> float:
         """The larger of the used shares of memory and time; 1 is full."""
@@ -33,11 +39,11 @@ class Limits:
 
     def bytes(self, size: Size) -> int:
         """Bytes of weights, and of keys and values at the end of the context."""
-        return size.inference_bytes(self.length, BFLOAT16)
+        return round(self.weight * size.parameters) + size.state_bytes(self.length, BFLOAT16)
 
     def seconds(self, size: Size) -> float:
         """Seconds per token, batch 1, at the end of the context."""
-        return self.gpu.token_seconds(size.bytes_read(self.length, BFLOAT16))
+        return self.gpu.token_seconds(self.weight * size.multiplied + size.state_bytes(self.length, BFLOAT16))
 
     def __str__(self) -> str:
         sentence = f"{self.memory / 2**30:.1f} GiB at {self.length:,} tokens"

@@ -217,7 +217,7 @@ def _backward(settings: PlanSettings, device: GPU | None) -> _Pair:
     limits, assumed = _limits(settings, device)
     if settings.weight_bytes is not None:
         sized = of_bytes(settings, teachers, limits, lambda: _config(config_file(str(settings.teacher))))
-        pair = _paired(settings, sized.teacher, sized.shape, limits, assumed + sized.assumed)
+        pair = _paired(settings, sized.teacher, sized.shape, sized.limits, assumed + sized.assumed)
         return replace(pair, shapes=sized.shapes)
     if settings.params is not None or settings.shrink is not None:
         budget = settings.params or shrunk_budget(teacher, settings.shrink or 0.0)
@@ -340,7 +340,8 @@ def _assumptions(task: Task, pair: _Pair, settings: PlanSettings) -> list[str]:
     assumptions.append(f"a GPU reaches {UTILISATION:.0%} of its dense bfloat16 peak in training")
     if pair.limits is not None:
         assumptions.append(
-            f"and {BANDWIDTH_SHARE:.0%} of its memory bandwidth in generation, bfloat16, one text at a time"
+            f"and {BANDWIDTH_SHARE:.0%} of its memory bandwidth in generation, with weights in {pair.limits.kind}, keys and "
+            "values in bfloat16, one text at a time"
         )
     return assumptions
 
@@ -407,6 +408,7 @@ def _on_device(pair: _Pair, limits: Limits) -> dict[str, Any]:
         "memory_bytes": limits.memory,
         "latency_s": limits.latency,
         "length": limits.length,
+        "format": limits.kind,
         "student_bytes": limits.bytes(size),
         "student_kv_bytes_per_token": size.kv_bytes(BFLOAT16),
         "student_latency_s": limits.seconds(size),

@@ -136,7 +136,7 @@ def _show_device(device: dict[str, Any], console: Console) -> None:
     if device["teacher_fits"]:
         console.print("the teacher itself fits the device: nothing needs to be shrunk for it")
     console.print(
-        f"on {device['gpu']}: {_of(device['student_bytes'], device['memory_bytes'])} with "
+        f"on {device['gpu']}: {_of(device['student_bytes'], device['memory_bytes'])} with weights in {device['format']} and "
         f"{device['length']:,} tokens of context ({device['student_kv_bytes_per_token']:,} bytes each), "
         f"{device['student_latency_s'] * 1e3:.3g} ms a token"
     )
@@ -190,7 +190,8 @@ def _interval(loss: dict[str, Any]) -> str:
 def _memory(cost: dict[str, Any], gpu: dict[str, Any]) -> str:
     """The peak by part, and the setting that fits into the GPU."""
     parts = sorted(cost["bytes"].items(), key=lambda part: -part[1])
-    sentence = f"memory with {cost['teacher']}: {', '.join(f'{name} {size / 2**30:,.1f} GiB' for name, size in parts)}"
+    each = ", ".join(f"{name} {size / 2**30:,.1f} GiB" for name, size in parts)
+    sentence = f"memory of a training in bfloat16 with {cost['teacher']}: {each}"
     fits = cost["fits"]
     if fits is None:
         return sentence

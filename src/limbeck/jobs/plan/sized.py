@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from limbeck.config import PlanSettings, byte_budget
@@ -22,12 +22,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Sized:
-    """The planned shape, of the teacher with a vocabulary; all shapes as JSON; and what was assumed."""
+    """The planned shape, of the teacher with a vocabulary; all shapes as JSON; what was assumed; the limits of its format."""
 
     teacher: Anatomy
     shape: Shape
     shapes: dict[str, Any]
     assumed: tuple[str, ...]
+    limits: Limits | None = None
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def of_bytes(
     budget = Budget(most, kind or stored_dtype(config_file(settings.teacher).parent))
     found = search(teachers, budget, settings.length)
     of_vocabulary = {int(teacher.sizes.vocab): teacher for teacher in teachers}
-    timed, how = _timed(settings, found.chosen, of_vocabulary, limits, config)
+    timed, how = _timed(settings, found.chosen, of_vocabulary, limits, budget, config)
     first = next((timing.one for timing in timed if not timing.over), None)
     if first is None:
         raise BadShape(_nearest_two(settings, timed, limits))
@@ -69,7 +70,13 @@ def of_bytes(
     if len(timed) > 1:
         assumed.append(f"what follows the shapes is of {first.shape} with {first.vocab:,} tokens")
     rows = {"rows": [timing.row() for timing in timed], "latency_s": settings.latency, "seconds_of": how}
-    return Sized(of_vocabulary[first.vocab], first.shape, found.row() | rows, tuple(assumed))
+    own = None if limits is None else _deployed(limits, first, budget)
+    return Sized(of_vocabulary[first.vocab], first.shape, found.row() | rows, tuple(assumed), own)
+
+
+def _deployed(limits: Limits, one: Candidate, budget: Budget) -> Limits:
+    """The limits for a shape whose weights are deployed as the budget counts them."""
+    return replace(limits, weight=one.bytes / one.parameters, kind=str(budget.kind))
 
 
 def _timed(
@@ -77,13 +84,16 @@ def _timed(
     shapes: Sequence[Candidate],
     teachers: dict[int, Anatomy],
     limits: Limits | None,
+    budget: Budget,
     config: Callable[[], PreTrainedConfig],
 ) -> tuple[list[_Timed], str | None]:
     """The shapes with their time, and of what it is: of a device by its bandwidth, or of this machine, measured."""
     if limits is not None:
         sizes = [Size.of_anatomy(anatomy_of(one.shape, teachers[one.vocab])) for one in shapes]
-        pairs = zip(shapes, sizes, strict=True)
-        return [_Timed(one, limits.seconds(size), limits.fill(size) > 1) for one, size in pairs], limits.gpu.name
+        owns = [_deployed(limits, one, budget) for one in shapes]
+        each = zip(shapes, owns, sizes, strict=True)
+        how = f"{limits.gpu.name}, weights in {budget.kind}, keys and values in bfloat16"
+        return [_Timed(one, own.seconds(size), own.fill(size) > 1) for one, own, size in each], how
     if settings.latency is None:
         return [_Timed(one, None, False) for one in shapes], None
     from limbeck.jobs.plan.timed import measured  # loads torch
