@@ -5,6 +5,7 @@ import json
 from dataclasses import asdict, replace
 
 import pytest
+from torch import nn
 from transformers import LlamaConfig
 
 from limbeck.api import plan
@@ -17,9 +18,9 @@ from limbeck.jobs.plan.search import search
 from limbeck.models.anatomy import Anatomy
 from limbeck.models.weight_bytes import bytes_of
 from limbeck.planning.cost.size import Size
-from limbeck.students.shape import Budget, Shape, anatomy_of, balanced, balanced_within, check, common_ratio
+from limbeck.students.shape import BODY, Budget, Shape, anatomy_of, balanced, balanced_within, check, common_ratio
 from limbeck.teachers.ref import teacher_ref
-from tests.helpers.zoo import CONFIGS
+from tests.helpers.zoo import CONFIGS, animal
 
 CONFIG = LlamaConfig(
     vocab_size=96,
@@ -218,6 +219,10 @@ def test_memory_of_a_device_holds_the_student_in_its_own_format(teacher):
         ({"bytes": "50kB", "vocab": "1k"}, ("--vocab 1000", "96 tokens")),
         ({"bytes": "50kB:q9"}, ("unknown number format 'q9'", "q8_0")),
         ({"bytes": "0"}, ("at least 1 byte",)),
+        ({"body_params": "10k", "params": "10k"}, ("--params 10,000", "--body-params 10,000", "give one of them")),
+        ({"body_params": "1B"}, ("1,000,000,000 parameters without embeddings", "more than the teacher's")),
+        ({"body_params": "10"}, ("10 parameters without embeddings", "smallest student of this teacher has")),
+        ({"body_params": "10k", "device_memory": "10kB"}, ("--body-params 10,000", "contradict each other")),
         ({"params": "10k", "vocab": "32,64"}, ("--vocab 64,32", "--bytes")),
         ({"latency": "3ms"}, ("--latency", "--gpu", "--bytes")),
         ({"bytes": "50kB", "latency": "0.05us", "gpu": "L4", "seq_len": 64}, ("none of", "nearest are")),
@@ -252,6 +257,36 @@ def test_students_of_shrink_and_distil_are_the_balanced_one_in_their_files_forma
         target_shape(DistilSettings(teacher=teacher, weight_bytes=MOST, mixers="attention*1,gdn*1"), ref)
 
 
+@pytest.mark.parametrize("family", ["llama", "llama-bias-untied", "gpt2", "gpt_neox", "gemma2"])
+def test_a_budget_without_embeddings_counts_what_a_model_has_besides_them(family):
+    model = animal(family)
+    anatomy = Anatomy.of(model.config)
+    embeddings = {
+        id(part.weight): part.weight.numel() for part in model.model.modules() if isinstance(part, nn.Embedding)
+    }
+    head = model.model.get_output_embeddings().weight
+    embeddings[id(head)] = head.numel()
+    body = model.parameters_count - sum(embeddings.values())
+    budget = Budget(body, BODY)
+    assert budget.of(anatomy, Shape.of_anatomy(anatomy)) == body == Size.of_anatomy(anatomy).body
+    half = balanced_within(anatomy, Budget(body // 2, BODY))
+    assert 0.3 * body < Size.of_anatomy(anatomy_of(half, anatomy)).body <= body // 2
+
+
+def test_parameters_without_embeddings_plan_and_make_the_same_student(teacher):
+    ref, most = teacher_ref(teacher), 40_000
+    shape = balanced_within(ANATOMY, Budget(most, BODY))
+    assert target_shape(DistilSettings(teacher=teacher, body_params=most), ref) == shape
+    assert target_shape(ShrinkSettings(teacher=teacher, body_params=most), ref) == shape
+    found = plan(teacher=teacher, tokens="1M", body_params=most)
+    assert found.student["shape"] == str(shape)
+    with pytest.raises(BadSetting, match="--params and --body-params both define the student"):
+        target_shape(DistilSettings(teacher=teacher, params=most, body_params=most), ref)
+    with pytest.raises(BadSetting, match="--body-params counts the weights of a pruned student"):
+        target_shape(DistilSettings(teacher=teacher, body_params=most, mixers="attention*1,gdn*1"), ref)
+
+
 def test_runs_of_earlier_versions_have_the_same_signature():
+    assert "body_params" not in signature_of(DistilSettings(), "distil")
     assert "weight_bytes" not in signature_of(DistilSettings(), "distil")
     assert signature_of(DistilSettings(weight_bytes="25MB:q8_0"), "distil")["weight_bytes"] == "25000000:q8_0"

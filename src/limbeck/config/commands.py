@@ -79,6 +79,7 @@ COMMANDS = (
                 "shrink",
                 "shape",
                 "weight_bytes",
+                "body_params",
                 "vocab",
                 "experts",
                 "method",

@@ -137,6 +137,12 @@ class Anatomy:
         sizes = replace(self.sizes, layers=layers, hidden=hidden, heads=heads, kv_heads=kv_heads, ffn=ffn)
         return elements(self.outside, sizes) + layers * elements(self.inside, sizes)
 
+    def count_body(self, *, layers: Any, hidden: Any, heads: Any, kv_heads: Any, ffn: Any) -> Any:
+        """As `count`, without embeddings (of tokens and of positions) and without the head: N in scaling laws."""
+        sizes = replace(self.sizes, layers=layers, hidden=hidden, heads=heads, kv_heads=kv_heads, ffn=ffn)
+        outside = {name: axes for name, axes in self.outside.items() if axes[0] not in ("vocab", "position")}
+        return elements(outside, sizes) + layers * elements(self.inside, sizes)
+
     def layers_of(self, model: PreTrainedModel) -> list[nn.Module]:
         """The layers, first to last."""
         return list(model.get_submodule(self.kind.layers).children())

@@ -62,9 +62,14 @@ class Shape:
         return ",".join(f"{name}={value}" for name, value in asdict(self).items())
 
 
+BODY = "body"  # the kind of a budget that counts no embeddings
+
+
 @dataclass(frozen=True)
 class Budget:
-    """At most so many parameters or, with a ``kind`` of `models.weight_bytes`, bytes of weights in that number format."""
+    """At most so many parameters, or with a ``kind`` something else: parameters without embeddings and head (`BODY`), or bytes of
+    weights in a number format of `models.weight_bytes`.
+    """
 
     most: int
     kind: str | None = None
@@ -73,6 +78,8 @@ class Budget:
         """What students of these axes, numbers or arrays, use of it; ``even`` as of `weight_bytes`."""
         if self.kind is None:
             return anatomy.count(**axes)
+        if self.kind == BODY:
+            return anatomy.count_body(**axes)
         return weight_bytes(anatomy, replace(anatomy.sizes, **axes), self.kind, even=even)
 
     def of(self, anatomy: Anatomy, shape: Shape) -> int:
@@ -80,6 +87,8 @@ class Budget:
         return int(self.count(anatomy, **asdict(shape)))
 
     def __str__(self) -> str:
+        if self.kind == BODY:
+            return f"{self.most:,} parameters without embeddings"
         return f"{self.most:,} parameters" if self.kind is None else f"{self.most:,} bytes in {self.kind}"
 
 

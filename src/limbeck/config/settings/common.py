@@ -21,6 +21,15 @@ Params = Annotated[
         synonyms=("parameters", "num_params", "student_size", "prune_target_params", "target_params"),
     ),
 ]
+BodyParams = Annotated[
+    Count | None,
+    Flag(
+        "Parameters of the student without embeddings and head, instead of a number of all.",
+        "Model",
+        examples=("400M",),
+        synonyms=("non_embedding_params", "body_parameters", "params_without_embeddings"),
+    ),
+]
 WeightBytes = Annotated[
     ByteBudget,
     Flag(

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from limbeck.config.flag import Flag
 from limbeck.config.settings.common import (
+    BodyParams,
     MeshText,
     Params,
     SeedCount,
@@ -75,6 +76,7 @@ class DistilSettings(TrainingSettings, TeacherSettings):
     shrink: StudentShrink = None
     shape: Shape = None
     weight_bytes: WeightBytes = Field(default=None, exclude=True)
+    body_params: BodyParams = Field(default=None, exclude=True)
     rounds: Annotated[
         int,
         Flag(

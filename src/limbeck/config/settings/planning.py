@@ -9,7 +9,7 @@ from pydantic import Field
 
 from limbeck.config.defaults import VOCABULARY
 from limbeck.config.flag import Flag
-from limbeck.config.settings.common import Base, DeviceSettings, Layers, Mixers, Params, WeightBytes, Width
+from limbeck.config.settings.common import Base, BodyParams, DeviceSettings, Layers, Mixers, Params, WeightBytes, Width
 from limbeck.config.settings.train import ScaledSettings
 from limbeck.config.values import Bytes, Context, Count, Names, Seconds, Vocabularies
 from limbeck.plugins import papers
@@ -36,6 +36,7 @@ class PlanSettings(Base):
         ),
     ] = None
     weight_bytes: WeightBytes = None
+    body_params: BodyParams = None
     tokens: Annotated[
         Count | None,
         Flag(

@@ -55,7 +55,7 @@ _PACKING = "packing"  # in a signature: how documents are put into rows; older v
 _LATER = (
     *("text_tokens", "cache_logits", "vocab", "frame", "qat", "warmup", "weight_decay", "max_grad_norm", "betas"),
     *("average", "eval_every", "patience", "weights"),
-    *("optimizer", "weights_dtype", "dedup", "weight_bytes", "rounds", "experts"),
+    *("optimizer", "weights_dtype", "dedup", "weight_bytes", "rounds", "experts", "body_params"),
 )
 # In the versions of a run on a GPU: how products of float32 are computed there
 _FLOAT32, _IN_FULL, _IN_TF32 = "float32 on the gpu", "float32", "layers in TF32 in training steps, else float32"

@@ -35,6 +35,7 @@ from limbeck.students.dense import CHOSEN, LINEAGE, lineage_of_experts, make_den
 from limbeck.students.prune import StoredStudent, prune, prune_stored
 from limbeck.students.score import score
 from limbeck.students.shape import (
+    BODY,
     Budget,
     Shape,
     budget_of_shrink,
@@ -58,7 +59,7 @@ def target_shape(settings: DistilSettings, teacher: TeacherRef) -> Shape | None:
     None for an existing student, and for a conversion that keeps the teacher's shape. Raises BadSetting if several flags define
     the student, or several sizes are given, and BadShape if no shape fits.
     """
-    sizes = ("student", "params", "shrink", "shape", "weight_bytes")
+    sizes = ("student", "params", "shrink", "shape", "weight_bytes", "body_params")
     chosen = [flag_of(DistilSettings, name) for name in sizes if getattr(settings, name) is not None]
     if len(chosen) > 1:
         raise BadSetting(f"{' and '.join(chosen)} both define the student: give one of them")
@@ -78,8 +79,8 @@ def target_shape(settings: DistilSettings, teacher: TeacherRef) -> Shape | None:
         return parse_shape(settings.shape, config)
     if isinstance(settings.params, tuple):
         raise BadSetting(f"--params {','.join(map(str, settings.params))}: one student is made here; give one size")
-    if settings.weight_bytes is not None:
-        return choose_within(config, _in_bytes(settings, teacher), multiple=multiple_of(settings.qat))
+    if settings.weight_bytes is not None or settings.body_params is not None:
+        return choose_within(config, _other_budget(settings, teacher), multiple=multiple_of(settings.qat))
     budget = settings.params or budget_of_shrink(config, SHRINK if settings.shrink is None else settings.shrink)
     if settings.mixers is not None:
         return choose_converted(config, lambda layers: mixers_for(settings, layers), budget=budget)
@@ -92,7 +93,7 @@ def possible_shapes(settings: DistilSettings, teacher: TeacherRef) -> tuple[Shap
     The other is the choice of earlier versions for the same budget, of which a folder of captured logits may hold a student.
     """
     target = target_shape(settings, teacher)
-    free = settings.shape is settings.weight_bytes is settings.mixers is settings.qat is None
+    free = settings.shape is settings.weight_bytes is settings.body_params is settings.mixers is settings.qat is None
     if target is None or not free or isinstance(settings.params, tuple):
         return () if target is None else (target,)
     config = load_config(teacher.config_source)
@@ -100,14 +101,19 @@ def possible_shapes(settings: DistilSettings, teacher: TeacherRef) -> tuple[Shap
     return target, choose_unblocked(config, parameters=budget)
 
 
-def _in_bytes(settings: DistilSettings, teacher: TeacherRef) -> Budget:
-    """The budget of --bytes: in its own format, else in that of the student's file, of the GGUF file with --qat."""
+def _other_budget(settings: DistilSettings, teacher: TeacherRef) -> Budget:
+    """The budget of --body-params, or of --bytes: in its own format, else in that of the student's file, of the GGUF file with
+    --qat.
+    """
+    if settings.mixers is not None:
+        flag = "--bytes" if settings.weight_bytes else "--body-params"
+        raise BadSetting(
+            f"{flag} counts the weights of a pruned student, and --mixers makes layers of other kinds: give --params instead"
+        )
+    if settings.body_params is not None:
+        return Budget(settings.body_params, BODY)
     assert settings.weight_bytes is not None
     most, kind = byte_budget(settings.weight_bytes)
-    if settings.mixers is not None:
-        raise BadSetting(
-            "--bytes counts the weights of a pruned student, and --mixers makes layers of other kinds: give --params instead"
-        )
     if kind is None and settings.qat is not None:
         kind = KIND_OF[settings.qat]
     return Budget(most, kind or str(stored_as(settings, teacher)).removeprefix("torch."))

@@ -37,7 +37,16 @@ from limbeck.planning.laws.teachers import (
     by_published_law,
     by_published_ratio,
 )
-from limbeck.students.shape import Shape, anatomy_of, balanced, row_widths, shrunk_budget
+from limbeck.students.shape import (
+    BODY,
+    Budget,
+    Shape,
+    anatomy_of,
+    balanced,
+    balanced_within,
+    row_widths,
+    shrunk_budget,
+)
 
 if TYPE_CHECKING:
     from transformers.configuration_utils import PreTrainedConfig
@@ -133,6 +142,7 @@ def _check(settings: PlanSettings) -> None:
         f"--params {settings.params or 0:,}": settings.params,
         f"--shrink {settings.shrink or 0:g}": settings.shrink,
         f"--bytes {settings.weight_bytes}": settings.weight_bytes,
+        f"--body-params {settings.body_params or 0:,}": settings.body_params,
     }
     given = [flag for flag, value in sizes.items() if value is not None]
     if len(given) > 1:
@@ -152,10 +162,11 @@ def _check(settings: PlanSettings) -> None:
             "to choose a student for a device"
         )
     if settings.candidates:
-        if settings.weight_bytes is not None:
-            raise BadSetting(
-                f"--bytes {settings.weight_bytes} needs a configuration to count from: give one --teacher instead of --candidates"
-            )
+        for flag, value in (("--bytes", settings.weight_bytes), ("--body-params", settings.body_params)):
+            if value is not None:
+                raise BadSetting(
+                    f"{flag} {value} needs a configuration to count from: give one --teacher instead of --candidates"
+                )
         if settings.params is None:
             raise BadSetting("--candidates need the student's size: give --params, such as 600M")
         if settings.tokens is None:
@@ -166,10 +177,10 @@ def _check(settings: PlanSettings) -> None:
             raise BadSetting(
                 "--latency needs a configuration to count from: give one --teacher instead of --candidates"
             )
-    elif not (settings.params or settings.shrink or settings.weight_bytes or _named(settings)):
+    elif not (settings.params or settings.shrink or settings.weight_bytes or settings.body_params or _named(settings)):
         raise BadSetting(
             "nothing says how large the student may be: give --device-memory or --gpu, with or without --latency, or --params, "
-            "--shrink or --bytes"
+            "--body-params, --shrink or --bytes"
         )
 
 
@@ -219,7 +230,9 @@ def _backward(settings: PlanSettings, device: GPU | None) -> _Pair:
         sized = of_bytes(settings, teachers, limits, lambda: _config(config_file(str(settings.teacher))))
         pair = _paired(settings, sized.teacher, sized.shape, sized.limits, assumed + sized.assumed)
         return replace(pair, shapes=sized.shapes)
-    if settings.params is not None or settings.shrink is not None:
+    if settings.body_params is not None:
+        shape = balanced_within(teacher, Budget(settings.body_params, BODY))
+    elif settings.params is not None or settings.shrink is not None:
         budget = settings.params or shrunk_budget(teacher, settings.shrink or 0.0)
         shape = balanced(teacher, parameters=budget)
     else:
@@ -229,6 +242,7 @@ def _backward(settings: PlanSettings, device: GPU | None) -> _Pair:
     size = Size.of_anatomy(student)
     if limits is not None and limits.fill(size) > 1:
         what = f"--params {settings.params:,}" if settings.params else f"--shrink {settings.shrink}"
+        what = f"--body-params {settings.body_params:,}" if settings.body_params else what
         need = limits.bytes(size)
         raise BadSetting(
             f"{what} and the device contradict each other: a student of {size.parameters:,} parameters takes "

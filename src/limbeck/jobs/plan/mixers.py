@@ -76,6 +76,7 @@ def _alone(settings: PlanSettings) -> None:
         "--teacher": settings.teacher,
         "--shrink": settings.shrink,
         "--bytes": settings.weight_bytes,
+        "--body-params": settings.body_params,
         "--tokens": settings.tokens,
         "--points": settings.points,
         "--device-memory": settings.device_memory,

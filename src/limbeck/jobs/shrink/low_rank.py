@@ -15,7 +15,7 @@ from limbeck.run.micro import micro_batches
 from limbeck.students.factor import Budget
 from limbeck.students.low_rank import LINEAGE, low_rank, stored_parameters
 
-_OTHERS = ("params", "shrink", "shape", "weight_bytes")
+_OTHERS = ("params", "shrink", "shape", "weight_bytes", "body_params")
 
 
 def check_flags(settings: ShrinkSettings) -> None:
