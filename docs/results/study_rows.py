@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import median
 
 import chat_page
+import shapes_criterion
 import values_criterion
 
 from limbeck.papers import recipe
@@ -225,6 +226,31 @@ def values_claim(name: str) -> str:
 def values_seeds() -> str:
     """How many seeds judge the claims of values."""
     return f"{len(values_criterion.SEEDS)} seeds"
+
+
+def shapes(folder: str = "shapes") -> Iterator[Row]:
+    """Claims of the study shapes, with the smallest of their differences; before it was run, what they are."""
+    if not there(folder):
+        for claim in shapes_criterion.CLAIMS:
+            yield Row("shapes", "shapes", shapes_claim(claim), NOT_RUN, "", f"{len(shapes_criterion.SEEDS)} seeds")
+        return
+    found = read(f"{folder}/results.json")
+    for claim, one in found["claims"].items():
+        name, gain = min(one["gains"].items(), key=lambda pair: pair[1]["value"])
+        n = f"{found['documents'][name]} documents, {len(found['seeds'])} seeds"
+        effect = f"{interval(gain)}, the least: {name}"
+        yield Row("shapes", "shapes", shapes_claim(claim), one["verdict"], effect, n, bounds(gain))
+
+
+def shapes_claim(name: str) -> str:
+    """A claim of shapes in words, with its budget."""
+    rule, _, budget = name.partition(", ")
+    first = {
+        "width": "narrower, of all layers,",
+        "depth": "shallower, of full width,",
+        "neurons": "of narrower MLPs alone",
+    }
+    return f"Students {first[rule]} are better than even ones, {budget}"
 
 
 def quantised(folder: str = "quantised") -> Iterator[Row]:
@@ -597,6 +623,7 @@ def rows() -> list[Row]:
         *law_smollm2(),
         *chat(),
         *values(),
+        *shapes(),
         *quantised(),
         *rates(),
         *stories(),

@@ -24,6 +24,7 @@ def plan(
     params: int | str | None = None,
     shrink: float | None = None,
     bytes: int | str | None = None,
+    body_params: int | str | None = None,
     tokens: int | str | None = None,
     candidates: str | Sequence[str] | None = None,
     teacher: str | None = None,
@@ -51,6 +52,8 @@ def plan(
         shrink: With --teacher: its parameters over those of the student.
         bytes: Most bytes of the student's weights, instead of a number of parameters: in the number format of its
             file, or in another, such as one of limbeck export --to gguf. For example 25MB or 12MB:q8_0.
+        body_params: Parameters of the student without embeddings and head, instead of a number of all. For
+            example 400M.
         tokens: Tokens that the student is trained on. For example 2M or 10B. Default: with --teacher 20 a
             parameter.
         candidates: Teachers to choose from: sizes, hub ids, folders. For example 1.5B,4B,Qwen/Qwen3-8B.
@@ -89,6 +92,7 @@ def doctor(
     shrink: float | None = None,
     shape: str | None = None,
     bytes: int | str | None = None,
+    body_params: int | str | None = None,
     rounds: int | None = 1,
     experts: Literal["chosen", "merged"] | None = None,
     any_teacher: bool | None = False,
@@ -160,6 +164,8 @@ def doctor(
             layers=4,hidden=48,heads=6,kv_heads=3,ffn=128.
         bytes: Most bytes of the student's weights, instead of a number of parameters: in the number format of its
             file, or in another, such as one of limbeck export --to gguf. For example 25MB or 12MB:q8_0.
+        body_params: Parameters of the student without embeddings and head, instead of a number of all. For
+            example 400M.
         rounds: Prune in so many rounds, with training between them; all share --tokens, half of which the last
             has. For example 2. Default: 1.
         experts: How a mixture of experts becomes a dense student: the experts with the largest routing weights
@@ -263,6 +269,7 @@ def shrink(
     shrink: float | None = None,
     shape: str | None = None,
     bytes: int | str | None = None,
+    body_params: int | str | None = None,
     vocab: int | str | None = None,
     experts: Literal["chosen", "merged"] | None = None,
     method: Literal["activation", "gradient", "random"] | None = "activation",
@@ -295,6 +302,8 @@ def shrink(
             layers=4,hidden=48,heads=6,kv_heads=3,ffn=128.
         bytes: Most bytes of the student's weights, instead of a number of parameters: in the number format of its
             file, or in another, such as one of limbeck export --to gguf. For example 25MB or 12MB:q8_0.
+        body_params: Parameters of the student without embeddings and head, instead of a number of all. For
+            example 400M.
         vocab: Trim the vocabulary of teacher and student: auto keeps the tokens that the text uses, auto:5 those
             used at least 5 times, a number the most frequent ones; bytes and special tokens always stay. For
             example auto or 8k. Default: all tokens.
@@ -338,6 +347,7 @@ def distil(
     shrink: float | None = None,
     shape: str | None = None,
     bytes: int | str | None = None,
+    body_params: int | str | None = None,
     rounds: int | None = 1,
     experts: Literal["chosen", "merged"] | None = None,
     any_teacher: bool | None = False,
@@ -411,6 +421,8 @@ def distil(
             layers=4,hidden=48,heads=6,kv_heads=3,ffn=128.
         bytes: Most bytes of the student's weights, instead of a number of parameters: in the number format of its
             file, or in another, such as one of limbeck export --to gguf. For example 25MB or 12MB:q8_0.
+        body_params: Parameters of the student without embeddings and head, instead of a number of all. For
+            example 400M.
         rounds: Prune in so many rounds, with training between them; all share --tokens, half of which the last
             has. For example 2. Default: 1.
         experts: How a mixture of experts becomes a dense student: the experts with the largest routing weights

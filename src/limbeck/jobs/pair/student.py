@@ -93,7 +93,8 @@ def possible_shapes(settings: DistilSettings, teacher: TeacherRef) -> tuple[Shap
     The other is the choice of earlier versions for the same budget, of which a folder of captured logits may hold a student.
     """
     target = target_shape(settings, teacher)
-    free = settings.shape is settings.weight_bytes is settings.body_params is settings.mixers is settings.qat is None
+    others = (settings.shape, settings.weight_bytes, settings.body_params, settings.mixers, settings.qat)
+    free = all(one is None for one in others)
     if target is None or not free or isinstance(settings.params, tuple):
         return () if target is None else (target,)
     config = load_config(teacher.config_source)

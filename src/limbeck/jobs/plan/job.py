@@ -162,10 +162,11 @@ def _check(settings: PlanSettings) -> None:
             "to choose a student for a device"
         )
     if settings.candidates:
-        for flag, value in (("--bytes", settings.weight_bytes), ("--body-params", settings.body_params)):
-            if value is not None:
+        amounts: dict[str, object] = {"--bytes": settings.weight_bytes, "--body-params": settings.body_params}
+        for name, amount in amounts.items():
+            if amount is not None:
                 raise BadSetting(
-                    f"{flag} {value} needs a configuration to count from: give one --teacher instead of --candidates"
+                    f"{name} {amount} needs a configuration to count from: give one --teacher instead of --candidates"
                 )
         if settings.params is None:
             raise BadSetting("--candidates need the student's size: give --params, such as 600M")
