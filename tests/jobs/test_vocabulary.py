@@ -12,6 +12,7 @@ import limbeck
 from limbeck.errors import BadFolder, BadSetting, Mismatch
 from limbeck.jobs.common.captured import Captured
 from limbeck.jobs.common.environment import Environment
+from limbeck.jobs.pair import trimmed
 from limbeck.jobs.pair.trimmed import load_teacher, what_is_left_out
 from limbeck.models.load import load
 from limbeck.models.save import save
@@ -506,3 +507,15 @@ def test_a_run_that_came_to_nothing_leaves_its_vocabulary_to_no_other(here, tmp_
     assert load(out / "student").vocab == WHOLE
     assert not (out / "vocabulary").exists()
     assert not (out / "vocabulary.json").exists()
+
+
+@pytest.mark.parametrize(("mass", "warns"), [(0.039, True), (0.004, False)])
+def test_much_probability_without_a_token_is_a_warning_with_its_remedy(tmp_path, monkeypatch, mass, warns):
+    said: list[str] = []
+    monkeypatch.setattr(trimmed.console, "print", said.append)
+    interval = {"value": mass, "low": mass / 2, "high": mass * 2, "n": 9}
+    bits = {"whole": 1.0, "trimmed": 1.1, "difference": interval}
+    found = {"positions": 900, "left_out": interval, "worst": 0.5, "bits_per_byte": bits}
+    trimmed._keep_measured(tmp_path / "left_out.json", found)
+    assert len(said) == 1 + warns
+    assert not warns or (said[1].startswith("warning: 3.9 % of the teacher's") and "--vocab auto:N" in said[1])

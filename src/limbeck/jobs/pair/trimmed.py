@@ -31,6 +31,7 @@ from limbeck.models.weightless import load_without_weights
 from limbeck.models.within import kept_tokens, load_within
 from limbeck.probes.interval import difference_interval, mean_interval
 from limbeck.report.vocabulary import left_out_sentence
+from limbeck.report.words import share
 from limbeck.run.log import console
 from limbeck.run.sharded import Sharded
 from limbeck.teachers.ref import LocalRef
@@ -40,6 +41,7 @@ Whole = TypeVar("Whole", LanguageModel, StreamedModel)
 
 _CELLS = 2**22  # logits in memory at a time
 _APART = 0.02  # of the largest hidden state: more than other places in memory make of the same sums
+_MUCH = 0.01  # of the probability, left out on average, from which on a remedy is named
 
 
 def load_teacher(teacher: LocalRef, environment: Environment) -> LanguageModel:
@@ -167,6 +169,11 @@ def _left_out(model: LanguageModel | StreamedModel, vocabulary: Vocabulary) -> B
 def _keep_measured(file: Path, found: dict[str, Any]) -> None:
     write_json(file, finite(found))
     console.print(left_out_sentence(found))
+    if found["left_out"] is not None and found["left_out"]["value"] > _MUCH:
+        console.print(
+            f"warning: {share(found['left_out']['value'], digits=1)} of the teacher's probability has no token in the student: "
+            "give more text, of which --vocab auto keeps more tokens, or more tokens with --vocab auto:N"
+        )
 
 
 def facts_in(folder: Path) -> dict[str, Any]:
