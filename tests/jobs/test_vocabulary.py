@@ -518,4 +518,4 @@ def test_much_probability_without_a_token_is_a_warning_with_its_remedy(tmp_path,
     found = {"positions": 900, "left_out": interval, "worst": 0.5, "bits_per_byte": bits}
     trimmed._keep_measured(tmp_path / "left_out.json", found)
     assert len(said) == 1 + warns
-    assert not warns or (said[1].startswith("warning: 3.9 % of the teacher's") and "--vocab auto:N" in said[1])
+    assert not warns or (said[1].startswith("warning: 3.9 % of the teacher's") and "--vocab N" in said[1])

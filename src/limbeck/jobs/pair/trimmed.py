@@ -172,7 +172,7 @@ def _keep_measured(file: Path, found: dict[str, Any]) -> None:
     if found["left_out"] is not None and found["left_out"]["value"] > _MUCH:
         console.print(
             f"warning: {share(found['left_out']['value'], digits=1)} of the teacher's probability has no token in the student: "
-            "give more text, of which --vocab auto keeps more tokens, or more tokens with --vocab auto:N"
+            "give more text, of which --vocab auto keeps more tokens, or a larger number with --vocab N"
         )
 
 
