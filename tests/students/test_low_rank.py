@@ -6,7 +6,9 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM
 
 from limbeck.errors import BadCorpus, BadModel, BadSetting, BadShape
+from limbeck.models.formats import set_format
 from limbeck.models.load import load
+from limbeck.models.mixers.low_rank import LowRank
 from limbeck.models.save import save
 from limbeck.planning.cost.size import Size
 from limbeck.students.factor import Budget, Moments, factor, factored, linears, moments
@@ -157,3 +159,25 @@ def test_faults_are_refused_with_what_helps():
         next(factor(animal("gpt2"), text, budget=Budget(0.5)))
     with pytest.raises(BadModel, match=r"q_norm.*--dense"):
         low_rank(animal("qwen3"), text, budget=Budget(0.5))
+
+
+@pytest.mark.parametrize("tokens", [3, 40])
+def test_few_tokens_and_many_are_the_same_in_mixed_precision_too(tokens):
+    torch.manual_seed(0)
+    part = LowRank(16, 12, 3, 5)
+    part.places.copy_(torch.tensor([0, 17, 40, 100, 191], dtype=torch.int32))
+    part.values.data.normal_()
+    x = torch.randn(tokens, 16, requires_grad=True)
+    torch.testing.assert_close(part(x), x @ part.weight.T)
+    with torch.autocast("cpu", torch.bfloat16):
+        part(x).square().sum().backward()
+    assert torch.isfinite(part.values.grad).all()
+    set_format(part, torch.bfloat16)
+    torch.testing.assert_close(part(x.bfloat16()).float(), x @ part.weight.float().T, rtol=0.05, atol=0.05)
+
+
+def test_a_mixture_of_experts_is_made_dense_first():
+    teacher = animal("llama")
+    teacher.decoder.layers[0].mlp.experts = torch.nn.Parameter(torch.zeros(2, 3, 4))
+    with pytest.raises(BadShape, match="make a dense student"):
+        linears(teacher)

@@ -28,7 +28,7 @@ ROWS = 64  # of the text
 POSITIONS = 1024  # at which representations are compared
 OUTPUTS, DIRECTIONS = 128, 64  # logits and random directions of the tangent kernel
 _STEP = 1e-3  # length of a step along a direction, as a share of the weights
-_ITERATIONS = 100  # of the power method
+_ITERATIONS = 30  # of the power method
 
 
 @dataclass(frozen=True)
@@ -66,11 +66,17 @@ def probe_change(model: LanguageModel, teacher: LanguageModel | None, context: P
         )
     if not model.in_one_process:
         raise BadSetting("--probe change needs all weights in one process: leave --mesh out")
+    if model.model.dtype != torch.float32:
+        raise BadSetting(
+            f"--probe change compares small differences, and {str(model.model.dtype).removeprefix('torch.')} rounds them away: "
+            "give --dtype float32"
+        )
     readings = weight_readings("model", matrices_moved(teacher, model))
     batches = first_rows(context.held_out().batches())
     readings.append(represented("model", teacher, model, batches))
     similar = tangent_alignment(teacher, model, batches, seed=context.seed)
-    readings.append(Reading("model", "change", "tangent_alignment", similar, "cosine", 1, similar, similar))
+    unknown = math.nan  # how much another sample of positions and directions would differ
+    readings.append(Reading("model", "change", "tangent_alignment", similar, "cosine", OUTPUTS, unknown, unknown))
     return readings
 
 
@@ -159,7 +165,8 @@ def tangent_alignment(
     """The cosine of the tangent kernels J Jᵀ of two models, of the logits of the right tokens at some positions.
 
     J v along `DIRECTIONS` random directions v, the same for both, is a central difference: 2 passes each. The mean of
-    (J v)(J v)ᵀ over v is J Jᵀ.
+    (J v)(J v)ᵀ over v is J Jᵀ; with as few directions as here the cosine is too high where the kernels have many directions of
+    like size. The memory of one more copy of the weights is needed.
     """
     rows, chosen = _chosen(batches, outputs)
     grams = []
@@ -173,19 +180,22 @@ def _slopes(
     model: LanguageModel, rows: Sequence[Batch], chosen: Int[Tensor, " S"], seed: int
 ) -> Iterator[Float[Tensor, " S"]]:
     """The derivatives of the chosen logits along each direction. Weights are as they were afterwards."""
-    generator = torch.Generator().manual_seed(seed)
     weights = list(model.model.parameters())
     kept = [weight.detach().clone() for weight in weights]
     size = math.sqrt(sum(float(weight.double().square().sum()) for weight in kept))
     count = sum(weight.numel() for weight in kept)
     step = _STEP * size / math.sqrt(count)
+    generator = torch.Generator(weights[0].device)
     try:
-        for _ in range(DIRECTIONS):
-            along = [torch.randn(weight.shape, generator=generator).to(weight) for weight in kept]
+        for number in range(DIRECTIONS):
             ends = []
             for sign in (1, -1):
-                for weight, old, direction in zip(weights, kept, along, strict=True):
-                    weight.data.copy_(old + sign * step * direction)
+                generator.manual_seed(
+                    DIRECTIONS * seed + number
+                )  # the same direction, of which one tensor is in memory
+                for weight, old in zip(weights, kept, strict=True):
+                    direction = torch.randn(weight.shape, generator=generator, device=weight.device)
+                    torch.add(old, direction, alpha=sign * step, out=weight.data)
                 ends.append(_logits(model, rows, chosen))
             yield (ends[0] - ends[1]) / (2 * step)
     finally:
@@ -204,8 +214,8 @@ def _chosen(batches: Sequence[Batch], most: int) -> tuple[list[Batch], Int[Tenso
         if weighted >= 8 * most:
             break
     places = torch.cat([row.weight.flatten() for row in taken]).nonzero().flatten()
-    every = max(1, len(places) // most)
-    return taken, places[::every][:most]
+    spread = torch.linspace(0, len(places) - 1, min(most, len(places))).round().long()
+    return taken, places[spread.to(places.device)]
 
 
 @torch.no_grad()
@@ -251,7 +261,7 @@ def stable_rank(weight: Float[Tensor, "m n"]) -> float:
     whole = float(wide.double().square().sum())
     if whole == 0:
         return 0.0
-    vector = torch.ones(wide.shape[1], device=wide.device)
+    vector = torch.randn(wide.shape[1], generator=torch.Generator().manual_seed(0)).to(wide.device)
     for _ in range(_ITERATIONS):
         vector = wide.T @ (wide @ (vector / vector.norm()))
     return whole / float((wide @ (vector / vector.norm())).double().square().sum())

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -36,6 +37,14 @@ class Moments:
     """Of n inputs: ``second`` E[x xᵀ] (n, n) and ``size`` E|x| (n), in float64."""
 
     second: Float[Tensor, "n n"]
+    size: Float[Tensor, " n"]
+
+
+class _Scaling(NamedTuple):
+    """The matrix that inputs are scaled by, its inverse, and the size of each input."""
+
+    root: Float[Tensor, "n n"]
+    undo: Float[Tensor, "n n"]
     size: Float[Tensor, " n"]
 
 
@@ -89,6 +98,11 @@ def linears(model: LanguageModel) -> dict[str, nn.Linear]:
     found = {
         name: part for name, part in model.decoder.named_modules() if isinstance(part, nn.Linear) and part is not head
     }
+    if any(weight.ndim > 2 for weight in model.decoder.parameters()):
+        raise BadShape(
+            f"{model.name}: a {model.config.model_type} model has weights of several experts in one, which are not factored: make "
+            "a dense student of it first (limbeck shrink)"
+        )
     if not found:
         raise BadShape(f"{model.name}: a {model.config.model_type} model has no linear maps in its layers to factor")
     return found
@@ -109,16 +123,24 @@ def factor(
     sizes = {name: budget.of(part.out_features, part.in_features, name) for name, part in maps.items()}
     for names in _groups(maps):
         found = {} if method == "svd" else moments(model, batches, {name: maps[name] for name in names})
+        scalings: dict[int, _Scaling] = {}  # maps that read the same tensor share theirs
         for name in names:
-            yield name, factored(maps[name].weight, found.get(name), *sizes[name], method=method)
+            seen = found.get(name)
+            if id(seen) not in scalings or seen is None:
+                scalings[id(seen)] = _scaling(seen, method, maps[name].weight)
+            yield name, _factored(maps[name].weight, scalings[id(seen)], *sizes[name])
 
 
 def factored(
     weight: Float[Tensor, "m n"], seen: Moments | None, rank: int, kept: int = 0, *, method: str = "whitened"
 ) -> Factors:
     """Factors of a matrix of this rank, and this many entries beside them. ``seen`` is not needed for svd."""
+    return _factored(weight, _scaling(seen, method, weight), rank, kept)
+
+
+def _factored(weight: Float[Tensor, "m n"], scaling: _Scaling, rank: int, kept: int) -> Factors:
     wide = weight.detach().double()
-    root, undo, input_size = _scaling(seen, method, wide)
+    root, undo, input_size = scaling
     places = torch.zeros(0, dtype=torch.long, device=wide.device)
     rest = wide  # what no factors hold: first everything, so that a large entry is not taken for a rank
     for _ in range(ROUNDS if kept else 1):
@@ -151,7 +173,7 @@ def moments(model: LanguageModel, batches: Iterable[Batch], maps: Mapping[str, n
     if counted < most:
         raise BadCorpus(
             f"the calibration sample has {counted:,} tokens, fewer than the {most:,} inputs of a matrix that is fitted on it; "
-            "give more text"
+            "give more text, or longer rows (--length)"
         )
     return {name: Moments(second / counted, size / counted) for name, (second, size) in sums.items()}
 
@@ -196,18 +218,18 @@ def _groups(maps: Mapping[str, nn.Linear]) -> Iterator[list[str]]:
     yield group
 
 
-def _scaling(seen: Moments | None, method: str, wide: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The matrix that inputs are scaled by, its inverse, and the size of each input."""
+def _scaling(seen: Moments | None, method: str, weight: Float[Tensor, "m n"]) -> _Scaling:
+    """How the inputs of a matrix are scaled before it is truncated."""
     if method == "svd" or seen is None:
-        same = torch.eye(wide.shape[1], dtype=wide.dtype, device=wide.device)
-        return same, same, torch.ones(wide.shape[1], dtype=wide.dtype, device=wide.device)
+        same = torch.eye(weight.shape[1], dtype=torch.float64, device=weight.device)
+        return _Scaling(same, same, same.diagonal())
     input_size = seen.second.diagonal().clamp_min(0).sqrt()
     if method == "asvd":
         scale = seen.size.clamp_min(FLOOR * seen.size.max()).sqrt()
-        return scale.diag(), scale.reciprocal().diag(), input_size
+        return _Scaling(scale.diag(), scale.reciprocal().diag(), input_size)
     values, vectors = torch.linalg.eigh(seen.second)
     root = values.clamp_min(FLOOR * float(values[-1])).sqrt()
-    return (vectors * root) @ vectors.T, (vectors / root) @ vectors.T, input_size
+    return _Scaling((vectors * root) @ vectors.T, (vectors / root) @ vectors.T, input_size)
 
 
 def _truncated(wide: Tensor, root: Tensor, undo: Tensor, rank: int) -> tuple[Tensor, Tensor]:

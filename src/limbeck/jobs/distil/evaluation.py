@@ -113,6 +113,7 @@ class Evaluation:
         self._tasks = TaskEvaluation(measurements, settings.tasks) if settings.tasks and first else None
         self._runs: dict[str, dict[int, Measurements]] = {}
         self._start: Path | None = None  # the student before its training
+        self._quantiser: Quantiser | None = None
         self._moved: list[Reading] = []
         self._costs: list[Reading] = []
         self.seconds = seconds  # of the last evaluation of a student
@@ -134,7 +135,7 @@ class Evaluation:
 
     def cut(self, folder: Path, quantiser: Quantiser | None) -> None:
         """Measures the student before its training, with the weights that it is trained with."""
-        self._start = folder
+        self._start, self._quantiser = folder, quantiser
         if not self._measures:
             return
         world = self._machine.world
@@ -249,6 +250,8 @@ class Evaluation:
         weights, represents = folder / CHANGE, folder / "alignment.json"
         if not represents.exists():
             start = load(verified_folder(self._start), device=self._machine.world.device)
+            if self._quantiser:  # as the student was when its training began
+                self._quantiser.quantise(start)
             write_rows(weights, [asdict(one) for one in matrices_moved(start, model)])
             found = represented("student", start, model, first_rows(self.held_out.batches()))
             write_rows(represents, [found.row()])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from limbeck.config import DistilSettings, ShrinkSettings, flag_of
@@ -12,9 +13,10 @@ from limbeck.jobs.pair.student import CALIBRATION_ROWS
 from limbeck.models.language_model import LanguageModel
 from limbeck.models.streamed import StreamedModel
 from limbeck.run.micro import micro_batches
-from limbeck.students.factor import Budget
+from limbeck.students.factor import Budget, linears
 from limbeck.students.low_rank import LINEAGE, low_rank, stored_parameters
 
+_TIMES = 2  # tokens of the sample for each input of the widest matrix, at least
 _OTHERS = ("params", "shrink", "shape", "weight_bytes", "body_params")
 
 
@@ -57,8 +59,10 @@ def factored_student(
             "use a machine with more, or prune it first (limbeck shrink --params)"
         )
     assert settings.low_rank is not None
-    rows = Rows(store, length=length, seed=settings.seed).take(CALIBRATION_ROWS)
-    sample = list(micro_batches(rows, environment.world.device))
+    most = max(part.in_features for part in linears(teacher).values())
+    rows = max(CALIBRATION_ROWS, math.ceil(_TIMES * most / length))
+    taken = Rows(store, length=length, seed=settings.seed).take(rows)
+    sample = list(micro_batches(taken, environment.world.device))
     budget = Budget(settings.low_rank, settings.sparse)
     return low_rank(teacher, sample, budget=budget, method=settings.factor, dense=settings.dense)
 

@@ -12,6 +12,8 @@ from torch.nn import functional as F
 
 from limbeck.models.mixers.mixer import linear
 
+_FEW = 8  # tokens up to which the entries that are kept apart are multiplied one by one; more are faster as a matrix
+
 
 class LowRank(nn.Module):
     """The map y = (left right + S) x, where ``left`` is (outputs, rank) and ``right`` (rank, inputs).
@@ -34,12 +36,18 @@ class LowRank(nn.Module):
         product = self.left.weight @ self.right.weight
         if self.values is None:
             return product
-        return product.flatten().index_add(0, self.places, self.values).view_as(product)
+        return product.flatten().index_add(0, self.places, self.values.to(product.dtype)).view_as(product)
 
     def forward(self, x: Float[Tensor, "... n"]) -> Float[Tensor, "... m"]:
+        y = self.left(self.right(x))
         if self.values is None:
-            return self.left(self.right(x))
-        return F.linear(x, self.weight)
+            return y
+        inputs = x.shape[-1]
+        if x.numel() <= _FEW * inputs:
+            rows, columns = self.places.div(inputs, rounding_mode="floor"), self.places % inputs
+            return y.index_add(-1, rows, (x.index_select(-1, columns) * self.values).to(y.dtype))
+        apart = self.values.new_zeros(y.shape[-1] * inputs).index_add(0, self.places, self.values)
+        return y + F.linear(x, apart.view(-1, inputs).to(x.dtype))
 
 
 def replace_linear(model: nn.Module, name: str, rank: int, kept: int) -> LowRank:
