@@ -100,8 +100,8 @@ def linears(model: LanguageModel) -> dict[str, nn.Linear]:
     }
     if any(weight.ndim > 2 for weight in model.decoder.parameters()):
         raise BadShape(
-            f"{model.name}: a {model.config.model_type} model has weights of several experts in one, which are not factored: make "
-            "a dense student of it first (limbeck shrink)"
+            f"{model.name}: a {model.config.model_type} model has the weights of several experts in one, not factored: make a "
+            "dense student of it first (limbeck shrink)"
         )
     if not found:
         raise BadShape(f"{model.name}: a {model.config.model_type} model has no linear maps in its layers to factor")
