@@ -3,19 +3,23 @@
 import json
 import os
 import signal
-from dataclasses import asdict
+from dataclasses import asdict, astuple, replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 import limbeck
 from limbeck.config import DistilSettings
 from limbeck.corpora import Rows
 from limbeck.disk import read_lines
-from limbeck.errors import BadSetting, Interrupted
+from limbeck.errors import BadSetting, BadShape, Interrupted
 from limbeck.jobs.common.folder import signature_of
 from limbeck.jobs.distil import arms
+from limbeck.jobs.pair import rounds as planned
 from limbeck.models.anatomy import Anatomy
 from limbeck.models.load import load
 from limbeck.report.rounds import pruned_in
@@ -47,6 +51,63 @@ def test_each_round_can_be_pruned_from_the_one_before(family, rounds):
     for shape in steps:
         check(config, shape)
         config = config_of(shape, config)
+
+
+def prunable(before: Shape, after: Shape, anatomy: Anatomy) -> bool:
+    """The rules of `check`, without configurations."""
+    smaller = all(1 <= ours <= theirs for ours, theirs in zip(astuple(after), astuple(before), strict=True))
+    group, whole = before.heads // before.kv_heads, after.heads % after.kv_heads == 0
+    square = not anatomy.kind.square or after.hidden == after.heads * anatomy.sizes.head_dim
+    divides = not anatomy.kind.divides or after.hidden % after.heads == 0
+    return smaller and whole and after.heads // after.kv_heads <= group and square and divides
+
+
+@st.composite
+def pairs(draw, divides: bool, square: bool):
+    """A teacher's shape and a student's, both legal; channels a head are 8 where the width is heads x channels."""
+    kv, group = draw(st.integers(1, 16)), draw(st.integers(1, 8))
+    per_head = 8 if square else draw(st.integers(1, 256))
+    full = Shape(draw(st.integers(1, 40)), kv * group * per_head, kv * group, kv, draw(st.integers(8, 9000)))
+    kv = draw(st.integers(1, full.kv_heads))
+    heads = kv * draw(st.integers(1, full.heads // full.kv_heads))
+    step = heads if divides or square else 1
+    hidden = heads * 8 if square else step * draw(st.integers(1, full.hidden // step))
+    return full, Shape(draw(st.integers(1, full.layers)), hidden, heads, kv, draw(st.integers(1, full.ffn)))
+
+
+SMOLLM, LLAMA3, LLAMA2 = (
+    Shape(32, 960, 15, 5, 2560),
+    Shape(32, 4096, 32, 8, 14336),
+    Shape(32, 4096, 32, 32, 11008),
+)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "qwen3", "gpt2"])
+def test_every_shape_is_prunable_from_the_one_before_it(family):
+    anatomy = Anatomy.of(animal(family).config)
+    kind = anatomy.kind
+
+    @given(pairs(kind.divides, kind.square), st.integers(2, 6))
+    def holds(pair, rounds):
+        full, target = pair
+        head_dim = 8 if kind.square else anatomy.sizes.head_dim
+        teacher = replace(anatomy, sizes=replace(anatomy.sizes, **asdict(full), head_dim=head_dim))
+        chain = (full, *shapes_between(teacher, target, rounds), target)
+        assert all(prunable(before, after, teacher) for before, after in pairwise(chain)), chain
+
+    if kind.divides:
+        holds = example((SMOLLM, Shape(21, 960, 1, 1, 1280)), 3)(holds)
+        holds = example((LLAMA3, Shape(32, 4096, 8, 8, 14336)), 3)(holds)
+        holds = example((LLAMA2, Shape(32, 4032, 18, 18, 11008)), 3)(holds)
+    holds()
+
+
+def test_a_round_that_cannot_be_pruned_is_an_error_before_any_is_trained(here, monkeypatch):
+    wider = Shape(layers=2, hidden=48, heads=4, kv_heads=2, ffn=96)
+    monkeypatch.setattr(planned, "shapes_between", lambda *_: (replace(wider, hidden=40), wider))
+    with pytest.raises(BadShape, match="hidden=48 cannot be pruned from the teacher's hidden=40"):
+        limbeck.distil(**settings(here, "refused", rounds=3))
+    assert not (here / "refused").exists()
 
 
 def test_axes_shrink_by_equal_ratios():

@@ -21,7 +21,11 @@ def shapes_between(teacher: Anatomy, target: Shape, rounds: int) -> tuple[Shape,
 
     Every shape can be pruned from the one before it, and the target from the last.
     """
-    return tuple(_between(teacher, target, number / rounds) for number in range(1, rounds))
+    found: list[Shape] = []
+    for number in range(1, rounds):
+        previous = found[-1] if found else Shape.of_anatomy(teacher)
+        found.append(_between(teacher, previous, target, number / rounds))
+    return tuple(found)
 
 
 def shares(rounds: int) -> tuple[float, ...]:
@@ -44,22 +48,30 @@ def composed(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, A
     return outside | inside
 
 
-def _between(teacher: Anatomy, target: Shape, share: float) -> Shape:
-    """The shape at a share of the way to the target, in the logarithm of each axis."""
+def _between(teacher: Anatomy, previous: Shape, target: Shape, share: float) -> Shape:
+    """The shape at a share of the way to the target, in the logarithm of each axis, within the shape of the round before."""
     full = Shape.of_anatomy(teacher)
 
-    def part(large: int, small: int, step: int = 1) -> int:
+    def part(large: int, small: int, most: int, step: int = 1) -> int:
         wanted = math.ceil(large * (small / large) ** share / step) * step
-        return max(small, min(large, wanted))
+        return max(small, min(most, wanted))
 
-    kv_heads = part(full.kv_heads, target.kv_heads)
-    heads = kv_heads * part(full.heads // full.kv_heads, target.heads // target.kv_heads)
-    hidden = part(full.hidden, target.hidden, _STEP)
+    kv_heads = part(full.kv_heads, target.kv_heads, previous.kv_heads)
+    group, most = target.heads // target.kv_heads, previous.heads // previous.kv_heads
+    heads = kv_heads * part(full.heads // full.kv_heads, group, most)
+    hidden = part(full.hidden, target.hidden, previous.hidden, _STEP)
     if teacher.kind.square:
         hidden = heads * int(teacher.sizes.head_dim)
     elif teacher.kind.divides:
-        hidden = math.ceil(hidden / heads) * heads
-        if hidden > full.hidden:  # no multiple of these heads is left: the target's widths are legal
-            heads, kv_heads, hidden = target.heads, target.kv_heads, target.hidden
-    layers, ffn = part(full.layers, target.layers), part(full.ffn, target.ffn, _STEP)
-    return Shape(layers=layers, hidden=hidden, heads=heads, kv_heads=kv_heads, ffn=ffn)
+        widths = range(-(-target.hidden // heads) * heads, previous.hidden + 1, heads)
+        if not widths:  # no multiple of these heads is left: those of the round before have one, its own width
+            heads, kv_heads = previous.heads, previous.kv_heads
+            widths = range(-(-target.hidden // heads) * heads, previous.hidden + 1, heads)
+        hidden = next((width for width in widths if width >= hidden), widths[-1])
+    return Shape(
+        layers=part(full.layers, target.layers, previous.layers),
+        hidden=hidden,
+        heads=heads,
+        kv_heads=kv_heads,
+        ffn=part(full.ffn, target.ffn, previous.ffn, _STEP),
+    )

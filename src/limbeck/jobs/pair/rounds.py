@@ -9,7 +9,7 @@ from limbeck.errors import BadSetting
 from limbeck.models.anatomy import Anatomy
 from limbeck.models.configuration import load_config
 from limbeck.students.rounds import shapes_between, shares
-from limbeck.students.shape import Shape
+from limbeck.students.shape import Shape, check, config_of
 from limbeck.teachers.ref import TeacherRef
 
 
@@ -34,12 +34,12 @@ def check_rounds(settings: DistilSettings, teacher: TeacherRef, target: Shape | 
                 f"--rounds {settings.rounds} and {flag}: rounds prune a student out of the teacher: leave one of them out"
             )
     assert target is not None, "a student that is not given is pruned"
-    shapes = shapes_between(Anatomy.of_students(load_config(teacher.config_source)), target, settings.rounds)
-    anatomy = Shape.of(load_config(teacher.config_source))
-    different = len({anatomy, *shapes, target}) - 1
+    config = load_config(teacher.config_source)
+    shapes, full = shapes_between(Anatomy.of_students(config), target, settings.rounds), Shape.of(config)
+    different = len({full, *shapes, target}) - 1
     if different < settings.rounds:
         raise BadSetting(
-            f"--rounds {settings.rounds}: between {anatomy} and {target} there are shapes for {different} rounds: give so many "
+            f"--rounds {settings.rounds}: between {full} and {target} there are shapes for {different} rounds: give so many "
             "or fewer"
         )
     each = tuple(max(1, round(share * steps)) for share in shares(settings.rounds)[:-1])
@@ -48,4 +48,7 @@ def check_rounds(settings: DistilSettings, teacher: TeacherRef, target: Shape | 
             f"--rounds {settings.rounds}: {steps} steps leave none to train the student in: give more --tokens, fewer "
             "--batch-tokens or fewer rounds"
         )
+    for shape in (*shapes, target):  # each is pruned from the one before it, hours later
+        check(config, shape)
+        config = config_of(shape, config)
     return Rounds(shapes, each)
