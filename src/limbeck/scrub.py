@@ -16,7 +16,7 @@ _SECRETS = (*API_KEYS, *_TRACKERS, "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 _HIDDEN = "***"
 _SHORTEST = 6  # characters of a key to search for; a shorter one would match ordinary words
 # What stands before an @ and is no user: the container of abfs://container@account, a data set of hf:// before its revision
-_NO_USER = r"(?:(?:(?<=abfs://)|(?<=abfss://))[\w$-]+|(?<=hf://)[\w./-]+)@[\w.-]+(?![^\s/,;:])"
+_NO_USER = r"(?:(?:(?<=abfs://)|(?<=abfss://))[\w$-]+|(?<=hf://)[\w.-]+/[\w./-]+)@[\w.-]+(?![^\s/,;:])"
 _WORD = r"[^\s/,;]"
 IN_VALUES = r"[^\n/,;]"
 # An absolute path but its last name, also behind file:// and behind a colon, which is not that of an address elsewhere

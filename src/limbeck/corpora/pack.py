@@ -66,9 +66,13 @@ class Blend:
     shares: tuple[tuple[float, ...], ...]
 
     def tokens(self, rows: int, *, length: int) -> tuple[int, ...]:
-        """The tokens of each source in a training of ``rows`` rows of ``length`` tokens, rounded up."""
+        """The tokens of each source in a training of ``rows`` rows of ``length`` tokens, rounded up.
+
+        One at least, also of a source whose stage has no row.
+        """
         edges = np.minimum([*self.first, rows], rows)
-        return tuple(np.ceil(length * np.diff(edges) @ np.array(self.shares)).astype(int).tolist())
+        found = np.ceil(length * np.diff(edges) @ np.array(self.shares)).astype(int)
+        return tuple(np.maximum(found, 1).tolist())
 
 
 class Rows:

@@ -18,8 +18,6 @@ from limbeck.objectives.basic import ForwardKL
 from limbeck.objectives.outcomes import Outcomes
 from limbeck.types import Chunk, Signal
 
-_FORWARD = ForwardKL()  # it has no state, so all may share it
-
 
 @objective
 class Ramp(Counting):
@@ -30,8 +28,9 @@ class Ramp(Counting):
 
     weight: Tensor
 
-    def __init__(self, *, of: Objective = _FORWARD, start: float = 0.4, end: float = 1.0) -> None:
+    def __init__(self, *, of: Objective | None = None, start: float = 0.4, end: float = 1.0) -> None:
         super().__init__()
+        of = ForwardKL() if of is None else of  # each its own: an objective keeps what it learned of its limits
         if not isinstance(of, Objective) or isinstance(of, Sum):
             raise BadObjective(f"Ramp: of must be one objective, as in Ramp(of=ForwardKL()), got {of!r}; ramps add up")
         in_range("Ramp: start", start, 0, 1, closed=True)

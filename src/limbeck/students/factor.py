@@ -173,7 +173,7 @@ def moments(model: LanguageModel, batches: Iterable[Batch], maps: Mapping[str, n
     if counted < most:
         raise BadCorpus(
             f"the calibration sample has {counted:,} tokens, fewer than the {most:,} inputs of a matrix that is fitted on it; "
-            "give more text, or longer rows (--length)"
+            "give more text, or longer rows (--seq-len)"
         )
     return {name: Moments(second / counted, size / counted) for name, (second, size) in sums.items()}
 

@@ -96,7 +96,8 @@ class RunTeacher:
         """
         captured, local, world = self.captured, self.local, environment.world
         if is_mixture(self.about.config):
-            return self.weights(environment)  # not from its files, which hold experts in another form
+            # not from its files, which hold experts in another form; of a captured one by the rank that cuts
+            return self.weights(environment) if captured is None or world.first else self.about
         if captured is not None:
             run = partial(captured.weights_within, device=world.device, dtype=environment.dtype)
             run = partial(run, length=length, spill=spill, say=console.print)
