@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 from dataclasses import asdict, astuple, replace
 from itertools import pairwise
@@ -16,13 +17,18 @@ import limbeck
 from limbeck.config import DistilSettings
 from limbeck.corpora import Rows
 from limbeck.disk import read_lines
-from limbeck.errors import BadSetting, BadShape, Interrupted
+from limbeck.errors import BadSetting, BadShape, Interrupted, LimbeckError
 from limbeck.jobs.common.folder import signature_of
-from limbeck.jobs.distil import arms
+from limbeck.jobs.distil import arms, job
+from limbeck.jobs.distil.diagnose import diagnose
+from limbeck.jobs.distil.estimate import TimeEstimate, shown_before_rounds
 from limbeck.jobs.pair import rounds as planned
 from limbeck.models.anatomy import Anatomy
 from limbeck.models.load import load
+from limbeck.planning.checks.pair import Finding
 from limbeck.report.rounds import pruned_in
+from limbeck.report.words import duration
+from limbeck.run.log import console
 from limbeck.run.run import Run
 from limbeck.run.step import train_step
 from limbeck.students.prune import prune
@@ -159,9 +165,19 @@ def settings(here: Path, out: str, **more):
     } | more  # fmt: skip
 
 
+def findings_with(level, monkeypatch, found):
+    """Lets the doctor find one thing more about every pair, and notes in ``found`` what each pair was."""
+
+    def told(request, pair, *args, **keys):
+        found.append(pair)
+        return [*diagnose(request, pair, *args, **keys), Finding("sign", level, "a sign", "heed it")]
+
+    monkeypatch.setattr(job, "diagnose", told)
+
+
 @pytest.fixture(scope="module")
 def run(here):
-    """The folder of a whole run, and the numbers of the rows that each of its trainings read, in their order."""
+    """The folder of a whole run, the numbers of the rows that each of its trainings read, in their order, and what it printed."""
     read: dict[str, list[int]] = {}
     take, step = Rows.take, Run._step
 
@@ -179,8 +195,10 @@ def run(here):
         patch.setattr(Run, "_step", noted)
         patch.setattr(Rows, "take", noting)
         patch.setattr(Run, "measure", lambda self, seconds: 0.0)
-        limbeck.distil(**settings(here, "whole", baselines="fresh+kd"))
-    return here / "whole", read
+        findings_with("warning", patch, [])
+        with console.capture() as said:
+            limbeck.distil(**settings(here, "whole", baselines="fresh+kd"))
+    return here / "whole", read, said.get()
 
 
 @pytest.fixture(scope="module")
@@ -189,7 +207,7 @@ def done(run):
 
 
 def test_rounds_read_the_text_of_a_run_without_them(run):
-    _, read = run
+    read = run[1]
     assert read["1 round #0"] + read["student #0"] == read["fresh+kd #0"]
 
 
@@ -235,10 +253,14 @@ def test_a_run_stopped_in_a_round_goes_on_and_ends_with_the_same_bits(done, here
 
     out = f"stopped-{stopped_at}"
     with monkeypatch.context() as patch:
+        patch.setattr(Run, "measure", lambda self, seconds: 0.0)  # only steps of trainings count
         patch.setattr(arms, "train_step", stopping)
         with pytest.raises(Interrupted):
             limbeck.distil(**settings(here, out))
     assert (here / out / "cut").exists() == (stopped_at > 8)
+    if stopped_at > 8:  # the last round's model is there, and the others may be removed
+        for name in ("cut", "student"):
+            shutil.rmtree(here / out / "rounds" / "1" / name)
     limbeck.distil(**settings(here, out))
     whole, again = (folder / "student" / "model.safetensors" for folder in (done, here / out))
     assert again.read_bytes() == whole.read_bytes()
@@ -264,6 +286,44 @@ def test_impossible_rounds_are_an_error_before_anything_is_written(here, changes
     with pytest.raises(BadSetting, match=said):
         limbeck.distil(**{k: v for k, v in settings(here, "refused", **changes).items() if v is not None})
     assert not (here / "refused").exists()
+
+
+def no_step(*_, **__):
+    raise AssertionError("a step was trained")
+
+
+def test_the_doctors_errors_come_before_the_first_round(here, monkeypatch):
+    pairs = []
+    findings_with("error", monkeypatch, pairs)
+    monkeypatch.setattr(arms, "train_step", no_step)
+    with pytest.raises(LimbeckError, match="a sign"):
+        limbeck.distil(**settings(here, "ill"))
+    assert Shape.of(pairs[0].planned) == Shape(1, 24, 4, 2, 32)
+    assert not (here / "ill" / "rounds").exists()
+
+
+def test_too_few_held_out_documents_are_an_error_before_the_first_round(here, monkeypatch):
+    monkeypatch.setattr(arms, "train_step", no_step)
+    few = here / "few.jsonl"
+    few.write_text("".join((here / "text.jsonl").read_text().splitlines(keepends=True)[:2]))
+    with pytest.raises(BadSetting, match="--eval-every 2: 2 documents are held out"):
+        limbeck.distil(**settings(here, "unwatched", eval_every=2, eval_data=str(few)))
+    assert not (here / "unwatched" / "rounds").exists()
+
+
+def test_a_runs_warnings_are_said_once_and_its_estimates_count_the_rounds(run):
+    said = " ".join(run[2].split())
+    assert said.count("a sign") == 1
+    assert said.index("a sign") < said.index("for 2 rounds, the student's own training among them")
+    assert said.index("for 2 rounds") < said.index("for 2 trainings") < said.index("Rounds before the last took")
+
+
+def test_later_rounds_are_estimated_by_their_flops():
+    first = TimeEstimate(seconds=600.0, step_seconds={"KL": 0.5}, peak_bytes=2**31)
+    said = shown_before_rounds(first, [2e9, 1e9, 3e9])
+    assert said.startswith(f"estimate: {duration(600 * (1 + 0.5 + 1.5))} for 3 rounds")
+    assert "0.5 s" in said
+    assert "2.00 GiB" in said
 
 
 def test_captured_logits_serve_all_rounds(here):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, Protocol, TypedDict
 
 import numpy as np
 import torch
@@ -44,7 +44,19 @@ class Apart:
     documents: Int64[np.ndarray, " documents"]
 
 
-def kept_apart(store: TokenStore, plan: Plan, *, every: int, length: int, device: torch.device) -> Apart:
+class Steps(Protocol):
+    """How long a training is: optimiser steps, of so many rows each."""
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps in all."""
+
+    @property
+    def rows(self) -> int:
+        """Rows of a step."""
+
+
+def kept_apart(store: TokenStore, plan: Steps, *, every: int, length: int, device: torch.device) -> Apart:
     """The part of a held-out text that is measured every so many steps: rows in a fixed order, from the end of that in which
     the final evaluation takes its own.
 

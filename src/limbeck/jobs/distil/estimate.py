@@ -67,12 +67,35 @@ def expected_seconds(estimate: Mapping[str, Any], arms: Sequence[Arm]) -> float:
     return sum(steps.get(_kind(arm), 0.0) * arm.steps for arm in arms if not arm.done)
 
 
-def shown_after(
-    estimate: dict[str, Any], arms: Sequence[Arm], environment: Environment, *, continued: bool = False
-) -> str:
-    """The sentence with measured and estimated time and memory; ``continued`` if the run had several starts."""
-    starts = " over all starts" if continued else ""
+def shown_before_rounds(estimate: TimeEstimate, flops: Sequence[float]) -> str:
+    """The sentence printed before pruning in rounds, from the estimate of the first round.
+
+    ``flops``: those of each round's whole training, the last round's too. Other trainings are estimated once the student is made.
+    """
+    seconds = estimate.seconds * sum(flops) / flops[0]
+    (step,) = estimate.step_seconds.values()
     return (
+        f"estimate: {duration(seconds)} for {len(flops)} rounds, the student's own training among them (a step of the first, "
+        f"measured now: {step:.3g} s; the others by their FLOPs), and {estimate.peak_bytes / 2**30:.2f} GiB of memory; baselines "
+        "are estimated after the rounds"
+    )
+
+
+def shown_after(
+    estimate: dict[str, Any],
+    arms: Sequence[Arm],
+    environment: Environment,
+    *,
+    continued: bool = False,
+    rounds: Sequence[Arm] = (),
+) -> str:
+    """The sentence with measured and estimated time and memory; ``continued`` if the run had several starts.
+
+    ``rounds``: trainings before the student was made, which the estimate leaves out.
+    """
+    starts = " over all starts" if continued else ""
+    before = f"Rounds before the last took {duration(training_seconds(rounds))}{starts}. " if rounds else ""
+    return before + (
         f"Training took {duration(training_seconds(arms))}{starts} ({duration(estimate['seconds'])} estimated) and up to "
         f"{peak_gib(environment.world.device):.2f} GiB of memory ({estimate['peak_bytes'] / 2**30:.2f} GiB estimated)"
     )

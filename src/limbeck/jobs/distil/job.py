@@ -38,12 +38,18 @@ from limbeck.jobs.distil.arms import Arm, Shared, arms_of, train
 from limbeck.jobs.distil.conversion import Planned
 from limbeck.jobs.distil.convert import BASE, FACTS, MATCHING, make_converted
 from limbeck.jobs.distil.diagnose import diagnose, what_is_known
-from limbeck.jobs.distil.estimate import estimate_time, expected_seconds, shown_after, shown_before
+from limbeck.jobs.distil.estimate import (
+    estimate_time,
+    expected_seconds,
+    shown_after,
+    shown_before,
+    shown_before_rounds,
+)
 from limbeck.jobs.distil.evaluation import Evaluation, share_teacher_metrics
 from limbeck.jobs.distil.other_tokens import CrossTokenizerTeacher, TeacherSource, teacher_of
 from limbeck.jobs.distil.plan import DistilPlan
 from limbeck.jobs.distil.request import DistilRequest
-from limbeck.jobs.distil.rounds import make_in_rounds
+from limbeck.jobs.distil.rounds import arms_of_rounds, make_in_rounds
 from limbeck.jobs.distil.teacher import RunTeacher, adopted
 from limbeck.jobs.distil.vocabulary import with_vocabulary
 from limbeck.jobs.pair.student import make_student, possible_shapes, stored_as
@@ -66,7 +72,7 @@ from limbeck.report.words import share, took, trainings
 from limbeck.run.log import console
 from limbeck.run.run import Plan
 from limbeck.run.world import leave
-from limbeck.students.shape import Shape
+from limbeck.students.shape import Shape, config_of
 from limbeck.teachers.ref import ServedRef
 
 
@@ -98,7 +104,7 @@ def distil(settings: DistilSettings) -> dict[str, Any]:
 class Comparison:
     """A student and its baselines, ready to be trained. ``run`` is the content of run.json, empty on ranks other than 0.
 
-    ``continued``: whether an earlier start of the run had reached this point.
+    ``continued``: whether an earlier start of the run had reached this point. ``rounds``: the trainings between prunings.
     """
 
     settings: DistilSettings
@@ -110,6 +116,7 @@ class Comparison:
     cost: Cost
     proof: Evaluation
     continued: bool
+    rounds: Sequence[Arm] = ()
 
     def show_so_far(self) -> None:
         """Writes a report of the arms that are done, so that a stopped run has one."""
@@ -130,7 +137,10 @@ class Comparison:
         result, ending = self.proof.conclude(self.run)
         if "estimate" in self.run:
             own = [arm for arm in self.arms if arm.folder not in linked]
-            console.print(shown_after(self.run["estimate"], own, self.shared.environment, continued=self.continued))
+            about = shown_after(
+                self.run["estimate"], own, self.shared.environment, continued=self.continued, rounds=self.rounds
+            )
+            console.print(about)
         if last:
             console.print(f"It {took(seconds, continued=self.continued)}.")
         show_ending(ending if last else replace(ending, then=""), console)
@@ -173,6 +183,11 @@ def prepare(
     require_rows(store, length=length)
     if environment.world.first:
         same_corpus(settings.out, run, store, held_out)
+    rule, apart = rule_of(settings), None
+    if rule is not None:
+        apart = kept_apart(held_out, plan.budget, every=rule.every, length=length, device=environment.world.device)
+        if environment.world.first:
+            write_apart(settings.out, apart)
     cut, student, findings = start.student(store, about_teacher=about_teacher)
     if isinstance(source, CrossTokenizerTeacher):
         source.query(store, environment, rows=plan.budget.steps * plan.budget.rows, length=length)
@@ -183,11 +198,6 @@ def prepare(
         plan.run(environment, documents=np.diff(store.starts)), student.config, source.size, environment, run
     )
     shared = replace(shared, plan=computed(shared.plan, use))
-    rule, apart = rule_of(settings), None
-    if rule is not None:
-        apart = kept_apart(held_out, shared.plan, every=rule.every, length=length, device=environment.world.device)
-        if environment.world.first:
-            write_apart(settings.out, apart)
     every = None if rule is None else rule.every
     watch = watch_of(held_out, shared.plan, length=length, environment=environment, every=every, apart=apart)
     shared = replace(shared, watch=watch, rule=rule, tracked=tracked_of(settings, run))
@@ -214,7 +224,7 @@ def prepare(
     proof.cut(cut, plan.quantiser)
     if "estimate" in run:
         update(settings.out, run, estimate=run["estimate"] | {"measuring_seconds": round(proof.seconds, 2)})
-    return Comparison(settings, run, source, stores, arms, shared, cost, proof, continued)
+    return Comparison(settings, run, source, stores, arms, shared, cost, proof, continued, arms_of_rounds(plan))
 
 
 def _student_facts(
@@ -264,23 +274,54 @@ class _Start:
         plan, teacher = self.plan, self.source.about
         live = plan.request.objective.needs_teacher and isinstance(self.source, RunTeacher)
         uses = self.uses() if live else None
-        findings = self._conversion(uses) + about_teacher
+        before = self._conversion(uses) + self._of_rounds(uses)
+        findings = before + about_teacher
         cut = _start(plan, self.source, store, environment=self.environment, share=partial(self._round, store))
         student = load(verified_folder(cut), device="cpu")
         if not plan.conversion:
             findings = self.diagnose(Pair(teacher, student), uses=uses) + about_teacher
-            _show(findings)
+            _show([finding for finding in findings if finding.check not in {said.check for said in before}])
         findings += [packed(store, length=plan.budget.length, context=student.context)]
         _show(findings[-1:])
         return cut, student, findings
 
-    def _round(self, store: TokenStore, cut: Path, student: LanguageModel) -> Shared:
+    def _of_rounds(self, uses: float | None) -> list[Finding]:
+        """The doctor's findings about a student that is pruned in rounds, before the first; none without rounds.
+
+        The findings on memory are those of the first round, whose model is the largest.
+        """
+        plan, teacher = self.plan, self.source.about
+        if plan.rounds is None or plan.target is None:
+            return []
+        last, first = (
+            self.diagnose(Pair(teacher, planned=config_of(shape, teacher.config)), uses=uses)
+            for shape in (plan.target, plan.rounds.shapes[0])
+        )
+        findings = [one for one in last if one.check != "memory"] + [one for one in first if one.check == "memory"]
+        _show(findings)
+        return findings
+
+    def _round(self, store: TokenStore, arm: Arm, cut: Path, student: LanguageModel) -> Shared:
         """What the training of a round of pruning needs; averages of weights are of the last training alone."""
         plan, environment = self.plan, self.environment
         shared = _shared(plan, self.source, store, cut, student, environment, {})
         run = plan.run(environment, documents=np.diff(store.starts))
         use, _ = memory_use(run, student.config, self.source.size, environment, {})
-        return replace(shared, plan=replace(computed(shared.plan, use), average=""), quantiser=None)
+        shared = replace(shared, plan=replace(computed(shared.plan, use), average=""), quantiser=None)
+        if arm.taken == 0 and not (arm.folder / "metrics.jsonl").exists():
+            found = estimate_time([arm], _cost(plan, self.source, student, environment, use), shared)
+            console.print(shown_before_rounds(found, self._flops(student)))
+        return shared
+
+    def _flops(self, student: LanguageModel) -> list[float]:
+        """FLOPs of the training of each round, the student's own as the last. ``student``: that of the first round."""
+        plan, length = self.plan, self.plan.budget.length
+        assert plan.rounds is not None, "the plan has rounds"
+        assert plan.target is not None, "rounds prune"
+        once = self.source.size.forward_flops(length) if self.source.size else 0.0
+        steps = (*plan.rounds.steps, plan.budget.steps - plan.matched)
+        sizes = [Size.of(config_of(shape, student.config)) for shape in (*plan.rounds.shapes, plan.target)]
+        return [n * (once + 3 * size.forward_flops(length)) for n, size in zip(steps, sizes, strict=True)]
 
     def _conversion(self, uses: float | None) -> list[Finding]:
         """The doctor's findings about a planned conversion, before its matching; none without a conversion."""
@@ -397,7 +438,7 @@ def _start(
     store: TokenStore,
     *,
     environment: Environment,
-    share: Callable[[Path, LanguageModel], Shared],
+    share: Callable[[Arm, Path, LanguageModel], Shared],
 ) -> Path:
     """The folder of the untrained student. Teacher weights that are needed only here are freed afterwards.
 

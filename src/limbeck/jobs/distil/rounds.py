@@ -24,32 +24,39 @@ from limbeck.students.shape import Shape
 ROUNDS = "rounds"  # in a run's folder, and in a student's lineage
 
 
+def arms_of_rounds(plan: DistilPlan) -> list[Arm]:
+    """The trainings of all rounds but the last, in their order; none of a plan without rounds."""
+    settings, arms = plan.request.settings, list[Arm]()
+    for number, steps in enumerate(plan.rounds.steps if plan.rounds else (), 1):
+        folder, taken = settings.out / ROUNDS / str(number), sum(arm.steps for arm in arms)
+        arms.append(Arm("round", settings.seed, folder, plan.request.objective, steps, member=f"{number}", taken=taken))
+    return arms
+
+
 def make_in_rounds(
     plan: DistilPlan,
     teacher: LanguageModel | OnDisk,
     store: TokenStore,
     *,
     environment: Environment,
-    share: Callable[[Path, LanguageModel], Shared],
+    share: Callable[[Arm, Path, LanguageModel], Shared],
 ) -> Path:
     """The folder of the untrained student that the last round prunes.
 
-    ``share`` gives what the training of a round needs, from the folder of its pruned model and that model.
+    ``share`` gives what the training of a round needs, from its arm, the folder of its pruned model and that model.
     """
     settings, rounds = plan.request.settings, plan.rounds
     assert rounds is not None, "the plan has rounds"
     made: list[dict[str, Any]] = []
-    previous, taken = None, 0
-    for number, (shape, steps) in enumerate(zip(rounds.shapes, rounds.steps, strict=True), 1):
-        folder = settings.out / ROUNDS / str(number)
-        cut = _pruned(plan, teacher, previous, shape, store, made, environment=environment, folder=folder / "cut")
+    previous = None
+    for shape, arm in zip(rounds.shapes, arms_of_rounds(plan), strict=True):
+        cut = _pruned(plan, teacher, previous, shape, store, made, environment=environment, folder=arm.folder / "cut")
         student = load(verified_folder(cut), device="cpu")
-        arm = Arm("round", settings.seed, folder, plan.request.objective, steps, member=f"{number}", taken=taken)
-        train(arm, share(cut, student))
+        train(arm, share(arm, cut, student))
         environment.world.barrier()
-        tokens = steps * plan.budget.rows * plan.budget.length
+        tokens = arm.steps * plan.budget.rows * plan.budget.length
         made.append({"shape": asdict(shape), "parameters": student.parameters_count, "tokens": tokens})
-        previous, taken = arm.student, taken + steps
+        previous = arm.student
     assert plan.target is not None
     return _pruned(
         plan, teacher, previous, plan.target, store, made, environment=environment, folder=settings.out / "cut"

@@ -167,8 +167,8 @@ def _models(pair: Pair, length: int, *, aligned: bool) -> Iterator[Finding]:
     yield from _context([model for model in (None if aligned else teacher, student) if model is not None], length)
     yield from _logits(teacher, student)
     yield from _weights(teacher, student)
-    if student is not None:
-        yield from _sizes(teacher, student)
+    if not pair.trains_teacher:
+        yield from _sizes(teacher.parameters_count, pair.trained.parameters)
 
 
 def _resources(pair: Pair, run: PlannedRun, uses: float | None) -> Iterator[Finding]:
@@ -246,8 +246,8 @@ def _weights(teacher: LanguageModel, student: LanguageModel | None) -> Iterator[
             )
 
 
-def _sizes(teacher: LanguageModel, student: LanguageModel) -> Iterator[Finding]:
-    large, small = teacher.parameters_count, student.parameters_count
+def _sizes(large: int, small: int) -> Iterator[Finding]:
+    """Whether a student of ``small`` parameters fits a teacher of ``large``."""
     ratio = large / small
     message = f"teacher {large:,} parameters, student {small:,}: {ratio:.2f} times"
     if ratio < 1:
