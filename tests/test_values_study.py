@@ -278,7 +278,8 @@ def test_the_overview_has_the_claims_before_they_are_run():
     found = [row for row in rows.rows() if row.page == "values"]
     assert len({(row.study, row.claim) for row in found}) == len(found) == 14
     assert {row.verdict for row in found} == {"not yet run"}
-    assert "14 claims are not yet run" in index.table(RESULTS / "README.md")
+    waiting = sum(row.verdict == "not yet run" for row in rows.rows())
+    assert f"{waiting} claims are not yet run" in index.table(RESULTS / "README.md")
     assert "[values, Python](values.sh)" in index.table(RESULTS / "README.md")
 
 

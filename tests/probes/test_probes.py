@@ -375,9 +375,9 @@ def test_cost_counts_and_measures(tokenizer, tmp_path, tied):
         assert found["peak_memory"].value >= 4 * model.parameters_count
 
 
-@pytest.mark.parametrize(("seconds", "repeats"), [(0.001, 5), (0.06, 4), (0.1, 3), (3.0, 1)])
+@pytest.mark.parametrize(("seconds", "repeats"), [(0.001, 5), (0.009, 4), (0.1, 3), (3.0, 1)])
 def test_a_slow_model_is_timed_less_often(monkeypatch, teacher, seconds, repeats):
-    """By a clock that goes on by so many seconds a token, 8 of them a repeat: until 2 s, three times if that takes under 20 s."""
+    """By a clock that goes on by so many seconds a token, 8 a repeat: until 0.3 s, three times if that takes under 20 s."""
     module = import_module("limbeck.probes.cost")
     now = [0.0]
 
