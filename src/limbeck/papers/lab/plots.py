@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -142,24 +143,10 @@ def draw_gaps(gaps: Mapping[str, Mapping[str, Mapping[float, Interval]]], file: 
 def draw_delays(explained: Mapping[str, Mapping[int, Interval]], file: Path) -> None:
     """The share of explained variance by delay, a line for each kind of layer. Bars are 95 % intervals."""
     with _drawn(file) as axes:
-        for number, (name, found) in enumerate(explained.items()):
-            axes.errorbar(
-                list(found),
-                [one.value for one in found.values()],
-                yerr=[
-                    [one.value - one.low for one in found.values()],
-                    [one.high - one.value for one in found.values()],
-                ],
-                color=_COLORS[number % len(_COLORS)],
-                marker="os^vDPX*"[number % 8],
-                markersize=4,
-                capsize=2,
-                label=name,
-            )
+        _lines(axes, explained)
         axes.axhline(0, color="#94a3b8", linestyle=":")
         axes.set(xscale="log", xlabel="delay, steps", ylabel="variance explained")
-        axes.set_xticks(list(next(iter(explained.values()))), [str(delay) for delay in next(iter(explained.values()))])
-        axes.set_xticks([], minor=True)
+        _at_places(axes, explained)
         axes.legend(fontsize=8)
 
 
@@ -206,20 +193,7 @@ def draw_by_samples(lines: Mapping[str, Line], axis: str, file: Path) -> None:
 def draw_by_share(lines: Mapping[str, Mapping[float, Interval]], axis: str, file: Path) -> None:
     """Nats by a share, a line for each arm. Bars are 95 % intervals."""
     with _drawn(file) as axes:
-        for number, (name, found) in enumerate(lines.items()):
-            axes.errorbar(
-                [*found],
-                [one.value for one in found.values()],
-                yerr=[
-                    [one.value - one.low for one in found.values()],
-                    [one.high - one.value for one in found.values()],
-                ],
-                color=_COLORS[number % len(_COLORS)],
-                marker="os^vDPX*"[number % 8],
-                markersize=5,
-                capsize=2,
-                label=name,
-            )
+        _lines(axes, lines)
         axes.xaxis.set_major_formatter(lambda share, place: f"{share:.0%}")
         axes.set(xlabel=axis, ylabel="nats per token held out")
         axes.legend(fontsize=7)
@@ -228,22 +202,9 @@ def draw_by_share(lines: Mapping[str, Mapping[float, Interval]], axis: str, file
 def draw_by_rank(lines: Mapping[str, Mapping[int, Interval]], file: Path) -> None:
     """An alignment by the rank of a start, a line for each task. Bars are 95 % intervals."""
     with _drawn(file) as axes:
-        for number, (name, found) in enumerate(lines.items()):
-            axes.errorbar(
-                [*found],
-                [one.value for one in found.values()],
-                yerr=[
-                    [one.value - one.low for one in found.values()],
-                    [one.high - one.value for one in found.values()],
-                ],
-                color=_COLORS[number],
-                marker="os"[number % 2],
-                capsize=2,
-                label=name,
-            )
+        _lines(axes, lines)
         axes.set(xscale="log", xlabel="rank of the start", ylabel="alignment with the start")
-        axes.set_xticks([*next(iter(lines.values()))], [str(rank) for rank in next(iter(lines.values()))])
-        axes.set_xticks([], minor=True)
+        _at_places(axes, lines)
         axes.legend(fontsize=8)
 
 
@@ -292,6 +253,31 @@ def draw_reversals(ranks: Mapping[str, tuple[Interval, Interval]], *, chance: fl
         axes.set(ylim=(-0.03, 1.03), ylabel="mean reciprocal rank")
         axes.set_xticks(range(len(ranks)), [name.replace(", ", ",\n") for name in ranks])
         axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+
+
+def _lines(axes: Axes, lines: Mapping[str, Mapping[Any, Interval]]) -> None:
+    """Draws a line for each name through values at places, with their intervals as bars."""
+    for number, (name, found) in enumerate(lines.items()):
+        axes.errorbar(
+            [*found],
+            [one.value for one in found.values()],
+            yerr=[
+                [one.value - one.low for one in found.values()],
+                [one.high - one.value for one in found.values()],
+            ],
+            color=_COLORS[number % len(_COLORS)],
+            marker="os^vDPX*"[number % 8],
+            markersize=4,
+            capsize=2,
+            label=name,
+        )
+
+
+def _at_places(axes: Axes, lines: Mapping[str, Mapping[int, Interval]]) -> None:
+    """Labels the places of the first line, and no others."""
+    places = [*next(iter(lines.values()))]
+    axes.set_xticks(places, [str(place) for place in places])
+    axes.set_xticks([], minor=True)
 
 
 def _recall_by_bytes(axes: Axes) -> None:
