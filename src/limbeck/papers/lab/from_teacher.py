@@ -19,6 +19,7 @@ from limbeck.run.log import console
 from limbeck.types import Batch
 
 TEACHER = "builtin:stdlib"
+_TOGETHER = 8  # rows computed at once
 
 
 def teacher_parameters() -> int:
@@ -32,6 +33,11 @@ def text_for_teacher(folder: Path, data: str, length: int) -> None:
     store, held_out = build_stores(data, load(TEACHER).tokenizer, folder / "data", progress=console.is_terminal)
     require_rows(store, length=length)
     same_corpus(folder, run, store, held_out)
+
+
+def in_batches(rows: Batch) -> list[Batch]:
+    """Rows a few at a time, as they are computed."""
+    return [rows.rows(slice(at, at + _TOGETHER)) for at in range(0, len(rows.tokens), _TOGETHER)]
 
 
 @cache

@@ -12,7 +12,7 @@ import torch
 from limbeck.corpora import Rows
 from limbeck.models.build import new_model
 from limbeck.models.language_model import LanguageModel
-from limbeck.papers.lab.from_teacher import by_document, divergence, teacher_on
+from limbeck.papers.lab.from_teacher import by_document, divergence, in_batches, teacher_on
 from limbeck.papers.lab.loop import adamw_of, cosine, train_steps
 from limbeck.papers.lab.text import rows_of_training, rows_of_tuning
 from limbeck.probes.change import matrices_moved, represented
@@ -27,7 +27,7 @@ RANDOM, PRUNED, AT_RANDOM, AVERAGED, LOW_RANK = "random", "pruned", "pruned at r
 STARTS = (RANDOM, PRUNED, AT_RANDOM, AVERAGED, LOW_RANK)
 KEEP = 0.5  # share of parameters of the start of low rank, which is multiplied out
 DECAY = 0.1  # weight decay of matrices
-_CALIBRATION, _TOGETHER = 32, 8  # rows
+_CALIBRATION = 32  # rows
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,8 @@ def train_start(cell: StartCell, device: str, *, folder: Path) -> dict[str, Any]
     """
     rows = rows_of_tuning if cell.tuning else rows_of_training
     corpus, held_out, chosen = rows(folder, length=cell.length, seed=cell.seed, measured=cell.measured)
-    teacher = teacher_on(device)
+    teacher, measured = teacher_on(device), in_batches(held_out.rows_of(chosen).to(device))
     before, student = (start_of(cell, teacher, corpus) for _ in range(2))
-    measured = [held_out.rows_of(chosen[at : at + _TOGETHER]).to(device) for at in range(0, len(chosen), _TOGETHER)]
     found: dict[str, Any] = {}
 
     def look(step: int, failed: bool) -> bool:
@@ -88,7 +87,7 @@ def start_of(cell: StartCell, teacher: LanguageModel, corpus: Rows) -> LanguageM
     state = corpus.state_dict()
     sample = corpus.take(_CALIBRATION).to(teacher.device)
     corpus.load_state_dict(state)
-    batches = [sample.rows(slice(at, at + _TOGETHER)) for at in range(0, len(sample.tokens), _TOGETHER)]
+    batches = in_batches(sample)
     full = Shape.of(teacher.config)
     shape = Shape(cell.layers, full.hidden, full.heads, full.kv_heads, full.ffn)
     method = "random" if cell.start == AT_RANDOM else "activation"

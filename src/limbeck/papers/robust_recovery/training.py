@@ -10,7 +10,7 @@ import torch
 
 from limbeck.corpora import Rows
 from limbeck.models.language_model import LanguageModel
-from limbeck.papers.lab.from_teacher import by_document, divergence, teacher_on
+from limbeck.papers.lab.from_teacher import by_document, divergence, in_batches, teacher_on
 from limbeck.papers.lab.loop import adamw_of, cosine, train_steps
 from limbeck.papers.lab.text import rows_of_training, rows_of_tuning
 from limbeck.papers.robust_recovery.fitting import ARMS, factors_of
@@ -24,7 +24,6 @@ from limbeck.types import Batch
 CUT = "cut"
 DECAY = 0.1  # weight decay of matrices
 DIRTY = 0.05  # share of calibration tokens replaced by random ones
-_TOGETHER = 8  # rows computed at once
 
 
 @dataclass(frozen=True)
@@ -56,9 +55,8 @@ def train_recovery(cell: RecoveryCell, device: str, *, folder: Path) -> dict[str
     """
     rows = rows_of_tuning if cell.tuning else rows_of_training
     corpus, held_out, chosen = rows(folder, length=cell.length, seed=cell.seed, measured=cell.measured)
-    teacher = teacher_on(device)
+    teacher, measured = teacher_on(device), in_batches(held_out.rows_of(chosen).to(device))
     student = student_of(cell, teacher, corpus)
-    measured = [held_out.rows_of(chosen[at : at + _TOGETHER]).to(device) for at in range(0, len(chosen), _TOGETHER)]
     before = by_document(student, measured, held_out.store.documents)
     student.model.train()
     optimizer = adamw_of(student.model, rate=cell.rate, weight_decay=DECAY)
@@ -87,7 +85,7 @@ def student_of(cell: RecoveryCell, teacher: LanguageModel, corpus: Rows) -> Lang
     if cell.dirty:
         sample = dirtied(sample, teacher.vocab, cell.seed)
     sample = sample.to(teacher.device)
-    batches = [sample.rows(slice(at, at + _TOGETHER)) for at in range(0, len(sample.tokens), _TOGETHER)]
+    batches = in_batches(sample)
     if cell.arm in ARMS:
         found = factors_of(cell.arm, teacher, batches, cell.keep, cell.seed)
         return with_factors(teacher, found)
