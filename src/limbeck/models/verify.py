@@ -13,6 +13,7 @@ from torch import Tensor
 from limbeck.errors import BadModel, first_line
 from limbeck.models.inside import packed
 from limbeck.models.language_model import LanguageModel
+from limbeck.models.observing import evaluating
 from limbeck.models.rope import lengths_named
 from limbeck.products import full_products
 from limbeck.types import Batch
@@ -45,10 +46,8 @@ def verify(model: LanguageModel) -> None:
 
     Raises BadModel with the reason where `Outputs` does not describe the architecture, or logits are not finite.
     """
-    training = model.model.training
-    model.model.eval()
     try:
-        with full_products():  # kernels of attention take TF32 in other places
+        with evaluating(model.model), full_products():  # kernels of attention take TF32 in other places
             _verify_head(model, _alone(_some_tokens(model, 8)))
             _verify_order(model, _some_tokens(model, 8))
             model.packs = not model.chunked and all(
@@ -58,8 +57,6 @@ def verify(model: LanguageModel) -> None:
         raise refused(
             model, f"its decoder cannot be run on tokens and their positions ({first_line(error)})"
         ) from error
-    finally:
-        model.model.train(training)
 
 
 def _verify_head(model: LanguageModel, batch: Batch) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypedDict
 
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from limbeck.errors import BadModel, BadSetting
 from limbeck.models.language_model import LanguageModel
+from limbeck.models.observing import evaluating
 from limbeck.probes.interval import FEWEST_DOCUMENTS, RESAMPLES, Interval
 from limbeck.probes.named import TEXT, ProbeContext, probe
 from limbeck.types import Batch, Reading
@@ -220,26 +220,16 @@ def _chosen(batches: Sequence[Batch], most: int) -> tuple[list[Batch], Int[Tenso
 
 @torch.no_grad()
 def _hidden(model: LanguageModel, rows: Sequence[Batch], chosen: Int[Tensor, " S"]) -> Float[Tensor, "S D"]:
-    with _evaluating(model):
+    with evaluating(model.model):
         return torch.cat([model(row).hidden.flatten(0, 1) for row in rows])[chosen]
 
 
 @torch.no_grad()
 def _logits(model: LanguageModel, rows: Sequence[Batch], chosen: Int[Tensor, " S"]) -> Float[Tensor, " S"]:
     """The logits of the right tokens at the chosen places, in float64."""
-    with _evaluating(model):
+    with evaluating(model.model):
         found = [model(row).logits().double().gather(1, row.targets.flatten()[:, None])[:, 0] for row in rows]
     return torch.cat(found)[chosen]
-
-
-@contextmanager
-def _evaluating(model: LanguageModel) -> Iterator[None]:
-    training = model.model.training
-    model.model.eval()
-    try:
-        yield
-    finally:
-        model.model.train(training)
 
 
 def _matrices(model: LanguageModel) -> dict[str, Tensor]:

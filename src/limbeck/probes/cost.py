@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 from limbeck.generation.greedy import generate_greedy
 from limbeck.models.cached import read_on
 from limbeck.models.language_model import LanguageModel
+from limbeck.models.observing import evaluating
 from limbeck.models.parts import give_back
 from limbeck.types import Reading
 
@@ -45,12 +46,8 @@ def cost(model: str, language_model: LanguageModel, *, folder: Path | None = Non
         readings.append(_exact(model, "weights_on_disk", size, "bytes"))
     if not language_model.in_one_process:
         return readings
-    training = module.training
-    module.eval()
-    try:
+    with evaluating(module):
         return readings + _running(model, language_model)
-    finally:
-        module.train(training)
 
 
 def counted(model: str, language_model: LanguageModel) -> list[Reading]:

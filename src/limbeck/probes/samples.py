@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from itertools import islice
 from typing import Any
 
@@ -13,6 +12,7 @@ from jaxtyping import Float
 from limbeck.corpora.store import TokenStore
 from limbeck.generation.local import decoded_completion, generate
 from limbeck.models.language_model import LanguageModel
+from limbeck.models.observing import evaluating
 
 PROMPT, NEW = 32, 64
 
@@ -66,17 +66,6 @@ def _continuations(
     """What a model adds to all prompts greedily, then what at temperature 1, computed together."""
     count, twice = len(prompts), [*prompts, *prompts]
     temperatures, numbers = [0.0] * count + [1.0] * count, np.concatenate([uniforms, uniforms])
-    with _evaluated(model):
+    with evaluating(model.model):
         found = generate(model, twice, max_new_tokens=numbers.shape[1], temperature=temperatures, uniforms=numbers)
     return [decoded_completion(model.tokenizer, p, one.tokens) for p, one in zip(twice, found, strict=True)]
-
-
-@contextmanager
-def _evaluated(model: LanguageModel) -> Iterator[None]:
-    """A model without dropout for a while."""
-    training = model.model.training
-    model.model.eval()
-    try:
-        yield
-    finally:
-        model.model.train(training)

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from limbeck.models.language_model import LanguageModel
+from limbeck.models.observing import evaluating
 from limbeck.probes.interval import bootstrap
 from limbeck.probes.measurements import measure
 from limbeck.run.moment import Moment
@@ -57,14 +58,10 @@ class Watch:
 
     def row(self, student: LanguageModel, step: int, tokens: int, *, bf16: bool) -> dict[str, float | int]:
         """A row of held_out.jsonl: cross-entropy in nats per token with its interval over ``n`` documents, and its cost."""
-        begun, training = Moment.of(student.device), student.model.training
-        student.model.eval()
-        try:
-            autocast = torch.autocast(student.device.type, dtype=torch.bfloat16, enabled=bf16)
-            with torch.no_grad(), autocast, self.weights():
-                found = measure(student, None, self.batches(), documents=self.documents, ranks=self.ranks)
-        finally:
-            student.model.train(training)
+        begun = Moment.of(student.device)
+        autocast = torch.autocast(student.device.type, dtype=torch.bfloat16, enabled=bf16)
+        with evaluating(student.model), torch.no_grad(), autocast, self.weights():
+            found = measure(student, None, self.batches(), documents=self.documents, ranks=self.ranks)
         seconds = Moment.of(student.device).since(begun)
         (loss,) = bootstrap(_mean, np.stack([found.nats, found.tokens], -1)[None], positive=True)
         known = {key: value for key, value in (("low", loss.low), ("high", loss.high)) if np.isfinite(value)}

@@ -23,6 +23,7 @@ from limbeck.errors import BadCorpus, BadModel, BadSetting
 from limbeck.models.build import build
 from limbeck.models.experts import dense_config, expert_count, is_sparse, normalises, shared_width
 from limbeck.models.language_model import LanguageModel
+from limbeck.models.observing import evaluating, hooked
 from limbeck.types import Batch
 
 CHOSEN, MERGED = "chosen", "merged"
@@ -90,9 +91,7 @@ def routing_of(teacher: LanguageModel, batches: Iterable[Batch]) -> Routing:
     layers, experts = teacher.config.num_hidden_layers, expert_count(teacher.config)
     weight = torch.zeros(layers, experts, dtype=torch.float64, device=teacher.device)
     shared, total = torch.zeros(layers, dtype=torch.float64, device=teacher.device), 0.0
-    training = teacher.model.training
-    teacher.model.eval()
-    try:
+    with evaluating(teacher.model):
         for batch in batches:
             with _routed(teacher) as seen:
                 teacher(batch)
@@ -101,8 +100,6 @@ def routing_of(teacher: LanguageModel, batches: Iterable[Batch]) -> Routing:
             for layer, (routed, gate) in seen.items():
                 weight[layer] += counts @ routed.double()
                 shared[layer] += 0.0 if gate is None else counts @ gate.double()
-    finally:
-        teacher.model.train(training)
     if total == 0:
         raise BadCorpus("the sample has no row with a token of weight > 0; give more text to measure routing on")
     return Routing(weight / total, shared / total)
@@ -129,11 +126,8 @@ def _routed(teacher: LanguageModel) -> Iterator[dict[int, tuple[Tensor, Tensor |
         for number, layer in enumerate(teacher.model.get_submodule("model.layers"))
         if is_sparse(teacher.config, number)
     ]
-    try:
+    with hooked(handles):
         yield seen
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def routing_weights(hidden: Float[Tensor, "N D"], block: Any, config: Any) -> Float[Tensor, "N E"]:

@@ -22,6 +22,8 @@ from torch import Tensor, nn
 
 from limbeck.errors import BadCorpus, BadSetting, BadShape
 from limbeck.models.language_model import LanguageModel
+from limbeck.models.mixers.low_rank import with_entries
+from limbeck.models.observing import evaluating, hooked
 from limbeck.types import Batch
 
 FACTORS = ("whitened", "asvd", "svd")
@@ -60,8 +62,7 @@ class Factors:
     @property
     def matrix(self) -> Float[Tensor, "m n"]:
         """The matrix that they stand for."""
-        product = self.left @ self.right
-        return product.flatten().index_add(0, self.places, self.values).view_as(product)
+        return with_entries(self.left @ self.right, self.places, self.values)
 
 
 @dataclass(frozen=True)
@@ -159,16 +160,12 @@ def moments(model: LanguageModel, batches: Iterable[Batch], maps: Mapping[str, n
     """
     sums: dict[str, list[Tensor]] = {}
     counted = 0
-    training = model.model.training
-    model.model.eval()
-    try:
+    with evaluating(model.model):
         for batch in batches:
             mask = batch.weight.flatten() > 0
             counted += int(mask.sum())
             with _summing(maps, sums, mask):
                 model(batch)
-    finally:
-        model.model.train(training)
     most = max(part.in_features for part in maps.values())
     if counted < most:
         raise BadCorpus(
@@ -197,11 +194,8 @@ def _summing(maps: Mapping[str, nn.Linear], sums: dict[str, list[Tensor]], mask:
         return add
 
     handles = [part.register_forward_pre_hook(hook(name)) for name, part in maps.items()]
-    try:
+    with hooked(handles):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _groups(maps: Mapping[str, nn.Linear]) -> Iterator[list[str]]:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from limbeck.errors import BadCorpus, BadSetting
 from limbeck.models.anatomy import Anatomy
 from limbeck.models.language_model import LanguageModel
+from limbeck.models.observing import evaluating, hooked
 from limbeck.models.streamed import StreamedModel
 from limbeck.students.score_streamed import add_gradients, add_sizes
 from limbeck.students.tally import Scores, Tally, gate_of, keep_read, loss_of, taps_of
@@ -55,13 +56,9 @@ def score(
     if isinstance(teacher, StreamedModel):
         (add_gradients if method == "gradient" else add_sizes)(teacher, anatomy, rows, tally)
     else:
-        training = teacher.model.training
-        teacher.model.eval()
-        try:
+        with evaluating(teacher.model):
             for row in rows:
                 _observe(teacher, anatomy, row, tally, gradient=method == "gradient")
-        finally:
-            teacher.model.train(training)
     if tally.rows == 0:
         raise BadCorpus("the calibration sample has no row with a token of weight > 0; give more text to score on")
     return tally.scores(method, depth)
@@ -115,11 +112,8 @@ def _tapped(
         # A frozen teacher has no graph: start one at the embeddings.
         embedding = model.get_input_embeddings()  # type: ignore[operator]
         handles.append(embedding.register_forward_hook(lambda module, inputs, output: output.detach().requires_grad_()))
-    try:
+    with hooked(handles):
         yield seen
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextmanager
@@ -136,11 +130,8 @@ def _turned(anatomy: Anatomy, teacher: LanguageModel, row: Batch, tally: Tally) 
 
     for layer, module in enumerate(anatomy.layers_of(teacher.model)):
         handles.append(module.register_forward_hook(layer_hook(layer), with_kwargs=True))
-    try:
+    with hooked(handles):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _random(anatomy: Anatomy, seed: int, device: torch.device) -> Scores:

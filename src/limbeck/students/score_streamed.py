@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from torch import Tensor
 
 from limbeck.models.anatomy import Anatomy
+from limbeck.models.observing import hooked
 from limbeck.models.streamed import Passing, StreamedModel
 from limbeck.students.tally import Tally, gate_of, keep_read, loss_of, taps_of
 from limbeck.types import Batch
@@ -79,8 +80,5 @@ def _tapped(teacher: StreamedModel, anatomy: Anatomy) -> Iterator[dict[str, list
     for name in ("heads", "ffn"):
         for module in taps[name]:
             handles.append(module.register_forward_pre_hook(lambda _, inputs, name=name: seen[name].append(inputs[0])))
-    try:
+    with hooked(handles):
         yield seen
-    finally:
-        for handle in handles:
-            handle.remove()

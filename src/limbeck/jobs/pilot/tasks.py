@@ -38,6 +38,7 @@ from limbeck.jobs.pretrain.job import llama_config
 from limbeck.models.build import new_model
 from limbeck.models.language_model import LanguageModel
 from limbeck.models.load import load, verified_folder
+from limbeck.models.observing import evaluating
 from limbeck.models.save import save
 from limbeck.objectives.base import Objective
 from limbeck.objectives.basic import CrossEntropy
@@ -305,11 +306,9 @@ def _measure(
 ) -> Measurements:
     _, store = text_of_run(out)
     held_out = HeldOut(store, length=scale.length, environment=environment, trained=scale.student_tokens)
-    training = model.model.training
-    model.model.to(environment.world.device).eval()
-    measured = measure(model, teacher, held_out.batches(), documents=store.documents)
-    model.model.train(training)
-    return measured
+    model.model.to(environment.world.device)
+    with evaluating(model.model):
+        return measure(model, teacher, held_out.batches(), documents=store.documents)
 
 
 def _load_teacher(out: Path, name: str, environment: Environment) -> LanguageModel:

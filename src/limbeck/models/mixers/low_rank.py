@@ -34,9 +34,7 @@ class LowRank(nn.Module):
     def weight(self) -> Float[Tensor, "m n"]:
         """The matrix itself."""
         product = self.left.weight @ self.right.weight
-        if self.values is None:
-            return product
-        return product.flatten().index_add(0, self.places, self.values.to(product.dtype)).view_as(product)
+        return product if self.values is None else with_entries(product, self.places, self.values)
 
     def forward(self, x: Float[Tensor, "... n"]) -> Float[Tensor, "... m"]:
         y = self.left(self.right(x))
@@ -46,8 +44,15 @@ class LowRank(nn.Module):
         if x.numel() <= _FEW * inputs:
             rows, columns = self.places.div(inputs, rounding_mode="floor"), self.places % inputs
             return y.index_add(-1, rows, (x.index_select(-1, columns) * self.values).to(y.dtype))
-        apart = self.values.new_zeros(y.shape[-1] * inputs).index_add(0, self.places, self.values)
-        return y + F.linear(x, apart.view(-1, inputs).to(x.dtype))
+        apart = with_entries(self.values.new_zeros(y.shape[-1], inputs), self.places, self.values)
+        return y + F.linear(x, apart.to(x.dtype))
+
+
+def with_entries(
+    matrix: Float[Tensor, "m n"], places: Int[Tensor, " kept"], values: Float[Tensor, " kept"]
+) -> Float[Tensor, "m n"]:
+    """A matrix with ``values`` added to it at the ``places`` in row-major order, in its own format."""
+    return matrix.flatten().index_add(0, places, values.to(matrix.dtype)).view_as(matrix)
 
 
 def replace_linear(model: nn.Module, name: str, rank: int, kept: int) -> LowRank:

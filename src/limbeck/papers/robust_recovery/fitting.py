@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from limbeck.models.language_model import LanguageModel
+from limbeck.models.observing import hooked
 from limbeck.students.factor import Budget, Factors, Moments, factored, linears
 from limbeck.types import Batch
 
@@ -110,8 +111,5 @@ def _read(maps: Mapping[str, nn.Linear]) -> Iterator[dict[str, Tensor]]:
         return lambda module, inputs: found.update({name: inputs[0]})
 
     handles: list[Any] = [part.register_forward_pre_hook(keep(name)) for name, part in maps.items()]
-    try:
+    with hooked(handles):
         yield found
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -18,6 +18,7 @@ import torch
 from limbeck.disk import existing, shown
 from limbeck.errors import BadSetting, BadTask, LimbeckError, first_line
 from limbeck.models.language_model import LanguageModel
+from limbeck.models.observing import evaluating
 from limbeck.models.quiet import quiet_transformers
 from limbeck.packages import require_packages
 from limbeck.probes.standard.local import CHOICES, CONTINUATION, TEXT, config_of
@@ -88,12 +89,8 @@ def evaluate(model: LanguageModel, loaded: Loaded) -> list[TaskScores]:
 
         from limbeck.probes.standard.harness import HarnessLM
 
-        training = model.model.training
-        model.model.eval()
-        try:
+        with evaluating(model.model):
             results = run_tasks(HarnessLM(model), _fresh(loaded), bootstrap_iters=0, log_samples=True)
-        finally:
-            model.model.train(training)
     assert results is not None, "this process is the only one"
     scores: dict[str, list[TaskScores]] = {}
     for name, task in loaded.tasks.items():
