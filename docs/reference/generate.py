@@ -163,6 +163,7 @@ EXAMPLES = {
     "patience": "3",
     "ray": "auto",
     "seq_len": "1024",
+    "shards": "64",
     "shrink": "2.5",
     "skip_bad": "10",
     "student": "Qwen/Qwen3-0.6B",

@@ -555,6 +555,8 @@ def capture(
     threads: int | None = None,
     mesh: str | None = None,
     shard: str | tuple[int, int] | None = "1/1",
+    ray: str | None = None,
+    shards: int | str | None = None,
     stream: bool | None = False,
     device_memory: float | str | None = None,
     out: str | PathLike[str] | None = "runs/capture",
@@ -619,6 +621,10 @@ def capture(
         mesh: How the processes of torchrun hold the weights: replicate, all on each; shard, a part on each; or
             shard=8,replicate=2, groups of processes that hold a part each. Default: replicate.
         shard: Which of how many machines this is. For example 3/16. Default: 1/1.
+        ray: Address of a Ray cluster whose machines capture together, or auto for that of this machine; --out is
+            on a disk that all share.
+        shards: With --ray: parts of the capture that workers take one by one. Default: one for each worker: a
+            GPU, or a core where there are none.
         stream: Read a teacher larger than memory from disk, layer by layer.
         device_memory: With --stream: memory that the teacher may take. For example 8GiB. Default: 80 % of what is
             free.

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import limbeck
-from limbeck.jobs.pilot.task import do
+from limbeck.jobs.common.task import do
 from limbeck.papers.lab import trainings
 
 KEYS: dict[str, Any] = {"scale": "smoke", "seeds": 2, "workers": 1, "device": "cpu"}

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,10 +22,12 @@ from limbeck.config import DistilSettings
 from limbeck.corpora import Rows, TokenStore
 from limbeck.disk import read_json, read_rows, sha256_of, write_json
 from limbeck.errors import BadFolder, BadModel, BadSetting, Mismatch
+from limbeck.jobs.capture import spread
 from limbeck.jobs.capture.certificate import STEP, certify
 from limbeck.jobs.capture.merge import merge
 from limbeck.jobs.capture.verify import inspect, verify
 from limbeck.jobs.common.captured import Captured
+from limbeck.jobs.common.task import DONE, attempt, require_done
 from limbeck.jobs.pair.student import possible_shapes
 from limbeck.models.configuration import load_config
 from limbeck.models.load import load
@@ -291,6 +294,54 @@ def test_shards_of_several_machines_are_the_whole(here, tmp_path):
     torch.testing.assert_close(parts.log_p, whole.log_p, rtol=0, atol=0.05)
     assert (parts.ids == whole.ids).float().mean() > 0.99
     assert merge(tmp_path / "merged", folders) == merged  # again is nothing new
+
+
+class Machines:
+    """A cluster of this process."""
+
+    workers = 3
+
+    def run(self, tasks, report, watch=int):
+        for task in tasks:
+            kind, message = (DONE, "") if task.done else attempt(task)
+            require_done(task, kind, message)
+            watch()
+            report(task, 0.0)
+
+
+def test_a_capture_by_workers_has_the_bytes_of_one_process(here, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(spread, "cluster", lambda *_, **__: nullcontext(Machines()))
+    result = ask(here, tmp_path / "out", ray="auto")
+    said = capsys.readouterr().err
+    assert "3 shards of about" in said
+    assert f"logits  {tmp_path / 'out'}" in said  # the last screen, which a worker printed
+    assert result["rows"] == Captured(here / "whole").logits.rows
+    found, whole = (content(folder) for folder in (tmp_path / "out", here / "whole"))
+    for name in ("README.md", "run.json", "measured/cost.json"):  # which hold times and places
+        assert found.pop(name) != whole.pop(name)
+    assert found == whole
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter.txt").touch()
+    with pytest.raises(BadFolder, match=r"holds no run \(it holds letter\.txt\): nothing was written"):
+        ask(here, tmp_path / "mine", ray="auto")
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["letter.txt"]
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"ray": None, "shards": 3}, "--shards 3: workers of a Ray cluster take them; add --ray ADDRESS"),
+        ({"shard": "1/4"}, "--shard 1/4: with --ray the workers take all shards: give --shards 4 instead"),
+        ({"mesh": "shard"}, "--mesh shard: with --ray each worker has one GPU and a whole teacher"),
+        ({"device": "cuda:1"}, "--device cuda:1: with --ray each worker gets a free GPU"),
+        ({"teacher": "http://localhost:1/v1#m", "tokenizer": "."}, "is on a server, which computes"),
+    ],
+)
+def test_what_does_not_go_with_a_cluster_is_refused(here, tmp_path, more, said):
+    with pytest.raises(BadSetting) as error:
+        ask(here, tmp_path / "no", **({"ray": "auto"} | more))
+    assert said in str(error.value)
+    assert not (tmp_path / "no").exists()
 
 
 def test_shards_of_different_things_are_not_merged(here, tmp_path):

@@ -151,7 +151,7 @@ def test_what_a_teacher_does_not_do_is_refused(here):
 
 def test_a_capture_stopped_before_its_card_gets_one(here, tmp_path, monkeypatch):
     """The certificate, by which a run knows that its capture came to the end, is written last."""
-    from limbeck.jobs.capture import job
+    from limbeck.jobs.capture import here as job
 
     asked = keys(here, tokens=600, params="10k", cache_logits=True)
 

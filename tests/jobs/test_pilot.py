@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import os
 import re
 import signal
 import subprocess
@@ -20,9 +19,9 @@ import limbeck
 from limbeck.corpora import Rows
 from limbeck.disk import write_json
 from limbeck.errors import BadFolder, BadSetting, Mismatch, NonFiniteLoss
+from limbeck.jobs.common.task import RESULT, do
 from limbeck.jobs.pilot import job
 from limbeck.jobs.pilot.grid import SCALES, Scale, grid, ladder, nested_shapes, weights
-from limbeck.jobs.pilot.task import RESULT, do
 from limbeck.jobs.pilot.tasks import task_of, tasks_left
 from limbeck.jobs.pretrain.job import llama_config
 from limbeck.models.build import build
@@ -31,6 +30,7 @@ from limbeck.run.log import console
 from limbeck.run.run import Run
 from limbeck.teachers import HiddenStates, NumberedRows, capture
 from tests.helpers.models import frozen, llama, stores, tokenizer, write_corpus
+from tests.helpers.on_ray import environment, kill_a_worker, ray_head
 
 TINY = Scale(
     smallest=12_000,
@@ -59,12 +59,12 @@ if __name__ == "__main__":
 
 
 def start(data: Path, out: Path, *more: str) -> subprocess.Popen:
-    root = Path(__file__).parents[2]
-    environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
     script = out.with_name("main.py")
     script.write_text(MAIN)
     command = [sys.executable, str(script), str(data), str(out), *more]
-    return subprocess.Popen(command, cwd=root, env=environment, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command, cwd=Path(__file__).parents[2], env=environment(), stderr=subprocess.PIPE, text=True
+    )
 
 
 def results(out: Path) -> dict[Path, int]:
@@ -139,26 +139,12 @@ def test_a_pilot_whose_worker_and_then_parent_are_killed_does_nothing_twice_and_
 def test_a_pilot_on_ray_survives_the_death_of_a_worker(whole, tmp_path):
     pytest.importorskip("ray", reason="ray is an extra")
     data, expected, _ = whole
-    out, port = tmp_path / "ray", "63791"
-    environment = os.environ | {
-        "OMP_NUM_THREADS": "1",
-        "RAY_DISABLE_DASHBOARD": "1",
-        "PYTHONPATH": str(Path(__file__).parents[2]),
-    }
-    ray = str(Path(sys.executable).with_name("ray"))
-    head = [ray, "start", "--head", f"--port={port}", "--num-cpus=2", "--include-dashboard=false"]
-    begun = subprocess.run(head, env=environment, capture_output=True, text=True)
-    assert begun.returncode == 0, begun.stderr + begun.stdout
-    try:
-        process = start(data, out, f"127.0.0.1:{port}")
-        wait_for(out, 5, process)
-        workers = [p for p in psutil.process_iter(["cmdline"]) if "ray::_do" in " ".join(p.info["cmdline"] or [])]
-        assert workers
-        workers[0].kill()
+    out = tmp_path / "ray"
+    with ray_head(port=63791) as address:
+        process = start(data, out, address)
+        kill_a_worker(lambda: len(results(out)) >= 5, process)
         _, said = process.communicate(timeout=400)
-        assert process.returncode == 0, said
-    finally:
-        subprocess.run([ray, "stop", "--force"], capture_output=True)
+    assert process.returncode == 0, said
     assert points(out) == expected
     logged = [json.loads(path.read_text())["name"] for path in out.glob(f"*/*/{RESULT}")]
     assert len(logged) == len(set(logged)) == 18

@@ -14,11 +14,11 @@ from limbeck.corpora.writer import Item
 from limbeck.disk import write_json
 from limbeck.errors import Mismatch
 from limbeck.jobs.capture.job import capture
+from limbeck.jobs.common.task import Task
 from limbeck.jobs.distil.job import distil
 from limbeck.jobs.doctor.job import doctor
 from limbeck.jobs.pair.unigram import UnigramComparison, _unigram, compare_to_unigram, knowledge, of_source, of_store
 from limbeck.jobs.pilot.knowing import require_one, warnings_of
-from limbeck.jobs.pilot.task import Task
 from limbeck.jobs.pilot.tasks import task_of
 from limbeck.models.language_model import LanguageModel
 from limbeck.teachers.remote.http import Address, RetryPolicy

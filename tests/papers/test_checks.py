@@ -9,7 +9,7 @@ import torch
 
 from limbeck.disk import write_json
 from limbeck.errors import BadFolder
-from limbeck.jobs.pilot.task import RESULT
+from limbeck.jobs.common.task import RESULT
 from limbeck.papers.lab.checks import checks_of
 from limbeck.papers.lab.tuning import TuningPlan, Tunings
 from limbeck.papers.taid_gap.judging import HEAD

@@ -12,8 +12,8 @@ import limbeck
 from limbeck.corpora import Rows, build_stores
 from limbeck.corpora.document import Document
 from limbeck.errors import BadSetting, NonFiniteLoss
+from limbeck.jobs.common.task import RESULT
 from limbeck.jobs.pilot.grid import Scale, TeacherPlan
-from limbeck.jobs.pilot.task import RESULT
 from limbeck.papers import recipe
 from limbeck.papers.lab.cells import TrainedLadder, doubtful, train_ladder
 from limbeck.papers.lab.instructions import TEMPLATE, conversations, write_instructions

@@ -9,9 +9,9 @@ import pytest
 
 import limbeck
 from limbeck.errors import BadPoints, BadSetting, NotConverged
+from limbeck.jobs.common.task import do
 from limbeck.jobs.pilot import job
 from limbeck.jobs.pilot.grid import SCALES, grid
-from limbeck.jobs.pilot.task import do
 from limbeck.jobs.probe.pass_until import Result, read_results
 from limbeck.papers.capacity_gap import recipe as capacity_gap
 from limbeck.papers.distillation_law import recipe as distillation_law

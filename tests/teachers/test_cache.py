@@ -9,10 +9,13 @@ import torch
 from limbeck.corpora import Rows
 from limbeck.disk import read_json, write_json
 from limbeck.errors import BadFolder, BadModel, Mismatch
+from limbeck.jobs.capture.spread import borders
 from limbeck.teachers import Coding, LogitCache, NumberedRows, capture_outcomes
 from limbeck.teachers import cache as module
+from limbeck.teachers.cache import MANIFEST, join_outcomes
 from limbeck.teachers.codec import Sampled, TopK
 from tests.helpers.held import held_elsewhere
+from tests.helpers.kills import stops
 from tests.helpers.models import frozen, llama, stores, tokenizer
 
 LENGTH, ROWS = 16, 23
@@ -29,6 +32,7 @@ def captured(tmp_path, monkeypatch):
     def capture(folder="cache", **keys):
         wanted = {
             "rows": ROWS,
+            "first": 0,
             "length": LENGTH,
             "codec": Sampled(len(tok), 6),
             "seed": 3,
@@ -37,7 +41,7 @@ def captured(tmp_path, monkeypatch):
         how = wanted | keys
         return capture_outcomes(
             teacher,
-            NumberedRows(rows.rows_of, how["length"], how["rows"], batch_rows=4),
+            NumberedRows(rows.rows_of, how["length"], how["rows"], batch_rows=4, first=how["first"]),
             tmp_path / folder,
             coding=Coding(how["codec"], how["seed"]),
             made_from=how["made_from"],
@@ -45,6 +49,21 @@ def captured(tmp_path, monkeypatch):
 
     capture.teacher, capture.rows, capture.folder = teacher, rows, tmp_path / "cache"
     return capture
+
+
+@pytest.mark.parametrize("number", [2, 3, 5])  # of parts: of fewer than the files, as many, more
+def test_parts_that_are_joined_have_the_files_and_bytes_of_one_capture(captured, tmp_path, number):
+    whole = captured("whole")
+    file_rows = module.rows_of_file(whole.codec, LENGTH)
+    assert 2 < len(whole.shards) < 5
+    cuts = borders(ROWS, file_rows=file_rows, batch_rows=4, shards=number)
+    parts = [captured(f"part{cut.first}", first=cut.first, rows=cut.rows) for cut in cuts]
+    states = stops(lambda out: join_outcomes(out, parts), tmp_path / "out", tmp_path / "stops")
+    assert len(states) > 4
+    names = {MANIFEST, *(shard["file"] for shard in whole.shards)}
+    for state in states:
+        join_outcomes(state, parts)
+        assert {n: (state / n).read_bytes() for n in names} == {n: (whole.folder / n).read_bytes() for n in names}
 
 
 @pytest.mark.parametrize("make", [lambda v: Sampled(v, 6), lambda v: TopK(v, 6)])
@@ -166,7 +185,7 @@ def test_finished_files_that_an_earlier_version_did_not_note_are_believed_by_the
     file = stopped[0]
     data = file.read_bytes()
     whole = captured("whole")
-    packed = data.index(whole._row(0).tobytes())
+    packed = data.index(whole.packed(0).tobytes())
     file.write_bytes(data[:packed] + bytes([data[packed] ^ 1]) + data[packed + 1 :])
     with pytest.raises(BadModel, match=rf"{file.name}: the logits of row 0 do not match their checksum: remove"):
         captured()

@@ -7,7 +7,7 @@ error that names the difference. A file that is still being written has another 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from torch import Tensor
 from limbeck.disk import (
     CheckedRows,
     Count,
+    link_or_copy,
     locked,
     read_json,
     remove_leftovers,
@@ -40,6 +41,7 @@ from limbeck.types import Batch, Outputs, Sparse, Teacher, each
 MANIFEST = "cache.json"
 _BEGUN = "begun.json"  # what an unfinished capture is made from
 _SHARD_BYTES = 2**28
+_TOGETHER = 256  # rows that are copied at a time
 REMEDY = "copy the folder again, or capture it again"
 CELLS = 2**22  # logits in memory at a time
 CODECS: dict[str, type[Codec]] = {"drawn": Sampled, "coarse": TopK}
@@ -107,13 +109,13 @@ class LogitCache:
         self.codec = codec_of(folder / MANIFEST, manifest["kind"], manifest["codec"])
         self.first, self.rows, self.length = (int(manifest[key]) for key in ("first", "rows", "length"))
         self.missing = sum(shard.get("unanswered", 0) for shard in manifest["shards"])  # positions
-        self.shards: Sequence[Mapping[str, Any]] = manifest["shards"]
+        self.shards: Sequence[Shard] = manifest["shards"]
         size = self.length * self.codec.bytes
         self._shards = [OpenShard(folder, shard, size=size) for shard in manifest["shards"]]
         self._firsts = np.array([shard["first"] for shard in manifest["shards"]])
         self._check_rows(manifest["shards"])
 
-    def _check_rows(self, shards: Sequence[Mapping[str, Any]]) -> None:
+    def _check_rows(self, shards: Sequence[Shard]) -> None:
         due = self.first
         for shard in shards:
             if shard["first"] != due:
@@ -135,7 +137,7 @@ class LogitCache:
 
         Raises Mismatch for a row that was not captured, BadModel for a row whose bytes differ from their checksum.
         """
-        packed = np.concatenate([self._row(int(row)) for row in on_host(batch.row).numpy()])
+        packed = np.concatenate([self.packed(int(row)) for row in on_host(batch.row).numpy()])
         signal = self.codec.decode(packed.reshape(-1, self.codec.bytes))
         return signal.to(batch.tokens.device)
 
@@ -146,7 +148,7 @@ class LogitCache:
         """
         if not self.missing:
             return batch
-        packed = np.concatenate([self._row(int(row)) for row in on_host(batch.row).numpy()])
+        packed = np.concatenate([self.packed(int(row)) for row in on_host(batch.row).numpy()])
         none = torch.from_numpy(self.codec.missing(packed.reshape(-1, self.codec.bytes)))
         return replace(batch, weight=batch.weight.masked_fill(none.view_as(batch.weight).to(batch.weight.device), 0.0))
 
@@ -154,7 +156,8 @@ class LogitCache:
         """The rows whose bytes differ from their checksum. Reads all rows."""
         return [row for shard in self._shards for row in shard.damaged()]
 
-    def _row(self, row: int) -> np.ndarray:
+    def packed(self, row: int) -> UInt8[np.ndarray, " bytes"]:
+        """The stored bytes of a row. Raises as `__call__`."""
         if not self.first <= row < self.first + self.rows:
             raise Mismatch(
                 f"{self.folder} has logits of rows {self.first:,} to {self.first + self.rows - 1:,}, expected row {row:,} too: "
@@ -190,35 +193,76 @@ def capture_outcomes(
         there = LogitCache(folder, expect=bound)
         there.verify()
         return there
-    size = rows.length * codec.bytes
+
+    def make(first: int, number: int, file: Path) -> Shard:
+        part = replace(rows, first=first, rows=number)
+        return _capture_part(teacher, part, file, coding, partial(_report_from, report, first - rows.first))
+
+    return _write(folder, teacher, codec, bound, make)
+
+
+def join_outcomes(folder: Path, parts: Sequence[LogitCache]) -> LogitCache:
+    """Puts the parts of a capture together in ``folder``, with the files and bytes of a capture in one process.
+
+    ``parts`` have the same origin, and together all rows from the first of them on, in order. A file that a part has as the
+    whole has it is linked where the disk allows; others are written from rows that are compared with their checksums. A
+    stopped one continues. Raises as `capture_outcomes`.
+    """
+    bound = {**parts[0].made_from, "rows": [parts[0].first, parts[-1].first + parts[-1].rows]}
+    if (folder / MANIFEST).is_file():
+        return LogitCache(folder, expect=bound)
+    return _write(folder, parts[0], parts[0].codec, bound, partial(_join_part, parts))
+
+
+def _join_part(parts: Sequence[LogitCache], first: int, rows: int, file: Path) -> Shard:
+    """One file of the whole, from those of its parts."""
+    for part in parts:
+        for shard in part.shards:
+            if (shard["first"], shard["rows"]) == (first, rows):
+                link_or_copy(part.folder / shard["file"], file)
+                return shard
+    unfinished, size = _unfinished(file), parts[0].length * parts[0].codec.bytes
+    with CheckedRows(unfinished, size) as raw:
+        for part in parts:
+            end = min(part.first + part.rows, first + rows)
+            for start in range(max(part.first, first + raw.done), end, _TOGETHER):
+                raw.add(b"".join(part.packed(row).tobytes() for row in range(start, min(start + _TOGETHER, end))))
+        packed = np.memmap(unfinished, np.uint8, "r", shape=(rows, size))
+        return write_shard(packed, file, parts[0].codec, raw.sums, first)
+
+
+def _write(
+    folder: Path,
+    teacher: Teacher,
+    codec: Codec,
+    bound: Mapping[str, Any],
+    make: Callable[[int, int, Path], Shard],
+) -> LogitCache:
+    """Writes the files of a cache that are not there yet, each by ``make`` from its first row, rows and path."""
+    (first, end), length = bound["rows"], bound["length"]
+    size, most = length * codec.bytes, rows_of_file(codec, length)
     with writing(folder), locked(folder):
         remove_leftovers(folder)
         finished = _finished(folder, bound)
         shards: list[Shard] = []
-        for part in _parts(rows, size):
-            file = folder / name_of(part.first)
-            shard = _kept(file, finished.get(file.name), part.first, part.rows, size=size)
-            if shard is None:
-                shard = _capture_part(
-                    teacher, part, file, coding, partial(_report_from, report, part.first - rows.first)
-                )
+        for start in range(first, end, most):
+            file, rows = folder / name_of(start), min(most, end - start)
+            shard = _kept(file, finished.get(file.name), start, rows, size=size) or make(start, rows, file)
             shards.append(shard)
-            write_json(folder / _BEGUN, bound | {"finished": shards})
+            write_json(folder / _BEGUN, {**bound, "finished": shards})
             unfinished = _unfinished(file)
             for left in (unfinished, sums_of(unfinished)):  # after the finished file is on record
                 left.unlink(missing_ok=True)
         kind = next(name for name, made in CODECS.items() if isinstance(codec, made))
         facts = {"name": teacher.name, "vocab": teacher.vocab, "kind": kind, "codec": asdict(codec), "made_from": bound}
-        extent = {"first": rows.first, "rows": rows.rows, "length": rows.length}
+        extent = {"first": first, "rows": end - first, "length": length}
         write_json(folder / MANIFEST, facts | extent | {"shards": shards})
     return LogitCache(folder)
 
 
-def _parts(rows: NumberedRows, size: int) -> Iterator[NumberedRows]:
-    """The rows of each file, whose rows have ``size`` bytes."""
-    most = max(1, _SHARD_BYTES // size)
-    for start in range(rows.first, rows.end, most):
-        yield replace(rows, first=start, rows=min(most, rows.end - start))
+def rows_of_file(codec: Codec, length: int) -> int:
+    """The number of rows of ``length`` tokens in each file but the last."""
+    return max(1, _SHARD_BYTES // (length * codec.bytes))
 
 
 def _report_from(report: Callable[[int], None], before: int, done: int) -> None:

@@ -81,6 +81,26 @@ class CaptureSettings(TeacherSettings):
             synonyms=("rank", "world_size", "num_shards"),
         ),
     ] = (1, 1)
+    ray: Annotated[
+        str | None,
+        Flag(
+            "Address of a Ray cluster whose machines capture together, or auto for that of this machine; --out is on a disk "
+            "that all share.",
+            "Machine",
+            metavar="ADDRESS",
+            synonyms=("ray_address",),
+        ),
+    ] = Field(default=None, exclude=True)
+    shards: Annotated[
+        Count | None,
+        Flag(
+            "Parts of the capture that workers take one by one.",
+            "Machine",
+            needs="--ray",
+            default="one for each worker: a GPU, or a core where there are none",
+            synonyms=("num_shards", "n_shards"),
+        ),
+    ] = Field(default=None, exclude=True)
     stream: Annotated[
         bool,
         Flag(

@@ -24,7 +24,7 @@ from limbeck.config import CaptureSettings, flag_of
 from limbeck.corpora import Prompt, prompts_of
 from limbeck.corpora.faults import BadRecords
 from limbeck.corpora.prompt import digest
-from limbeck.disk import check_sums, sums, whole
+from limbeck.disk import check_sums, claims, sums, whole
 from limbeck.ending import Ending, show_ending
 from limbeck.errors import BadFolder, BadSetting
 from limbeck.generation.generators import Batches, Generator, LocalGenerator, Sampling, ServedGenerator, check_context
@@ -63,6 +63,8 @@ _NOT_WITH_TEXT = (
     "kind",
     "tokenizer",
     "shard",
+    "ray",
+    "shards",
     "stream",
     "device_memory",
     "params",
@@ -74,6 +76,7 @@ _ONLY_WITH_TEXT = ("max_new_tokens", "temperature", "samples", "price")
 _OF_A_SERVER = ("in_flight", "time_limit", "price")
 
 
+@claims()
 def capture_text(settings: CaptureSettings) -> dict[str, Any]:
     """Generates a teacher's completions of prompts; gives ``{"out", "text", "prompts", "samples", "stopped", "distinct", ...}``.
 

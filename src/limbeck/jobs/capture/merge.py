@@ -34,7 +34,7 @@ def merge(out: Path, folders: Sequence[Path]) -> dict[str, Any]:
     """
     shards = sorted(((folder, LogitCache(folder / ANSWERS)) for folder in folders), key=lambda shard: shard[1].first)
     run = read_json(shards[0][0] / "run.json", Facts, error=BadModel, remedy=REMEDY)
-    _check_whole(shards, rows=run["rows"])
+    check_whole(shards, rows=run["rows"])
     for folder, cache in shards:
         cache.verify()
         require_undamaged(folder, error=BadModel)  # anything else that has a checksum
@@ -62,7 +62,8 @@ def merge(out: Path, folders: Sequence[Path]) -> dict[str, Any]:
     return {"out": str(out), "rows": run["rows"], "shards": len(shards)}
 
 
-def _check_whole(shards: Sequence[tuple[Path, LogitCache]], *, rows: int) -> None:
+def check_whole(shards: Sequence[tuple[Path, LogitCache]], *, rows: int) -> None:
+    """Raises BadModel if shards, sorted by their first row, are not all ``rows``, Mismatch if two have different origins."""
     expected, due = _made_from(shards[0][1]), 0
     for folder, cache in shards:
         found = _made_from(cache)

@@ -40,6 +40,7 @@ _HOW = {
     "device",
     "workers",
     "ray",
+    "shards",
     "stream",
     "device_memory",
     "in_flight",

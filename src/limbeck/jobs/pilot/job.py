@@ -20,14 +20,15 @@ from limbeck.corpora.source import resolve as resolve_source
 from limbeck.disk import claims
 from limbeck.ending import Ending, show_ending
 from limbeck.errors import BadSetting
+from limbeck.jobs.common.cluster import cluster
 from limbeck.jobs.common.folder import claim, now, same_corpus, signature_of, update
+from limbeck.jobs.common.task import Task, drop_checkpoints
 from limbeck.jobs.common.text import columns_of, print_notes, records_of
 from limbeck.jobs.pilot.grid import SCALES, Scale, grid, ladder, weights
 from limbeck.jobs.pilot.knowing import require_one, warnings_of
 from limbeck.jobs.pilot.results import write_results
-from limbeck.jobs.pilot.task import Task, drop_checkpoints
 from limbeck.jobs.pilot.tasks import Pilot, result_of, tasks_left, tasks_of
-from limbeck.jobs.pilot.workers import run_here, run_on_ray
+from limbeck.jobs.pilot.workers import run_here
 from limbeck.jobs.pretrain.job import make_tokenizer
 from limbeck.models.load import verified_folder
 from limbeck.models.vocabulary import ids_of
@@ -80,7 +81,8 @@ def pilot(settings: PilotSettings) -> dict[str, Any]:
     require_one(tasks, anyway=settings.any_teacher)
     progress = _Progress(tasks, len(left), any_teacher=settings.any_teacher)
     if settings.ray:
-        run_on_ray(left, settings.ray, progress)
+        with cluster(settings.ray, out) as machines:
+            machines.run(left, progress)
     else:
         run_here(left, settings.workers or os.cpu_count() or 1, progress)
     spent = run.get("cpu_seconds") or sum(result_of(task.folder)["cpu_seconds"] for task in tasks if task.done)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from limbeck.jobs.common.task import Task
 from limbeck.jobs.pair.unigram import UnigramComparison, knowledge
-from limbeck.jobs.pilot.task import Task
 from limbeck.jobs.pilot.tasks import result_of
 from limbeck.planning.checks.finding import Finding, check
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from limbeck.disk import sums, write_json
 from limbeck.errors import BadPoints
-from limbeck.jobs.pilot.task import Task
+from limbeck.jobs.common.task import Task
 from limbeck.jobs.pilot.tasks import result_of
 from limbeck.planning.laws.points import Point, read_points, usual, write_parquet
 from limbeck.planning.laws.ratio import RatioFit, fit_ratio_law

@@ -30,10 +30,10 @@ from limbeck.errors import BadFolder, NonFiniteLoss
 from limbeck.jobs.common.environment import Environment
 from limbeck.jobs.common.folder import packed_as, text_of_run
 from limbeck.jobs.common.held_out import HeldOut
+from limbeck.jobs.common.task import RESULT, Task
 from limbeck.jobs.pair.student import shrink_to
 from limbeck.jobs.pair.unigram import compare_to_unigram, of_store
 from limbeck.jobs.pilot.grid import CellPlan, Grid, Scale, TeacherPlan, weights_inside
-from limbeck.jobs.pilot.task import RESULT, Task
 from limbeck.jobs.pretrain.job import llama_config
 from limbeck.models.build import new_model
 from limbeck.models.language_model import LanguageModel

@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers import LlamaConfig
 
-from limbeck.jobs.pilot.task import Task
+from limbeck.jobs.common.task import Task
 from limbeck.jobs.pilot.tasks import result_of
 from limbeck.jobs.pilot.workers import run_here
 from limbeck.models.build import build

@@ -21,8 +21,8 @@ from limbeck.corpora import build_stores, require_rows
 from limbeck.corpora.layout import BEST_FIT
 from limbeck.errors import NonFiniteLoss
 from limbeck.jobs.common.folder import claim, same_corpus
+from limbeck.jobs.common.task import RESULT, drop_checkpoints
 from limbeck.jobs.pilot.grid import CellPlan, Grid, Scale, TeacherPlan, nested_shapes, weights
-from limbeck.jobs.pilot.task import RESULT, drop_checkpoints
 from limbeck.jobs.pilot.tasks import DOCUMENTS, Pilot, result_of, tasks_left, tasks_of
 from limbeck.jobs.pilot.workers import run_here
 from limbeck.jobs.pretrain.job import llama_config, make_tokenizer

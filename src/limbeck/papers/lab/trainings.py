@@ -15,7 +15,7 @@ import torch
 
 from limbeck.disk import finite
 from limbeck.errors import BadFolder
-from limbeck.jobs.pilot.task import RESULT, Task
+from limbeck.jobs.common.task import RESULT, Task
 from limbeck.jobs.pilot.tasks import result_of
 from limbeck.jobs.pilot.workers import run_here
 from limbeck.papers.lab.cells import progress

@@ -25,7 +25,7 @@ from limbeck.errors import BadFolder, NonFiniteLoss
 from limbeck.jobs.common.environment import Environment
 from limbeck.jobs.common.folder import packed_as
 from limbeck.jobs.common.held_out import HeldOut
-from limbeck.jobs.pilot.task import RESULT, Task
+from limbeck.jobs.common.task import RESULT, Task
 from limbeck.jobs.pilot.tasks import result_of
 from limbeck.jobs.pilot.workers import run_here
 from limbeck.models.language_model import LanguageModel

@@ -22,7 +22,7 @@ from limbeck.disk import replacing, sums
 from limbeck.divergence import kl
 from limbeck.jobs.common.environment import Environment
 from limbeck.jobs.common.held_out import HeldOut
-from limbeck.jobs.pilot.task import Task
+from limbeck.jobs.common.task import Task
 from limbeck.jobs.pilot.tasks import result_of
 from limbeck.jobs.pilot.workers import run_here
 from limbeck.models.load import load
