@@ -8,6 +8,7 @@ from pathlib import Path
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["MPLBACKEND"] = "agg"
+os.environ["TRANSFORMERS_VERBOSITY"] = "error"  # as limbeck has it while it calls Transformers, so that nothing is switched
 
 import pytest
 import torch
@@ -26,6 +27,8 @@ for kind in (
     kind.model_rebuild(force=True)
 torch.set_num_threads(1)
 torch.set_flush_denormal(True)
+# Waiting for the disk tells a test nothing: none turns off the machine. Tests of killed processes (helpers/kills.py) see the calls.
+os.fsync = lambda descriptor: None
 # How fast a model writes is measured in every run, token by token: here by a few of them.
 _cost, _samples = (import_module(f"limbeck.probes.{name}") for name in ("cost", "samples"))
 _cost.REPEATS, _cost.PROMPT, _cost.NEW, _samples.NEW = 1, 24, 8, 8

@@ -98,12 +98,12 @@ class Anatomy:
         """
         import torch
 
-        from limbeck.models.build import build
+        from limbeck.models.build import build, unfilled
 
         kind = _kind(config)
         sizes = _sizes(config, kind)
         single = resized(config, layers=[0], sizes=sizes)
-        with torch.device("meta"):
+        with torch.device("meta"), unfilled():
             model = build(single)
         prefix = f"{kind.layers}.0."
         inside: dict[str, Axes] = {}

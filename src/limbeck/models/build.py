@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
 import torch
+from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.configuration_utils import PreTrainedConfig
+from transformers.initialization import guard_torch_init_functions
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from limbeck.errors import BadModel, LimbeckError, first_line
@@ -42,6 +47,28 @@ def build(config: PreTrainedConfig, *, dtype: torch.dtype = torch.float32) -> Pr
             raise
         except Exception as error:  # unknown activations, sizes that do not divide: each class raises something else
             raise _cannot_build(config, error) from error
+
+
+@contextmanager
+def unfilled(turn: Callable[[nn.Parameter], nn.Parameter] = lambda parameter: parameter) -> Iterator[None]:
+    """Models built meanwhile draw no weights, since only their shapes are asked for; ``turn`` replaces each new parameter.
+
+    Without storage, drawing has no use, and takes longer than anything else.
+    """
+    register = nn.Module.register_parameter
+
+    def registered(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        if parameter is not None:
+            parameter = turn(parameter)
+            parameter._is_hf_initialized = True  # type: ignore[attr-defined]  # what Transformers then leaves as it is
+        register(module, name, parameter)
+
+    nn.Module.register_parameter = registered  # type: ignore[method-assign, assignment]
+    try:
+        with guard_torch_init_functions():
+            yield
+    finally:
+        nn.Module.register_parameter = register  # type: ignore[method-assign]
 
 
 def _cannot_build(config: PreTrainedConfig, error: Exception) -> BadModel:

@@ -13,13 +13,15 @@ from transformers import logging as transformers_logging
 def quiet_transformers() -> Iterator[None]:
     """Turns off Transformers' log, progress bars and warnings meanwhile. limbeck checks and reports what matters."""
     level, bar = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
+    if level != transformers_logging.ERROR:  # a change empties the caches of all loggers
+        transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        transformers_logging.set_verbosity(level)
+        if level != transformers_logging.ERROR:
+            transformers_logging.set_verbosity(level)
         if bar:
             transformers_logging.enable_progress_bar()

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from transformers.configuration_utils import PreTrainedConfig
 
 from limbeck.errors import BadModel
-from limbeck.models.build import build
+from limbeck.models.build import build, unfilled
 from limbeck.models.memory import MemoryNeeds
 from limbeck.models.parts import ALIGNED, DTYPES
 from limbeck.models.source import Stored, is_old_buffer
@@ -31,18 +31,13 @@ def skeleton(config: PreTrainedConfig, *, dtype: torch.dtype) -> PreTrainedModel
 
     Raises BadModel where the configuration cannot be built.
     """
-    register = nn.Module.register_parameter
+    def on_meta(parameter: nn.Parameter) -> nn.Parameter:
+        if parameter.is_meta:  # a tied parameter stays one object
+            return parameter
+        return nn.Parameter(parameter.to("meta"), requires_grad=False)
 
-    def on_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
-        if parameter is not None and not parameter.is_meta:  # a tied parameter stays one object
-            parameter = nn.Parameter(parameter.to("meta"), requires_grad=False)
-        register(module, name, parameter)
-
-    nn.Module.register_parameter = on_meta  # type: ignore[method-assign, assignment]
-    try:
+    with unfilled(on_meta):
         model = build(config, dtype=dtype)
-    finally:
-        nn.Module.register_parameter = register  # type: ignore[method-assign]
     return model.eval().requires_grad_(False)
 
 

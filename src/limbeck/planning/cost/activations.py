@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers.configuration_utils import PreTrainedConfig
 
 from limbeck.models.auto import LimbeckConfig
-from limbeck.models.build import build
+from limbeck.models.build import build, unfilled
 from limbeck.models.inside import documents_of, fits
 
 _ROWS = 3  # with lengths as they are, so that no activation has the shape of a weight
@@ -89,7 +89,8 @@ def _kept_bytes(config: PreTrainedConfig, length: int, document: int, itemsize: 
     kept: dict[int, int] = {}
     with ExitStack() as stack:
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
-        model = build(config).train()
+        with unfilled():
+            model = build(config).train()
         weights = {p.untyped_storage()._cdata for p in model.parameters()}
         shapes = {tuple(p.shape) for p in model.parameters()} | {tuple(p.shape)[::-1] for p in model.parameters()}
 
