@@ -14,6 +14,7 @@
 #   make studies  the experiments behind docs/results, each anew; hours
 #   make clean    away with .venv, runs and caches
 #
+# Packages are not compiled when they are installed: most of their modules are never imported, and it takes as long as the rest.
 # Torch is 2.13.0 in all of them, the newest of which there is a build without CUDA.
 # PYTHON chooses the interpreter, 3.11 or newer: make PYTHON=python3.12 test. pip's own variables (PIP_INDEX_URL, ...) hold.
 
@@ -31,7 +32,7 @@ demo: .venv/.ready
 
 OUT ?= runs/smollm2-short
 smollm2: .venv/.ready
-	$(BIN)/python -m pip install --quiet --constraint constraints/cpu.txt --editable '.[gguf,llamacpp]'
+	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints/cpu.txt --editable '.[gguf,llamacpp]'
 	PATH="$(CURDIR)/$(BIN):$$PATH" sh examples/smollm2/run.sh "$(OUT)"
 
 test: .venv/.ready
@@ -51,7 +52,7 @@ docs: .venv/.ready
 	$(BIN)/python -m pytest -m docs -n auto --dist load
 
 site: .venv/.ready
-	$(BIN)/python -m pip install --quiet --constraint constraints/cpu.txt --editable '.[docs]'
+	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints/cpu.txt --editable '.[docs]'
 	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --fresh-env -b html docs build/site
 	@echo "build/site/index.html"
 
@@ -59,11 +60,11 @@ long: .venv/.ready
 	$(BIN)/python -m pytest -m long -n auto --dist load
 
 extras: .venv/.ready
-	$(BIN)/python -m pip install --quiet --constraint constraints/cpu.txt --editable '.[gguf,onnx,quant,eval,llamacpp,tensorboard]'
+	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints/cpu.txt --editable '.[gguf,onnx,quant,eval,llamacpp,tensorboard]'
 	$(BIN)/python -m pytest -m extras -n auto --dist load
 
 cluster: .venv/.ready
-	$(BIN)/python -m pip install --quiet --constraint constraints/cpu.txt --editable '.[ray]'
+	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints/cpu.txt --editable '.[ray]'
 	$(BIN)/python -m pytest -m cluster
 
 recipes: .venv/.ready
@@ -83,17 +84,17 @@ studies: .venv/.ready
 	  echo "limbeck needs Python 3.11 or newer; '$(PYTHON) --version' says: $$($(PYTHON) --version 2>&1 | head -n 1)." \
 	       "Name another: make PYTHON=python3.12" >&2; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints/cpu.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints/cpu.txt --editable '.[dev]'
 	@touch $@
 
 .venv-newest/.ready: pyproject.toml
 	$(PYTHON) -m venv .venv-newest
-	.venv-newest/bin/python -m pip install --quiet torch==2.13.0 --editable '.[dev]'
+	.venv-newest/bin/python -m pip install --quiet --no-compile torch==2.13.0 --editable '.[dev]'
 	@touch $@
 
 .venv-oldest/.ready: pyproject.toml constraints/oldest.txt
 	$(PYTHON) -m venv .venv-oldest
-	.venv-oldest/bin/python -m pip install --quiet --constraint constraints/oldest.txt --editable '.[dev]'
+	.venv-oldest/bin/python -m pip install --quiet --no-compile --constraint constraints/oldest.txt --editable '.[dev]'
 	@touch $@
 
 clean:

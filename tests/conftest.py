@@ -8,7 +8,9 @@ from pathlib import Path
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["MPLBACKEND"] = "agg"
-os.environ["TRANSFORMERS_VERBOSITY"] = "error"  # as limbeck has it while it calls Transformers, so that nothing is switched
+os.environ["TRANSFORMERS_VERBOSITY"] = (
+    "error"  # as limbeck has it while it calls Transformers, so that nothing is switched
+)
 
 import pytest
 import torch
@@ -27,7 +29,7 @@ for kind in (
     kind.model_rebuild(force=True)
 torch.set_num_threads(1)
 torch.set_flush_denormal(True)
-# Waiting for the disk tells a test nothing: none turns off the machine. Tests of killed processes (helpers/kills.py) see the calls.
+# Waiting for the disk tells a test nothing: none turns off the machine. Those of killed processes (helpers/kills.py) see it.
 os.fsync = lambda descriptor: None
 # How fast a model writes is measured in every run, token by token: here by a few of them.
 _cost, _samples = (import_module(f"limbeck.probes.{name}") for name in ("cost", "samples"))

@@ -31,6 +31,7 @@ def skeleton(config: PreTrainedConfig, *, dtype: torch.dtype) -> PreTrainedModel
 
     Raises BadModel where the configuration cannot be built.
     """
+
     def on_meta(parameter: nn.Parameter) -> nn.Parameter:
         if parameter.is_meta:  # a tied parameter stays one object
             return parameter
