@@ -15,6 +15,7 @@ os.environ["TRANSFORMERS_VERBOSITY"] = (
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from markupsafe import Markup
 
 import limbeck  # noqa: F401  (sets what torch must see before it is imported)
 from limbeck.config import CaptureSettings, DistilSettings, PilotSettings, TeacherSettings
@@ -37,6 +38,12 @@ _cost.REPEATS, _cost.PROMPT, _cost.NEW, _samples.NEW = 1, 24, 8, 8
 # How fast the machine is, and a step of a training, is measured in every run, by the clock: here as briefly as can be.
 import_module("limbeck.jobs.distil.estimate")._LEAST = 0.01
 import_module("limbeck.planning.cost.machine").measure_rates.__kwdefaults__["seconds"] = 0.01
+# Drawing its figures takes as long as a small run: pages have empty ones, but in for tests that ask for `drawn`.
+_figures = import_module("limbeck.report.figures")
+_draw, _figures._svg = (
+    _figures._svg,
+    lambda figure, title: Markup(f'<svg role="img" aria-label="{title}"></svg>'),
+)
 settings.register_profile(
     "limbeck", deadline=None, max_examples=25, suppress_health_check=list(HealthCheck), derandomize=True
 )
@@ -79,6 +86,12 @@ def pytest_collection_finish() -> None:
     """
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures of reports are drawn."""
+    monkeypatch.setattr(_figures, "_svg", _draw)
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,8 @@ from limbeck.report.levels import teacher_level
 from limbeck.report.samples import in_whole_words
 from tests.report.test_report import folder, made_up_run  # noqa: F401
 
+pytestmark = pytest.mark.usefixtures("drawn")
+
 
 @pytest.mark.parametrize(
     ("objective", "level"),

@@ -244,6 +244,7 @@ def test_all_text_from_outside_is_escaped(folder):
     assert "".join(tags.words).count(NAUGHTY) >= 8, "and yet it can be read"
 
 
+@pytest.mark.usefixtures("drawn")
 def test_the_page_shows_what_the_run_found(folder):
     _, tags = read(write_report(folder))
     text = " ".join(" ".join(tags.words).split())
@@ -268,6 +269,7 @@ def test_the_page_shows_what_the_run_found(folder):
     assert f"{nats.value:.3f} ± {(nats.high - nats.low) / 2:.3f}" in text
 
 
+@pytest.mark.usefixtures("drawn")
 def test_loss_curves_take_their_colours_from_the_page(folder):
     html, _ = read(write_report(folder))
     drawing = html[html.index("<svg") : html.index("</svg>")]
@@ -562,6 +564,7 @@ def test_recall_has_honest_intervals_in_words(folder):
     assert "recall_hits" not in html
 
 
+@pytest.mark.usefixtures("drawn")
 def test_attention_everywhere_is_named_where_it_was_trained_and_has_its_colour(folder, tmp_path):
     shutil.copytree(folder, other := tmp_path / "other")
     converted(folder)
@@ -866,6 +869,7 @@ def test_a_card_names_seeds_equal_compute_and_no_digits_beyond_its_interval():
     assert "318.3 (274.9 to 373.5)" in card
 
 
+@pytest.mark.usefixtures("drawn")
 def test_the_report_of_a_model_from_scratch_has_no_teacher(tmp_path):
     run = {"signature": {"job": "pretrain"}, "parameters": 75264, "command": ["limbeck", "pretrain"]}
     (tmp_path / "run.json").write_text(json.dumps(run))

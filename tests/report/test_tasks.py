@@ -1,6 +1,7 @@
 """Standard tasks in report and card: which readings stand where."""
 
 import numpy as np
+import pytest
 
 from limbeck.probes.standard.compare import differences, levels
 from limbeck.probes.standard.scores import TaskScores
@@ -44,6 +45,7 @@ def test_comparisons_name_difference_retention_and_flips():
     assert margin[3:] == ("", "")
 
 
+@pytest.mark.usefixtures("drawn")
 def test_the_card_has_a_table_and_the_picture_each_task():
     lines = card_rows(readings(), ("teacher", "cut", "student"), CUT)
     assert lines[0] == "| task | score | chance | teacher | student |"
