@@ -8,7 +8,7 @@ import pytest
 
 import limbeck
 from limbeck.config import DistilSettings
-from limbeck.corpora import TokenStore
+from limbeck.corpora import TokenStore, build_stores
 from limbeck.errors import BadFolder, BadSetting, Interrupted
 from limbeck.jobs.common.environment import environment_of
 from limbeck.jobs.common.folder import claim, signature_of
@@ -64,6 +64,29 @@ def test_the_beginning_of_a_store_is_a_store_of_whole_documents(tmp_path):
     assert part.manifest["corpus_sha256"] != store.manifest["corpus_sha256"]
     assert store.beginning(int(store.starts[3])).documents == 3
     assert store.beginning(store.tokens) is store
+
+
+def test_the_beginnings_of_a_mixture_are_those_of_its_sources(tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        write_corpus(tmp_path / name, 30 if name == "one" else 60)
+    files, tok = [tmp_path / name / "text.jsonl" for name in ("one", "two")], tokenizer()
+    both, _ = build_stores(f"{files[0]}:1,{files[1]}:3", tok, tmp_path / "both")
+    apart = [build_stores(str(file), tok, tmp_path / file.parent.name / "data")[0] for file in files]
+    part, parts = both.beginnings((500, 700)), [apart[0].beginning(500), apart[1].beginning(700)]
+    expected = np.concatenate([one.slice(0, one.tokens) for one in parts])
+    assert part.slice(0, part.tokens).tolist() == expected.tolist()
+    for size in ("documents", "tokens", "bytes", "predictions"):
+        assert getattr(part, size) == sum(getattr(one, size) for one in parts)
+    lengths = np.concatenate([np.diff(one.starts) for one in parts])
+    assert np.diff(part.starts).tolist() == lengths.tolist()
+    assert [(one["documents"], one["tokens"]) for one in part.manifest["sources"]] == [
+        (one.documents, one.tokens) for one in parts
+    ]
+    rows = np.cumsum([0, *(one.layout(LENGTH).rows for one in parts)])
+    assert part.rows_by_source(LENGTH).tolist() == rows.tolist()
+    assert part.learned(0, part.tokens).all()
+    assert both.beginnings([one.tokens for one in apart]) is both
 
 
 @pytest.mark.long

@@ -1,6 +1,7 @@
 """A teacher on a server: its queries, the checks of its responses, and its errors."""
 
 import base64
+import re
 import shutil
 import sys
 
@@ -9,8 +10,8 @@ import pytest
 import torch
 
 import limbeck
-from limbeck.corpora import Rows
-from limbeck.disk import read_rows
+from limbeck.corpora import Rows, TokenStore
+from limbeck.disk import read_json, read_rows
 from limbeck.errors import BadServer, BadSetting, LimbeckError, Mismatch
 from limbeck.jobs.capture.verify import inspect, verify
 from limbeck.jobs.common.captured import Captured
@@ -379,6 +380,29 @@ def test_a_server_teaches_a_student(here, model):
     shutil.rmtree(here / "direct" / "student")
     limbeck.distil(**keys, **served, length=LENGTH, out=here / "direct")
     assert (here / "direct" / "student" / "model.safetensors").read_bytes() == weights[0]
+
+
+@pytest.mark.long
+def test_a_server_is_queried_for_what_a_mixture_takes(here, tmp_path, model, capsys):
+    """Of each source the rows that its weight and --tokens ask for, and no others; the held-out text is that of all of it."""
+    (tmp_path / "two").mkdir()
+    data = f"{here / 'text.jsonl'}:1,{write_corpus(tmp_path / 'two', 90)}:3"
+    keys = {"tokens": "1200", "batch_tokens": 256, "threads": 1, "student": str(here / "student"), "baselines": ()}
+    with serving(model) as server:
+        served = {"teacher": server.url, "tokenizer": str(here / "teacher"), "data": data, "length": LENGTH}
+        limbeck.distil(**keys, **served, out=tmp_path / "run")
+    captured = Captured(tmp_path / "run" / "captured")
+    whole = TokenStore.open(captured.folder / "data" / "train")
+    taken = 5 * 256 // LENGTH  # rows of five steps
+    assert taken <= captured.logits.rows < taken + 2 * 3 < whole.layout(LENGTH).rows / 3
+    shown = re.search(
+        r"queried for what the mixture takes: ([\d,]+) tokens of .*, ([\d,]+) tokens of", capsys.readouterr().err
+    )
+    tokens = [int(number.replace(",", "")) for number in shown.groups()]
+    assert [one["tokens"] for one in captured.stores()[0].manifest["sources"]] == tokens
+    found = read_json(tmp_path / "run" / "run.json")["mixture"]
+    assert all(0.8 < one["passes"] <= 1.05 for one in found)
+    assert tokens[1] / sum(tokens) == pytest.approx(0.75, abs=0.05)
 
 
 def test_a_pair_that_does_not_fit_is_an_error_before_any_query(here, model):

@@ -8,7 +8,7 @@ record batch, which any Arrow reader can open. Its columns are ``name``, ``token
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict
 
@@ -75,7 +75,7 @@ class TokenStore:
         self.bytes: int = manifest["bytes"]
         self.predictions: int = manifest["predictions"]
         self._shards = shards
-        self._values = [shard.column("tokens").values.to_numpy(zero_copy_only=True) for shard in shards]
+        self._values = [shard.column("tokens").flatten().to_numpy(zero_copy_only=True) for shard in shards]
         self._first_token = np.cumsum([0, *map(len, self._values)])
         self._first_document = np.cumsum([0, *(shard.num_rows for shard in shards)])
         offsets = [shard.column("tokens").offsets.to_numpy()[:-1] for shard in shards]
@@ -158,24 +158,47 @@ class TokenStore:
 
     def beginning(self, tokens: int) -> TokenStore:
         """A store of the documents that begin within the first ``tokens`` tokens; the same store where these are all."""
-        documents = int(np.searchsorted(self.starts[:-1], tokens))
-        if documents >= self.documents:
+        return self._only([self._within(0, self.documents, tokens)])
+
+    def beginnings(self, tokens: Sequence[int]) -> TokenStore:
+        """The same of each source of a mixture, within its first ``tokens``."""
+        edges = [*self._begins.tolist(), self.documents]
+        kept = [self._within(*both) for both in zip(edges[:-1], edges[1:], tokens, strict=True)]
+        store = self._only(kept)
+        if store is not self:
+            read = [int(self.starts[part.stop] - self.starts[part.start]) for part in kept]
+            store.manifest["sources"] = [
+                one | {"documents": len(part), "tokens": some}
+                for one, part, some in zip(self.manifest["sources"], kept, read, strict=True)
+            ]
+        return store
+
+    def _within(self, first: int, end: int, tokens: int) -> range:
+        """The documents from ``first`` to ``end`` that begin within the first ``tokens`` tokens of ``first`` and later ones."""
+        return range(first, min(end, int(np.searchsorted(self.starts[:-1], self.starts[first] + tokens))))
+
+    def _only(self, kept: Sequence[range]) -> TokenStore:
+        """A store of some documents, each range of which begins with a shard, as each source of a mixture does."""
+        if sum(map(len, kept)) == self.documents:
             return self
-        kept = [
-            shard.slice(0, max(0, documents - int(first)))
-            for shard, first in zip(self._shards, self._first_document, strict=False)
-            if first < documents
+        shards = [
+            shard.slice(0, min(shard.num_rows, part.stop - first))
+            for part in kept
+            for shard, first in zip(self._shards, self._first_document.tolist(), strict=False)
+            if part.start <= first < part.stop
         ]
-        stop = int(self.starts[documents])
-        corpus = f"{self.manifest['corpus_sha256']} {documents}"
+        spans = [(int(self.starts[part.start]), int(self.starts[part.stop])) for part in kept]
+        learned = sum(int(self.learned(*span).sum()) for span in spans)
+        starts = np.concatenate([self.starts[part.start : part.stop] for part in kept])
+        corpus = " ".join(map(str, (self.manifest["corpus_sha256"], *map(len, kept))))
         counts = {
-            "documents": documents,
-            "tokens": stop,
-            "bytes": sum(self.bytes_of(document) for document in range(documents)),
-            "predictions": int(self.learned(0, stop).sum() - self.learned(0, stop)[self.starts[:documents]].sum()),
+            "documents": len(starts),
+            "tokens": sum(stop - start for start, stop in spans),
+            "bytes": sum(self.bytes_of(document) for part in kept for document in part),
+            "predictions": learned - int(self.learned_at(starts).sum()),
             "corpus_sha256": hashlib.sha256(corpus.encode()).hexdigest(),
         }
-        return self._with(TokenStore(self.folder, self.manifest | counts, kept, packing=self.packing))
+        return self._with(TokenStore(self.folder, self.manifest | counts, shards, packing=self.packing))
 
     def verify(self, *, remedy: str = "") -> None:
         """Compares every shard with its checksum in the manifest. Raises BadCorpus, with the file's name, where one differs."""

@@ -19,7 +19,7 @@ import torch
 
 from limbeck.config import CaptureSettings
 from limbeck.corpora import Rows, TokenStore, require_rows
-from limbeck.corpora.mixture import plain
+from limbeck.corpora.mixture import Mixture, plain
 from limbeck.corpora.opening import begin_with
 from limbeck.corpora.source import resolve as resolve_source
 from limbeck.corpora.tokenizer import fingerprint
@@ -44,6 +44,7 @@ from limbeck.jobs.capture.progress import progress
 from limbeck.jobs.common.captured import CERTIFICATE, COST, CUT, DATA, HELD_OUT, MEASURED, SAMPLES
 from limbeck.jobs.common.environment import Environment, environment_of, row_length
 from limbeck.jobs.common.folder import (
+    WITHIN,
     claim,
     now,
     packed_as,
@@ -230,6 +231,8 @@ def _begin(
         if "text" not in run:  # which a continued capture has checked
             _look(settings, source, length=length, environment=environment)
         most = wanted_tokens(settings) if most is None else most
+        if source.served and Mixture.of(settings.data) is not None and most and "text" not in run:
+            update(settings.out, run, **{WITHIN: list(most)})  # each row is paid for
         store, held_out = stores_of(settings, source.about, environment, most=most)
         require_rows(store, length=length)
         same_corpus(settings.out, run, store, held_out)
@@ -415,6 +418,9 @@ def _announce(begun: Begun) -> None:
         return
     codec, rows, part = begun.codec, begun.rows, begun.part
     teacher, places = begun.source.about, part.rows * rows.length
+    if WITHIN in begun.run:
+        shown = ", ".join(f"{one['tokens']:,} tokens of {one['source']}" for one in rows.store.manifest["sources"])
+        console.print(f"text: the server is queried for what the mixture takes: {shown}")
     tokens = rows.layout.read(part.first, part.first + part.rows)
     message = (
         f"teacher {teacher.name}: {teacher.parameters_count:,} parameters, {teacher.vocab:,} tokens\n"

@@ -20,7 +20,7 @@ from limbeck.corpora import TokenStore
 from limbeck.corpora.opening import begin_with
 from limbeck.disk import Count, link_or_copy, read_json, read_rows, whole_folder
 from limbeck.errors import BadModel, LimbeckError, Mismatch
-from limbeck.jobs.common.folder import packing_in
+from limbeck.jobs.common.folder import packing_in, part_of_text
 from limbeck.models.configuration import load_config
 from limbeck.models.language_model import LanguageModel
 from limbeck.models.load import load
@@ -59,6 +59,7 @@ class Facts(TypedDict):
 
     signature: _Signature
     rows: Count
+    within: NotRequired[list[Count]]
 
 
 class _Sample(TypedDict):
@@ -129,8 +130,7 @@ class Captured:
         )
         for store in stores:
             store.verify(remedy=_COPY)
-        if self.text_tokens is not None:
-            stores = (stores[0].beginning(self.text_tokens), stores[1])
+        stores = (part_of_text(stores[0], self.facts), stores[1])
         for store, cache in zip(stores, (self.logits, self.held_out.cache), strict=True):
             expected, found = cache.made_from["corpus"], store.manifest["corpus_sha256"]
             if expected != found:

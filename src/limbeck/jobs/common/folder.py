@@ -24,7 +24,7 @@ from limbeck.config import BASELINES, PTQ
 from limbeck.corpora import TokenStore
 from limbeck.corpora.found import notes_of
 from limbeck.corpora.layout import PACKINGS, STREAM, WITHOUT_LONG
-from limbeck.disk import read_json, refuse_links, remove_leftovers, sha256_of, take, write_json, writing
+from limbeck.disk import Count, read_json, refuse_links, remove_leftovers, sha256_of, take, write_json, writing
 from limbeck.errors import BadFolder
 from limbeck.run.world import World
 from limbeck.scrub import scrubbed
@@ -63,6 +63,7 @@ _FLOAT32, _IN_FULL, _IN_TF32 = "float32 on the gpu", "float32", "layers in TF32 
 # What a run has before it is claimed, and before its first result, where another may begin in its place
 _FIRST = {VOCABULARY, f"{VOCABULARY}.json"}
 _BEFORE = {"run.json", "data", *_FIRST}
+WITHIN = "within"  # of a capture from a server: the tokens of each source of a mixture of which logits are captured
 _GROW = ("distil", "family")  # jobs to which seeds and baselines can be added: what is there stays, bits and all
 
 
@@ -71,6 +72,7 @@ class _Run(TypedDict):
 
     signature: dict[str, Any]
     command: NotRequired[list[str]]
+    within: NotRequired[list[Count]]
 
 
 def claim(folder: Path, signature: dict[str, Any], *, tf32: bool = False) -> dict[str, Any]:
@@ -288,11 +290,16 @@ def packed_as(store: TokenStore) -> dict[str, str]:
 def text_of_run(folder: Path) -> tuple[TokenStore, TokenStore]:
     """(training, held-out) text of the run in a folder, packed as in the run, and limited to the part that the run trains on."""
     train, held_out = (TokenStore.open(folder / "data" / side) for side in ("train", "held_out"))
-    signature = _read(folder / "run.json")["signature"]
-    if (tokens := signature.get("text_tokens")) is not None:
-        train = train.beginning(int(tokens))
-    packing = packing_of(folder)
-    return train.packed(packing), held_out.packed(packing)
+    run = _read(folder / "run.json")
+    packing = packing_in(run)
+    return part_of_text(train, run).packed(packing), held_out.packed(packing)
+
+
+def part_of_text(train: TokenStore, run: Mapping[str, Any]) -> TokenStore:
+    """The part of a training text that a run reads, from the contents of its run.json."""
+    if (tokens := run["signature"].get("text_tokens")) is not None:
+        return train.beginning(int(tokens))
+    return train.beginnings(run[WITHIN]) if WITHIN in run else train
 
 
 def same_corpus(folder: Path, run: dict[str, Any], train: TokenStore, held_out: TokenStore) -> None:

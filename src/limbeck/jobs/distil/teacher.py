@@ -148,7 +148,7 @@ class RunTeacher:
         """Forward passes of the teacher for each of the ``tokens`` that one student trains on, 1 for a live teacher.
 
         Captured logits took one pass over their text; this run is charged for the part that it reads. Each seed is charged as if
-        it were the only one, since seeds repeat one measurement. Of a mixture all rows were captured, and it is charged for all.
+        it were the only one, since seeds repeat one measurement. Of a mixture all captured rows are charged.
         """
         return 1.0 if self.rows is None else min(1.0, self.rows * length / tokens)
 
@@ -164,7 +164,9 @@ def _captured(request: DistilRequest, environment: Environment, *, length: int |
             )
         keys = settings.model_dump(include=_PASSED_ON) | {"text_tokens": settings.text_tokens, "length": length}
         keys |= {"vocab": settings.vocab, "frame": settings.frame}
-        if Mixture.of(settings.data) is not None:  # any of its rows may be read
+        if (
+            Mixture.of(settings.data) is not None
+        ):  # any of its rows may be read, or of a server the first of each source
             keys["tokens"] = None
         tokenised, vocabulary = settings.out / DATA, request.teacher.vocabulary
         capture(
