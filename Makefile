@@ -10,7 +10,7 @@
 #   make cluster  the tests that start a Ray cluster, for which it installs the extra
 #   make recipes  the tests that run a recipe of `limbeck reproduce` from end to end, minutes
 #   make newest   the tests, and the long ones about Transformers, with the newest versions that pyproject.toml allows; ONLY="tests/..."
-#   make oldest   the same with the oldest it promises, those of constraints/oldest.txt
+#   make oldest   the tests with the oldest versions it promises, those of constraints/oldest.txt; ONLY="tests/..."
 #   make studies  the experiments behind docs/results, each anew; hours
 #   make clean    away with .venv, runs and caches
 #
@@ -72,7 +72,7 @@ recipes: .venv/.ready
 
 newest oldest: %: .venv-%/.ready
 	.venv-$@/bin/python -m pytest -n auto --dist loadfile $(ONLY)
-	.venv-$@/bin/python -m pytest -m long -n auto --dist load $(OF_TRANSFORMERS)
+	$(if $(filter newest,$@),.venv-$@/bin/python -m pytest -m long -n auto --dist load $(OF_TRANSFORMERS))
 
 studies: .venv/.ready
 	@set -e; for study in docs/results/*.sh; do echo "== $$study"; PATH="$(CURDIR)/$(BIN):$$PATH" bash "$$study"; done
