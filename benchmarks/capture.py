@@ -25,12 +25,12 @@ import limbeck  # noqa: F401  (before torch: it chooses huge pages)
 import numpy as np
 import torch
 from circumstances import made_by
+from cost import tokenizer_of
 from formats import batch_of, in_turn
 from transformers import LlamaConfig
 
 from limbeck.models.build import new_model
 from limbeck.models.language_model import LanguageModel
-from limbeck.models.load import load
 from limbeck.planning.cost.machine import multiplies_bfloat16
 from limbeck.teachers.cache import CELLS, Coding, packed_signal
 from limbeck.teachers.codec import Codec, Sampled, TopK
@@ -80,7 +80,7 @@ def teacher(vocab: int) -> LanguageModel:
         eos_token_id=1,
         pad_token_id=2,
     )
-    model = new_model(config, load("builtin:stdlib").tokenizer, 0)
+    model = new_model(config, tokenizer_of(vocab), 0)
     with torch.no_grad():
         model.model.get_input_embeddings().weight.normal_(0, 2 * WIDTH**-0.5)
     model.model.eval()

@@ -21,11 +21,11 @@ from typing import Any
 
 import torch
 from circumstances import made_by
+from cost import tokenizer_of
 from transformers import LlamaConfig
 
 from limbeck.models.build import new_model
 from limbeck.models.language_model import LanguageModel
-from limbeck.models.load import load
 from limbeck.objectives import parse
 from limbeck.run.step import LossTerm, train_step
 from limbeck.run.world import alone
@@ -79,8 +79,6 @@ def shown(found: dict[str, Any]) -> str:
 
 def measured(width: int, layers: int, vocab: int, *, pairs: int) -> dict[str, Any]:
     """CPU seconds of steps and of forward passes of a shape in both formats, in turn."""
-    tokenizer = deepcopy(load("builtin:stdlib").tokenizer)
-    tokenizer.add_tokens([f"<{number}>" for number in range(vocab - len(tokenizer))])
     heads = max(1, width // 64)
     config = LlamaConfig(
         hidden_size=width,
@@ -94,7 +92,7 @@ def measured(width: int, layers: int, vocab: int, *, pairs: int) -> dict[str, An
         pad_token_id=2,
     )
     batch = batch_of(vocab)
-    model = new_model(config, tokenizer, 0)
+    model = new_model(config, tokenizer_of(vocab), 0)
     steps = {str(dtype): stepping(deepcopy(model), batch, dtype) for dtype in FORMATS}
     forwards = {str(dtype): passing(deepcopy(model), batch, dtype) for dtype in FORMATS}
     facts = {"width": width, "layers": layers, "vocab": vocab, "parameters": model.parameters_count}

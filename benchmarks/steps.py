@@ -26,6 +26,7 @@ import limbeck  # noqa: F401  (before torch: it chooses huge pages)
 # isort: split
 import torch
 from circumstances import made_by
+from cost import tokenizer_of
 from formats import in_turn
 from setting import STUDENT, TEACHER
 from torch.nn.functional import kl_div
@@ -33,7 +34,6 @@ from transformers import LlamaConfig
 
 from limbeck.models.build import new_model
 from limbeck.models.language_model import LanguageModel
-from limbeck.models.load import load
 from limbeck.objectives import parse
 from limbeck.planning.cost.machine import multiplies_bfloat16
 from limbeck.run.micro import micro_batches, micro_rows
@@ -106,7 +106,7 @@ def model_of(shape: dict[str, int], vocab: int, *, teaches: bool = False) -> Lan
         eos_token_id=1,
         pad_token_id=2,
     )
-    model = new_model(config, load("builtin:stdlib").tokenizer, 0)
+    model = new_model(config, tokenizer_of(vocab), 0)
     if teaches:
         model.model.eval().requires_grad_(False).to(torch.bfloat16 if HALF else torch.float32)
     return model

@@ -245,6 +245,16 @@ def imported(monkeypatch, *names: str):
     return [import_module(name) for name in names]
 
 
+def test_models_that_are_timed_have_the_whole_vocabulary(monkeypatch):
+    """A tokenizer of fewer tokens would leave limbeck fewer logits than the loop beside it computes."""
+    steps, capturing = imported(monkeypatch, "steps", "capture")
+    shape = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 1}
+    assert steps.model_of(shape, 2500).vocab == 2500
+    monkeypatch.setattr(capturing, "WIDTH", 64)
+    monkeypatch.setattr(capturing, "LAYERS", 1)
+    assert capturing.teacher(2500).vocab == 2500
+
+
 def test_benchmarks_keep_what_their_numbers_depend_on(monkeypatch):
     (circumstances,) = imported(monkeypatch, "circumstances")
     monkeypatch.setattr(sys, "argv", ["benchmarks/losses.py", "--tokens", "a b"])
