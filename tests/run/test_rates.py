@@ -9,8 +9,10 @@ from torch import nn
 from transformers import LlamaConfig
 
 from limbeck.config import DistilSettings, PretrainSettings
+from limbeck.disk import claims
 from limbeck.errors import BadFolder
-from limbeck.jobs.common.folder import claim, kept_rate, signature_of, update
+from limbeck.jobs.common.environment import environment_of
+from limbeck.jobs.common.folder import claim, kept_rate, update
 from limbeck.jobs.common.rates import (
     early_stop_findings,
     fresh_rate_finding,
@@ -18,7 +20,9 @@ from limbeck.jobs.common.rates import (
     rate_finding,
     schedule_of,
 )
-from limbeck.jobs.doctor.job import doctor
+from limbeck.jobs.distil.plan import DistilPlan
+from limbeck.jobs.distil.request import DistilRequest
+from limbeck.jobs.doctor.job import _kept_rate, doctor
 from limbeck.jobs.pretrain.job import pretrain
 from limbeck.models.decoder import LimbeckConfig, LimbeckForCausalLM
 from limbeck.models.formats import slow_parameters
@@ -83,11 +87,20 @@ def test_the_doctor_names_the_rate_of_a_run_that_was_begun(tmp_path):
     write_teacher(tmp_path)
     about = {"teacher": str(tmp_path / "teacher"), "data": str(write_corpus(tmp_path)), "params": 9_000, "length": 32}
     settings = DistilSettings(**about, tokens=3_000, out=tmp_path / "run")
-    run = claim(settings.out, signature_of(settings, "distil"))
+    with claims():
+        request, environment = DistilRequest.of(settings), environment_of(settings)
+        run = claim(settings.out, DistilPlan.of(request, environment).signature({}, environment))
     assert kept_rate(settings.out) is None
     update(settings.out, run, plan={"learning_rate": 7e-4})
+
+    def kept(**other) -> float | None:
+        return _kept_rate(DistilRequest.of(settings.model_copy(update=other)), {}, environment)
+
+    (settings.out / "student").mkdir()  # something came of it
     (found,) = [one["message"] for one in doctor(settings)["findings"] if one["check"] == "learning rate"]
     assert found == f"0.0007, with which the run in {settings.out} began; a new run would take 0.004"
+    assert kept(seeds=3, threads=1) == 7e-4  # more seeds continue it
+    assert kept(seed=1) is kept(tokens=4_000) is None  # other runs, which distil would refuse there
     assert rate_finding(settings, 9_000, kept=4e-3) == rate_finding(settings, 9_000)  # today's
 
 

@@ -97,10 +97,8 @@ def claim(folder: Path, signature: dict[str, Any], *, tf32: bool = False) -> dic
     if not set(held) - _BEFORE:
         return _begin(record, signature, tf32=tf32)
     theirs: dict[str, Any] = run["signature"]
-    if _PACKING not in theirs and signature.get(_PACKING) != WITHOUT_LONG:  # of an older version: it keeps its rows
-        signature = {key: value for key, value in signature.items() if key != _PACKING}
-    different = [key for key in sorted(signature.keys() | theirs.keys()) if signature.get(key) != theirs.get(key)]
-    if different and signature["job"] in _GROW and all(_grows(theirs.get(k), signature.get(k), k) for k in different):
+    signature, different = _compared(signature, theirs)
+    if different and _grown(signature, theirs, different):
         for key in ("ended", "seconds", "estimate"):  # of the run that it was
             run.pop(key, None)
         update(folder, run, signature=signature, command=command())
@@ -113,6 +111,25 @@ def claim(folder: Path, signature: dict[str, Any], *, tf32: bool = False) -> dic
             f"({shlex.join(run.get('command', []))}), or give a new folder with --out."
         )
     return run
+
+
+def continues(folder: Path, signature: dict[str, Any]) -> bool:
+    """Whether `claim` with this signature would continue the run in a folder. Raises BadFolder for a damaged run.json."""
+    theirs: dict[str, Any] = _read(folder / "run.json")["signature"]
+    signature, different = _compared(signature, theirs)
+    return not different or _grown(signature, theirs, different)
+
+
+def _compared(signature: dict[str, Any], theirs: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The signature as it is compared with that of a run, and the keys by which they differ."""
+    if _PACKING not in theirs and signature.get(_PACKING) != WITHOUT_LONG:  # of an older version: it keeps its rows
+        signature = {key: value for key, value in signature.items() if key != _PACKING}
+    return signature, [k for k in sorted(signature.keys() | theirs.keys()) if signature.get(k) != theirs.get(k)]
+
+
+def _grown(signature: dict[str, Any], theirs: dict[str, Any], different: list[str]) -> bool:
+    """Whether a signature is that of the same run with more seeds or baselines."""
+    return signature["job"] in _GROW and all(_grows(theirs.get(k), signature.get(k), k) for k in different)
 
 
 def claim_together(folder: Path, signature: dict[str, Any], world: World, *, tf32: bool = False) -> dict[str, Any]:
@@ -186,7 +203,7 @@ def _begun(folder: Path) -> dict[str, Any]:
 def kept_rate(folder: Path) -> float | None:
     """The peak learning rate of the student of the run in a folder; None where there is none, or it has no plan yet.
 
-    Raises BadFolder for a damaged run.json.
+    Whether it is the same run is for `claim` or `continues` to say. Raises BadFolder for a damaged run.json.
     """
     record = folder / "run.json"
     rate: float | None = _read(record).get("plan", {}).get("learning_rate") if record.is_file() else None

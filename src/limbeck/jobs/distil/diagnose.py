@@ -11,7 +11,6 @@ from transformers.configuration_utils import PreTrainedConfig
 from limbeck.corpora.mixture import plain
 from limbeck.errors import BadModel
 from limbeck.jobs.common.environment import Environment, batch_rows
-from limbeck.jobs.common.folder import kept_rate
 from limbeck.jobs.common.memory import needs_documents, planned_run
 from limbeck.jobs.common.rates import (
     early_stop_findings,
@@ -86,10 +85,12 @@ def diagnose(
     length: int,
     environment: Environment,
     uses: float | None = None,
+    kept: float | None = None,
 ) -> list[Finding]:
     """The findings about a pair, the first documents of its data, and the planned run.
 
     ``length``: tokens of a row. ``uses``: how often each forward pass of the teacher is used for training, None if unknown.
+    ``kept``: the learning rate of the run where it was begun.
     """
     settings, teacher, student = request.settings, pair.teacher, pair.student
     rows, steps = batch_rows(settings, length, environment.world.size)
@@ -102,7 +103,7 @@ def diagnose(
     made = student.config if student is not None else pair.planned
     if made is not None:
         size = Size.of(made)
-        found.append(rate_finding(settings, size.parameters, kept=kept_rate(settings.out)))
+        found.append(rate_finding(settings, size.parameters, kept=kept))
         found += fresh_rate_finding(settings, size.parameters) if "fresh+kd" in settings.compared else []
         found += optimiser_findings(settings, size.parameters)
         found += early_stop_findings(settings, schedule_of(settings, made))

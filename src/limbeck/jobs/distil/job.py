@@ -25,7 +25,7 @@ from limbeck.disk import claims, read_json
 from limbeck.ending import show_ending
 from limbeck.errors import BadModel
 from limbeck.jobs.common.environment import Environment, environment_of
-from limbeck.jobs.common.folder import claim_together, now, same_corpus, update
+from limbeck.jobs.common.folder import claim_together, kept_rate, now, same_corpus, update
 from limbeck.jobs.common.held_out import kept_apart, watch_of, write_apart
 from limbeck.jobs.common.memory import computed, memory_use
 from limbeck.jobs.common.mixture import mixture_facts, print_mixture, wanted_tokens
@@ -252,8 +252,10 @@ class _Start:
 
     def diagnose(self, pair: Pair, *, uses: float | None = None) -> list[Finding]:
         """The doctor's findings about this pair."""
-        length = self.plan.budget.length
-        return diagnose(self.plan.request, pair, self.documents, length=length, environment=self.environment, uses=uses)
+        request, length, kept = self.plan.request, self.plan.budget.length, kept_rate(self.plan.request.settings.out)
+        return diagnose(
+            request, pair, self.documents, length=length, environment=self.environment, uses=uses, kept=kept
+        )
 
     def first_look(self, *, known: bool) -> list[Finding]:
         """Raises if the teacher predicts no better than a unigram model, or if a given student does not fit.

@@ -14,7 +14,7 @@ from limbeck.jobs.distil.request import DistilRequest
 from limbeck.jobs.pair.restricted import restricted_beside, restricted_in_run
 from limbeck.jobs.pair.vocabulary import trimmed_beside, trimmed_in_run
 from limbeck.models.trim.folder import open_vocabulary
-from limbeck.teachers.ref import VOCABULARY, CapturedRef, LocalRef, ServedRef
+from limbeck.teachers.ref import CapturedRef, LocalRef, ServedRef, TeacherRef
 
 
 def check_vocabulary(request: DistilRequest) -> None:
@@ -58,16 +58,19 @@ def with_vocabulary(
         if restricted.vocabulary is None:
             return request, answers
         _check_largest(request)
-        return replace(request, teacher=restricted), answers | {
-            "vocabulary": open_vocabulary(settings.out / VOCABULARY).digest
-        }
+        return replace(request, teacher=restricted), answers | vocabulary_of(restricted)
     if not isinstance(teacher, LocalRef):
         return request, answers
     trimmed = trimmed_in_run(settings, teacher, environment, student=_student(request))
     if trimmed.vocabulary is None:
         return request, answers
-    vocabulary = open_vocabulary(trimmed.vocabulary)
-    return replace(request, teacher=trimmed), answers | {"vocabulary": vocabulary.digest}
+    return replace(request, teacher=trimmed), answers | vocabulary_of(trimmed)
+
+
+def vocabulary_of(teacher: TeacherRef) -> dict[str, Any]:
+    """What a run's signature holds of the vocabulary that was trimmed for it; nothing where none was."""
+    trimmed = teacher.trimmed if isinstance(teacher, CapturedRef) else teacher.vocabulary
+    return {} if trimmed is None else {"vocabulary": open_vocabulary(trimmed).digest}
 
 
 def beside_vocabulary(request: DistilRequest, folder: Path) -> DistilRequest:

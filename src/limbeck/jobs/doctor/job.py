@@ -11,19 +11,20 @@ from typing import Any
 
 from limbeck.config import DistilSettings
 from limbeck.ending import Ending
-from limbeck.errors import BadSetting
-from limbeck.jobs.common.environment import batch_rows, environment_of, row_length
-from limbeck.jobs.common.folder import command, packing_in_settings
+from limbeck.errors import BadSetting, LimbeckError
+from limbeck.jobs.common.environment import Environment, batch_rows, environment_of, row_length
+from limbeck.jobs.common.folder import command, continues, kept_rate, packing_in_settings
 from limbeck.jobs.common.opening import open_once
 from limbeck.jobs.common.packing import packed_documents
 from limbeck.jobs.common.sample import first_documents, unreadable
 from limbeck.jobs.distil.align import check_student
 from limbeck.jobs.distil.conversion import Planned, check_conversion
 from limbeck.jobs.distil.diagnose import diagnose, what_is_known
+from limbeck.jobs.distil.plan import DistilPlan
 from limbeck.jobs.distil.request import DistilRequest
 from limbeck.jobs.distil.teacher import RunTeacher, adopted
 from limbeck.jobs.distil.uses import uses_before
-from limbeck.jobs.distil.vocabulary import beside_vocabulary
+from limbeck.jobs.distil.vocabulary import beside_vocabulary, vocabulary_of
 from limbeck.jobs.pair.rounds import check_rounds
 from limbeck.jobs.pair.student import target_shape
 from limbeck.jobs.pair.vocabulary import given_student
@@ -46,12 +47,13 @@ def doctor(settings: DistilSettings) -> dict[str, Any]:
             "model's configuration with --teacher, or run limbeck distil, which checks the pair before it trains"
         )
     check_student(settings)
-    request, _ = adopted(request)
+    request, logits = adopted(request)
     with tempfile.TemporaryDirectory() as folder:
-        return _examined(beside_vocabulary(request, Path(folder)))
+        return _examined(beside_vocabulary(request, Path(folder)), logits)
 
 
-def _examined(request: DistilRequest) -> dict[str, Any]:
+def _examined(request: DistilRequest, logits: dict[str, Any]) -> dict[str, Any]:
+    """The findings; ``logits``: what the run's signature holds of captured logits."""
     settings = request.settings
     sample = first_documents(settings, request.teacher)
     environment = environment_of(settings, *request.computing)
@@ -72,7 +74,8 @@ def _examined(request: DistilRequest) -> dict[str, Any]:
         found = Planned.of(request, conversion, shape)
         pair = replace(pair, planned=found.student, reference=found.reference)
     uses = uses_before(request, teacher, sample, length=length)
-    findings = diagnose(request, pair, sample, length=length, environment=environment, uses=uses)
+    kept = _kept_rate(request, logits, environment)
+    findings = diagnose(request, pair, sample, length=length, environment=environment, uses=uses, kept=kept)
     findings += unreadable(sample, teacher)
     findings += packed_documents(
         sample.documents, reads, packing=packing_in_settings(settings), length=length, context=reads.context
@@ -80,6 +83,18 @@ def _examined(request: DistilRequest) -> dict[str, Any]:
     findings += opening
     findings += what_is_known(request, teacher, length=length, environment=environment)
     return {"ok": all(f.level != "error" for f in findings), "findings": as_json(findings)}
+
+
+def _kept_rate(request: DistilRequest, logits: dict[str, Any], environment: Environment) -> float | None:
+    """The learning rate of the run in --out, if `distil` with these settings would continue it."""
+    rate = kept_rate(request.settings.out)
+    if rate is None:
+        return None
+    try:
+        signature = DistilPlan.of(request, environment).signature(logits | vocabulary_of(request.teacher), environment)
+    except LimbeckError:  # settings that do not fit begin no run, and continue none
+        return None
+    return rate if continues(request.settings.out, signature) else None
 
 
 def ending(findings: Sequence[Finding]) -> Ending:
