@@ -76,12 +76,14 @@ def of_help(words: list[str]) -> float:
 def job() -> dict[str, float]:
     """CPU seconds of the parts of the small job, in this process."""
     from limbeck import distil
+    from limbeck.garbage import loading
 
     run: Callable[..., Any] = distil
     spent = dict.fromkeys(TIMED, 0.0)
-    for part, places in TIMED.items():
-        for place in places:
-            clocked(place, part, spent)
+    with loading():  # as the command does
+        for part, places in TIMED.items():
+            for place in places:
+                clocked(place, part, spent)
     imported = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
         run(**JOB, out=Path(folder) / "run")

@@ -123,3 +123,14 @@ def test_gradients_match_their_closed_forms():
     (reverse,) = torch.autograd.grad(divergence.reverse_kl(z_p.log_softmax(-1), z_q.log_softmax(-1)).sum(), z_q)
     gap = z_q.detach() - z_p
     torch.testing.assert_close(reverse, q * (gap - (q * gap).sum(-1, keepdim=True)))
+
+
+@given(values=pairs)
+def test_all_at_once_are_the_same_bits(values):
+    log_p, log_q = (log_softmax(one, torch.float32) for one in values)
+    for cut_p, cut_q in ((0, 0), (1, 0), (0, 1), (1, 1)):  # with a first outcome that is impossible, too
+        p, q = log_p.clone(), log_q.clone()
+        p[:cut_p], q[:cut_q] = -math.inf, -math.inf
+        found = divergence.both_ways(p, q)
+        for one, formula in zip(found, ("kl", "reverse_kl", "total_variation"), strict=True):
+            torch.testing.assert_close(one, FORMULAS[formula](p, q), rtol=0, atol=0, equal_nan=True)

@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "limbeck"
 
 LAYERS = (
     ("ending", "errors", "scrub", "terminal", "units"),
-    ("host", "packages", "plugins", "products"),
+    ("garbage", "host", "packages", "plugins", "products"),
     ("types", "config", "results", "disk", "border"),
     ("divergence",),
     ("models",),

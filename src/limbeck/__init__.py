@@ -170,7 +170,10 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'limbeck' has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(_WHERE[name]), name)
+    from limbeck.garbage import loading
+
+    with loading():
+        return getattr(import_module(_WHERE[name]), name)
 
 
 def __dir__() -> list[str]:

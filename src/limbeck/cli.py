@@ -6,6 +6,8 @@ after SIGINT and SIGTERM. Jobs are imported inside the commands, so that `--help
 
 from __future__ import annotations
 
+import atexit
+import gc
 import inspect
 import logging
 import os
@@ -199,6 +201,7 @@ _register()
 def main() -> NoReturn:
     """Runs the command line and exits."""
     signal.signal(signal.SIGTERM, _terminated)
+    atexit.register(gc.freeze)  # what is there at the end goes with the process, unsearched
     _quiet()
     try:
         with explained():

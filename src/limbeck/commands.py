@@ -11,6 +11,7 @@ import typer
 
 from limbeck import config, dispatch
 from limbeck.ending import show_ending
+from limbeck.garbage import loading
 from limbeck.results import Result
 from limbeck.terminal import Terminal, visible
 
@@ -71,10 +72,9 @@ def _plan(settings: config.PlanSettings) -> None:
 
 
 def _doctor(settings: config.DistilSettings) -> None:
+    result = dispatch.doctor(settings)
     from limbeck.jobs.doctor.job import ending
     from limbeck.planning.checks.pair import Finding, show
-
-    result = dispatch.doctor(settings)
 
     def shown() -> None:
         findings = [Finding(**found) for found in result.findings]
@@ -86,10 +86,9 @@ def _doctor(settings: config.DistilSettings) -> None:
 
 
 def _probe(settings: config.ProbeCommandSettings) -> None:
+    result = dispatch.probe(settings)
     from limbeck.jobs.probe.ending import ending
     from limbeck.jobs.probe.job import show
-
-    result = dispatch.probe(settings)
 
     def shown() -> None:
         show(result["readings"].values(), Terminal())
@@ -99,15 +98,15 @@ def _probe(settings: config.ProbeCommandSettings) -> None:
 
 
 def _chat(settings: config.ChatSettings) -> None:
-    from limbeck.jobs.chat.job import main
+    with loading():
+        from limbeck.jobs.chat.job import main
 
     main(settings, Terminal)
 
 
 def _export(settings: config.ExportSettings) -> None:
-    from limbeck.jobs.export.ending import ending, show
-
     result = dispatch.export(settings)
+    from limbeck.jobs.export.ending import ending, show
 
     def shown() -> None:
         show(result, Terminal())
@@ -117,23 +116,24 @@ def _export(settings: config.ExportSettings) -> None:
 
 
 def _push(settings: config.PushSettings) -> None:
-    from limbeck.jobs.push.job import push, show
+    with loading():
+        from limbeck.jobs.push.job import push, show
 
     result = push(settings)
     _print(settings, result, lambda: show(result, Terminal()))
 
 
 def _import(settings: config.ImportSettings) -> None:
-    from limbeck.jobs.importing.job import import_model, show
+    with loading():
+        from limbeck.jobs.importing.job import import_model, show
 
     result = import_model(settings)
     _print(settings, result, lambda: show(result, Terminal()))
 
 
 def _predict(settings: config.PredictSettings) -> None:
-    from limbeck.jobs.predict.job import ending, show
-
     result = dispatch.predict(settings)
+    from limbeck.jobs.predict.job import ending, show
 
     def shown() -> None:
         show(result, Terminal())
@@ -143,9 +143,9 @@ def _predict(settings: config.PredictSettings) -> None:
 
 
 def _reproduce(settings: config.ReproduceSettings) -> None:
+    result = dispatch.reproduce(settings)
     from limbeck.papers.reproduce import show
 
-    result = dispatch.reproduce(settings)
     _print(settings, result, lambda: show(result.to_dict(), Terminal()))
 
 

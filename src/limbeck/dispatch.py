@@ -24,6 +24,7 @@ from limbeck.config import (
 )
 from limbeck.config.commands import BY_NAME
 from limbeck.config.settings import Base
+from limbeck.garbage import loading
 from limbeck.models.source import require
 from limbeck.results import (
     CaptureResult,
@@ -50,82 +51,93 @@ def settings_of(command: str, file: str | Path | None, keys: Mapping[str, Any]) 
 
 def distil(settings: DistilSettings) -> DistilResult:
     """Distils one student, or several where there are several sizes or objectives."""
-    if settings.is_family:
-        from limbeck.jobs.distil.sweep import sweep as job
-    else:
-        from limbeck.jobs.distil.job import distil as job
+    with loading():
+        if settings.is_family:
+            from limbeck.jobs.distil.sweep import sweep as job
+        else:
+            from limbeck.jobs.distil.job import distil as job
 
     return DistilResult.of(job(settings), settings.out)
 
 
 def capture(settings: CaptureSettings) -> CaptureResult:
     """Captures logits, or generated text."""
-    from limbeck.jobs.capture.job import capture as job
+    with loading():
+        from limbeck.jobs.capture.job import capture as job
 
     return CaptureResult.of(job(settings), settings.out)
 
 
 def pretrain(settings: PretrainSettings) -> PretrainResult:
     """Trains a model from scratch."""
-    from limbeck.jobs.pretrain.job import pretrain as job
+    with loading():
+        from limbeck.jobs.pretrain.job import pretrain as job
 
     return PretrainResult.of(job(settings), settings.out)
 
 
 def shrink(settings: ShrinkSettings) -> ShrinkResult:
     """Prunes a student out of a teacher."""
-    from limbeck.jobs.shrink.job import shrink as job
+    with loading():
+        from limbeck.jobs.shrink.job import shrink as job
 
     return ShrinkResult.of(job(settings), settings.out)
 
 
 def probe(settings: ProbeCommandSettings) -> ProbeResult:
     """Measures a model."""
-    if settings.probe == ("pass-until",):
-        from limbeck.jobs.probe.pass_until import pass_until as job
-    else:
-        from limbeck.jobs.probe.job import probe as job
+    with loading():
+        if settings.probe == ("pass-until",):
+            from limbeck.jobs.probe.pass_until import pass_until as job
+        else:
+            from limbeck.jobs.probe.job import probe as job
 
     return ProbeResult.of(job(settings, model=settings.model, teacher=settings.teacher, out=settings.out))
 
 
 def pilot(settings: PilotSettings) -> PilotResult:
     """Trains a ladder of small models."""
-    from limbeck.jobs.pilot import pilot as job
+    with loading():
+        from limbeck.jobs.pilot import pilot as job
 
     return PilotResult.of(job(settings), settings.out)
 
 
 def predict(settings: PredictSettings) -> PredictResult:
     """Predicts a task's score at another size."""
-    from limbeck.jobs.predict.job import predict as job
+    with loading():
+        from limbeck.jobs.predict.job import predict as job
 
     return PredictResult.of(job(settings))
 
 
 def doctor(settings: DistilSettings) -> DoctorResult:
     """Checks a pair and its data."""
-    from limbeck.jobs.doctor.job import doctor as job
+    with loading():
+        from limbeck.jobs.doctor.job import doctor as job
 
     return DoctorResult.of(job(settings))
 
 
 def export(settings: ExportSettings) -> ExportResult:
     """Writes a model in another format."""
-    from limbeck.jobs.export.job import export as job
+    with loading():
+        from limbeck.jobs.export.job import export as job
 
     return ExportResult.of(job(settings))
 
 
 def plan(settings: PlanSettings) -> PlanResult:
     """Answers a question about size, teacher, device and cost."""
-    from limbeck.jobs.plan.job import plan as job
+    with loading():
+        from limbeck.jobs.plan.job import plan as job
 
     return PlanResult.of(job(settings))
 
 
 def reproduce(settings: ReproduceSettings) -> ReproduceResult:
     """Reproduces a published result."""
-    from limbeck.papers.reproduce import reproduce as job
+    with loading():
+        from limbeck.papers.reproduce import reproduce as job
 
     return ReproduceResult.of(job(settings))

@@ -57,6 +57,22 @@ def total_variation(log_p: Float[Tensor, "*shape K"], log_q: Float[Tensor, "*sha
     return 0.5 * (log_p.exp() - log_q.exp()).abs().sum(-1)
 
 
+@torch.no_grad()
+def both_ways(
+    log_p: Float[Tensor, "*shape K"], log_q: Float[Tensor, "*shape K"]
+) -> tuple[Float[Tensor, "*shape"], Float[Tensor, "*shape"], Float[Tensor, "*shape"]]:
+    """(KL(p || q), KL(q || p), total variation), to the last bit those of `kl`, `reverse_kl` and `total_variation`.
+
+    What they have in common is computed once, in half the time of the three. Without gradients.
+    """
+    p, q, log_ratio = log_p.exp(), log_q.exp(), log_p - log_q
+    forward = (p * log_ratio).sum(-1)
+    reverse = -(q * log_ratio).sum(-1)
+    if not torch.isfinite(forward + reverse).all():  # some outcome is impossible, and 0 times infinity counts 0
+        forward, reverse = kl(log_p, log_q), kl(log_q, log_p)
+    return _not_negative(forward), _not_negative(reverse), 0.5 * p.sub_(q).abs_().sum(-1)
+
+
 def log_mixture(log_p: Tensor, log_q: Tensor, share: float) -> Tensor:
     """log(share p + (1 - share) q) of two log-distributions, outcome by outcome, all of one shape (..., K)."""
     impossible = (log_p == -math.inf) & (log_q == -math.inf)  # there logaddexp would differentiate to NaN

@@ -28,6 +28,7 @@ from limbeck.corpora.retokenise import text_of
 from limbeck.corpora.stamp import stamp_of, without_paths
 from limbeck.corpora.token_bytes import TokenBytes
 from limbeck.corpora.tokenizer import BOS, EOS, READING
+from limbeck.corpora.writer import Item, record_batch
 from limbeck.disk import read_json, write_json
 from limbeck.errors import BadCorpus, BadFolder
 from limbeck.jobs.common.folder import same_corpus
@@ -121,6 +122,27 @@ def test_any_arrow_reader_opens_a_shard(tokenizer, source, tmp_path):
     build_held_out(source, tokenizer, tmp_path)
     table = pa.ipc.open_file(str(tmp_path / "held_out" / "00000.arrow")).read_all()
     assert table.column_names == ["name", "tokens", "bytes", "sha256"]
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_shard_is_what_arrow_converts_and_only_masks_need_its_converters(masked, monkeypatch):
+    masks = [np.array([True, False]), None] if masked else [None, None]
+    tokens = [np.array([3, 1], np.uint16), np.array([4, 1, 5], np.uint16)]
+    items = [
+        Item(name, bytes([n] * 32), some, mask, 7 * n)
+        for n, (name, some, mask) in enumerate(zip(("", "é.txt"), tokens, masks, strict=True))
+    ]
+    columns = {
+        "name": pa.array(["", "é.txt"]),
+        "tokens": pa.array([[3, 1], [4, 1, 5]], pa.large_list(pa.uint16())),
+        "bytes": pa.array([0, 7]),
+        "sha256": pa.array([bytes(32), b"\1" * 32], pa.binary(32)),
+    }
+    if masked:
+        columns["learned"] = pa.array([[True, False], [True, True, True]], pa.large_list(pa.bool_()))
+    else:
+        monkeypatch.delattr(pa, "array")  # which would load pandas
+    assert record_batch(items).equals(pa.RecordBatch.from_pydict(columns))
 
 
 def test_a_store_is_used_again_and_equal_when_opened(tokenizer, source, tmp_path):

@@ -75,10 +75,10 @@ class TokenStore:
         self.bytes: int = manifest["bytes"]
         self.predictions: int = manifest["predictions"]
         self._shards = shards
-        self._values = [shard.column("tokens").flatten().to_numpy(zero_copy_only=True) for shard in shards]
+        self._values = [np.from_dlpack(shard.column("tokens").flatten()) for shard in shards]
         self._first_token = np.cumsum([0, *map(len, self._values)])
         self._first_document = np.cumsum([0, *(shard.num_rows for shard in shards)])
-        offsets = [shard.column("tokens").offsets.to_numpy()[:-1] for shard in shards]
+        offsets = [np.from_dlpack(shard.column("tokens").offsets)[:-1] for shard in shards]
         starts = [part + first for part, first in zip(offsets, self._first_token, strict=False)]
         self.starts: Int64[np.ndarray, " documents_and_one"] = np.concatenate([*starts, [self.tokens]]).astype(np.int64)
         self._layouts: dict[int, Layout] = {}

@@ -48,10 +48,11 @@ def verify(model: LanguageModel) -> None:
     """
     try:
         with evaluating(model.model), full_products():  # kernels of attention take TF32 in other places
-            _verify_head(model, _alone(_some_tokens(model, 8)))
-            _verify_order(model, _some_tokens(model, 8))
+            tokens = _some_tokens(model, 8)
+            whole = _verify_head(model, _alone(tokens))
+            start = _verify_order(model, tokens, whole)
             model.packs = not model.chunked and all(
-                _packs(model, _some_tokens(model, 8), first) for first in (4, *_long_positions(model))
+                _packs(model, tokens, start, first) for first in (4, *_long_positions(model))
             )
     except (TypeError, AttributeError, ValueError, RuntimeError, LookupError, NotImplementedError) as error:
         raise refused(
@@ -59,8 +60,10 @@ def verify(model: LanguageModel) -> None:
         ) from error
 
 
-def _verify_head(model: LanguageModel, batch: Batch) -> None:
-    ours = model(batch).logits()
+def _verify_head(model: LanguageModel, batch: Batch) -> Float[Tensor, "1 T D"]:
+    """Checks the logits of a document; gives its hidden states."""
+    outputs = model(batch)
+    ours = outputs.logits()
     with packed(batch.position):  # the attention of `ours`: what differs is the head
         theirs = _own_logits(model, batch)
     plain = _own_logits(model, batch)
@@ -70,6 +73,7 @@ def _verify_head(model: LanguageModel, batch: Batch) -> None:
         raise refused(model, OTHER_HEAD)
     if differ(model, theirs, plain, half=_HALF_KERNELS):
         raise refused(model, OTHER_ATTENTION)
+    return outputs.hidden
 
 
 def _own_logits(model: LanguageModel, batch: Batch) -> Float[Tensor, "N V"]:
@@ -78,24 +82,28 @@ def _own_logits(model: LanguageModel, batch: Batch) -> Float[Tensor, "N V"]:
     return logits.flatten(0, 1)[:, : model.vocab]
 
 
-def _verify_order(model: LanguageModel, tokens: Int[Tensor, "1 T"]) -> None:
+def _verify_order(
+    model: LanguageModel, tokens: Int[Tensor, "1 T"], whole: Float[Tensor, "1 T D"]
+) -> Float[Tensor, "1 half D"]:
+    """Checks that the first half of a document, whose hidden states are ``whole``, has the same alone; gives what it has."""
     half = tokens.shape[1] // 2
-    whole, start = model(_alone(tokens)).hidden[:, :half], model(_alone(tokens[:, :half])).hidden
-    if differ(model, whole, start):
+    start = model(_alone(tokens[:, :half])).hidden
+    if differ(model, whole[:, :half], start):
         raise refused(model, NOT_CAUSAL)
+    return start
 
 
-def _packs(model: LanguageModel, tokens: Int[Tensor, "1 T"], first: int) -> bool:
-    """Whether two documents in a row have the hidden states of each alone. The second one's positions begin at ``first``."""
+def _packs(model: LanguageModel, tokens: Int[Tensor, "1 T"], alone: Float[Tensor, "1 half D"], first: int) -> bool:
+    """Whether two documents in a row have the hidden states of each alone, ``alone`` those of the first.
+
+    The second one's positions begin at ``first``, or at 0 where that is the length of the first.
+    """
     half = tokens.shape[1] // 2
     start = torch.arange(half, device=tokens.device)
     later = start if first == half else start + first
     packed = model(_batch(tokens, torch.cat([start, later])[None])).hidden
-    alone = [
-        model(_batch(part, place[None])).hidden
-        for part, place in zip(tokens.split(half, 1), (start, later), strict=True)
-    ]
-    return not differ(model, packed, torch.cat(alone, 1))
+    second = model(_batch(tokens[:, half:], later[None])).hidden
+    return not differ(model, packed, torch.cat([alone, second], 1))
 
 
 def _long_positions(model: LanguageModel) -> list[int]:

@@ -17,6 +17,7 @@ import psutil
 import torch
 from transformers import PreTrainedModel
 
+from limbeck.garbage import unsearched
 from limbeck.generation.greedy import generate_greedy
 from limbeck.models.cached import read_on
 from limbeck.models.language_model import LanguageModel
@@ -120,9 +121,10 @@ def _peak(device: torch.device) -> Iterator[list[int]]:
         yield found
         found.append(torch.cuda.max_memory_allocated(device) - before)
         return
-    known = _forget_peak()
-    before = psutil.Process().memory_info().rss
-    yield found
+    with unsearched():  # old garbage that is freed in the block would make room for what should show as growth
+        known = _forget_peak()
+        before = psutil.Process().memory_info().rss
+        yield found
     if known:
         found.append(max(0, _high_water() - before))
 
@@ -132,7 +134,7 @@ def _forget_peak() -> bool:
 
     Memory that was freed but is still held by the process is returned first: reused, it would not show as growth.
     """
-    gc.collect()
+    gc.collect(1)  # what became garbage of late
     give_back()
     try:
         Path("/proc/self/clear_refs").write_text("5")

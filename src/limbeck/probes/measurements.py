@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from limbeck.disk import load_arrays, parsed, require_type, save_arrays
-from limbeck.divergence import kl, total_variation
+from limbeck.divergence import both_ways
 from limbeck.errors import BadCorpus, BadFolder, Mismatch
 from limbeck.probes.largest_kl import KLExample, LargestKL, largest_of
 from limbeck.products import full_products
@@ -120,9 +120,8 @@ def measure(
                 columns |= _fidelity_to_outcomes(p.part(part), log_q)
             elif p is not None:
                 log_p = p.logits(part).float().log_softmax(-1)
-                divergence = kl(log_p, log_q)
-                columns |= _fidelity(log_p, log_q, divergence, batch.targets.reshape(-1)[where])
-                surprises.add(divergence, log_p, log_q, batch, where)
+                columns |= _fidelity(log_p, log_q, batch.targets.reshape(-1)[where])
+                surprises.add(columns["kl"], log_p, log_q, batch, where)
             sums.add(columns, batch.document.reshape(-1)[where], batch.weight.reshape(-1)[where])
         del outputs, q
     found = sums.arrays(), surprises.largest()
@@ -171,16 +170,14 @@ def _likelihood(log_q: Float[Tensor, "n V"], targets: Int[Tensor, " n"]) -> dict
 
 
 def _fidelity(
-    log_p: Float[Tensor, "n V"],
-    log_q: Float[Tensor, "n V"],
-    divergence: Float[Tensor, " n"],
-    targets: Int[Tensor, " n"],
+    log_p: Float[Tensor, "n V"], log_q: Float[Tensor, "n V"], targets: Int[Tensor, " n"]
 ) -> dict[str, Tensor]:
+    forward, reverse, variation = both_ways(log_p, log_q)
     return {
         "teacher_nats": -log_p.gather(-1, targets[:, None]).squeeze(-1),
-        "kl": divergence,
-        "reverse_kl": kl(log_q, log_p),
-        "total_variation": total_variation(log_p, log_q),
+        "kl": forward,
+        "reverse_kl": reverse,
+        "total_variation": variation,
         "agreement": (log_p.argmax(-1) == log_q.argmax(-1)).float(),
     }
 
