@@ -19,10 +19,12 @@ _SHORTEST = 6  # characters of a key to search for; a shorter one would match or
 _NO_USER = r"(?:(?:(?<=abfs://)|(?<=abfss://))[\w$-]+|(?<=hf://)[\w.-]+/[\w./-]+)@[\w.-]+(?![^\s/,;:])"
 _WORD = r"[^\s/,;]"
 IN_VALUES = r"[^\n/,;]"
+# No name begins with a blank, so that "a / b / c" is no path.
 # An absolute path but its last name, also behind file:// and behind a colon, which is not that of an address elsewhere
-_FOLDERS = r"(?:(?:file|local)://(?:localhost)?(?=[~/.])|(?<![\w:/.])|(?<=:)(?!//))(?:~|\.{{0,2}})/+(?:{0}+/+)+(?={0})"
+_FOLDERS = r"(?:(?:file|local)://(?:localhost)?(?=[~/.])|(?<![\w:/.])|(?<=:)(?!//))(?:~|\.{{0,2}})/+(?:(?!\s){0}+/+)+(?!\s)(?={0})"
 _PATTERNS = (
-    (re.compile(rf"(\w://)(?!{_NO_USER})\S*@"), rf"\1{_HIDDEN}@"),  # user and password, which may contain any character
+    # user and password, which may contain any character but the beginning of the next source
+    (re.compile(rf"(\w://)(?!{_NO_USER})(?:(?![,;]\s*(?:[\w.]+:\s*)?[\w+.-]+:(?://|:))\S)*@"), rf"\1{_HIDDEN}@"),
     (re.compile(r"(\w://[^\s?]*)\?[^\s#]*"), rf"\1?{_HIDDEN}"),
     (re.compile(r"(?i)((?:api[-_]?key|token|secret|password|signature)=)[^\s&#]+"), rf"\1{_HIDDEN}"),
     (re.compile(r"(?i)(bearer\s+)[\w.~+/=-]{6,}"), rf"\1{_HIDDEN}"),

@@ -142,6 +142,9 @@ def test_files_in_an_archive_elsewhere_are_read(bucket):
     assert [d.text for d in read(address)] == [d.text for d in read(str(file))] == ["one", "two"]
     assert file.version  # so that a store is made again where the archive changes
     assert [d.text for d in read("simplecache::memory://bucket/d.txt")] == ["three", "four"]
+    (cached,) = found_at(f"simplecache::{address}")
+    assert str(cached) == "simplecache::zip://in/a.jsonl::memory://bucket/x.zip"
+    assert [d.text for d in read(str(cached))] == ["one", "two"]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 
 import pytest
@@ -110,6 +111,8 @@ def test_a_card_names_data_sets_however_they_are_written_and_no_folder(tmp_path)
 def test_what_is_published_names_no_folder_behind_a_scheme(text, shown):
     assert without_folders(text) == shown
     assert without_folders("/home/my texts/sub dir/a b.jsonl", of=IN_VALUES) == "a b.jsonl"
+    for value in ("a / b / c", "0.5*ForwardKL / 2 / 3", "one / two/three"):
+        assert without_folders(value, of=IN_VALUES) == value
     with pytest.raises(BadFolder, match="names a folder of this machine"):
         require_no_paths("README.md", "measured on file:///home/me/a.jsonl")
 
@@ -122,6 +125,15 @@ def test_a_tracker_does_not_show_the_folders_of_a_mixture():
 def test_a_container_and_a_revision_are_no_user():
     data = "abfs://texts@account.dfs.core.windows.net/a.jsonl:1,hf://datasets/org/name@main/b.jsonl:1"
     assert scrubbed(data) == data
+    for data in ("s3://a,hf://datasets/org/name@main/b.jsonl", "s3://a/b:1;annealed:abfs://texts@account/a.jsonl:1"):
+        assert scrubbed(data) == data
+    for secret in (
+        "s3://me:key@a,hf://datasets/org/name@main/b.jsonl",
+        "s3://a,sftp://me:key@host/a",
+        "s3://me:k,e;y@a",
+    ):
+        assert scrubbed(secret).count("***@") == 1
+        assert not re.search("key|k,e;y", scrubbed(secret))
     assert scrubbed("abfs://texts:key@account/a.jsonl") == "abfs://***@account/a.jsonl"
     assert scrubbed(f"s3://me:key@b/a.jsonl,{data}").count("key") == 0
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO, cast
@@ -106,16 +106,26 @@ def found_at(address: str) -> list[RemoteFile]:
 
 def _written(address: str, system: Any, name: str) -> Callable[[str], str]:
     """How the files of a system are written as addresses. Of several forms the first is taken that leads back to ``name``."""
-    head, *chain = address.split(_CHAIN)
-    scheme, _, place = head.partition("://")
+    links = address.split(_CHAIN)
+    first = next((i for i, link in enumerate(links) if "://" in link), 0)  # behind caches, which name no place
+    *usual, last = _forms(links, 0, system)
+    behind = _forms(links, first, system) if first else []
+    return next((form for form in (*usual, *behind) if _leads_to(form(name), system, name)), last)
+
+
+def _forms(links: Sequence[str], at: int, system: Any) -> list[Callable[[str], str]]:
+    """Ways to write a file as a chain of addresses, of which one link names it: by its host, its bucket, or the system."""
+    scheme, _, place = links[at].partition("://")
     host = f"{scheme}://{place.partition('/')[0]}"
     forms: tuple[Callable[[str], str], ...] = (
         lambda name: f"{host}/{name.lstrip('/')}",  # of a system whose paths do not name its host: sftp, ftp, hdfs
         lambda name: f"{host}/{name.partition('/')[2]}",  # paths that begin with a bucket or container
         lambda name: str(system.unstrip_protocol(name)),
     )
-    chained = [lambda name, form=form: _CHAIN.join([form(name), *chain]) for form in forms]
-    return next((form for form in chained[:-1] if _leads_to(form(name), system, name)), chained[-1])
+    return [
+        lambda name, form=form: _CHAIN.join([*links[:at], form(name), *links[at + 1 :]])  # type: ignore[misc]
+        for form in forms
+    ]
 
 
 def _leads_to(address: str, system: Any, name: str) -> bool:
