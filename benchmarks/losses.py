@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.nn import functional
 
 import limbeck  # noqa: F401  (sets what torch must see before it is imported)
-from limbeck.objectives import fused_backward, parse
+from limbeck.objectives import fused, fused_backward, parse
 from limbeck.objectives.fused import release
 from limbeck.objectives.parse import OURS
 from limbeck.types import Batch, Head, Outputs
@@ -123,6 +123,27 @@ def ours(text: str) -> Contender:
     return run
 
 
+def compiled() -> Contender:
+    """ForwardKL of limbeck, whose work on a block of logits is compiled by torch.compile into loops of its own."""
+
+    @torch.compile(dynamic=True)
+    def block(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+        log_p, log_q = teacher.log_softmax(-1), student.log_softmax(-1)
+        p = log_p.exp()
+        return (p * (log_p - log_q)).sum(-1), log_q.exp() - p
+
+    run, eager = ours("ForwardKL"), fused.value_and_gradient
+
+    def run_compiled(inputs: Inputs) -> Tensor:
+        vars(fused)["value_and_gradient"] = lambda objective, logits, signal, chunk: block(logits, signal.logits)
+        try:
+            return run(inputs)
+        finally:
+            vars(fused)["value_and_gradient"] = eager
+
+    return run_compiled
+
+
 def liger(beta: float) -> Contender:
     """Liger's fused linear JSD; beta = 0 is forward KL. Compiled on a GPU, as it is by default; eager here."""
     from liger_kernel.chunked_loss import LigerFusedLinearJSDLoss
@@ -174,6 +195,7 @@ PEERS = {
     "TRL, forward KL": lambda: trl(0.0),
     "TRL, JSD 0.5": lambda: trl(0.5),
     "TRL chunked, forward KL": lambda: trl_chunked(0.0),
+    "compiled blocks, ForwardKL": compiled,
 }
 
 

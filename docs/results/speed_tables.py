@@ -120,6 +120,21 @@ def losses() -> str:
     return table("contender | times the bare products | extra memory, (T, V) matrices", lines)
 
 
+def compiled() -> str:
+    """A sentence on what compiling the work on a block of logits gives, in units of the bare products and of pairs of calls."""
+    measured = read("performance/losses-compiled.json")
+    found = {one["contender"]: one["seconds"] for one in measured["results"]}
+    products, eager = found["matrix products alone"], found["limbeck ForwardKL"]
+    pairs = [one / other for one, other in zip(found["compiled blocks, ForwardKL"], eager, strict=True)]
+    sides = (eager, found["compiled blocks, ForwardKL"])
+    ours, theirs = (median([one / bare for one, bare in zip(side, products, strict=True)]) for side in sides)
+    return (
+        f"With the work on a block of logits compiled by `torch.compile`, ForwardKL takes {median(pairs):.2f} times as long as "
+        f"without (median of {len(pairs)} pairs, {min(pairs):.2f} to {max(pairs):.2f}; {theirs:.2f} and {ours:.2f} times the "
+        f"bare products; {measured['processor']}). So it is not compiled."
+    )
+
+
 PEERS = (
     *("naive forward KL", "Liger fused, forward KL", "Liger fused, JSD 0.5"),
     *("TRL, forward KL", "TRL, JSD 0.5", "TRL chunked, forward KL"),
@@ -320,6 +335,7 @@ TABLES: Tables = {
         **({"real-pair": lambda: real_pair(read("performance/real-pair.json"))} if REAL_PAIR.exists() else {}),
         **({"real-model": real_model} if REAL_MODEL.exists() else {}),
         "losses": losses,
+        "compiled": compiled,
         "captured": captured,
         "served": served,
         "recall": recall,
