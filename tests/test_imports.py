@@ -203,3 +203,30 @@ def test_every_folder_of_a_part_with_rooms_is_one(part):
 def test_the_rule_finds_what_it_should(importer, line, reason):
     found = imports(ast.parse(line), {"limbeck.corpora"})
     assert "".join(fault(importer, imported) for _, imported in found) == reason
+
+
+def loaded_by(*modules: str) -> set[str]:
+    """The modules of limbeck that importing some imports: what they name outside functions, and the packages that is in."""
+    files = {
+        ".".join(("limbeck", *path.relative_to(PACKAGE).with_suffix("").parts)): path for path in PACKAGE.rglob("*.py")
+    }
+    files = {name.removesuffix(".__init__"): path for name, path in files.items()}
+    found: set[str] = set()
+    waiting = set(modules)
+    while waiting:
+        name = waiting.pop()
+        found.add(name)
+        body = ast.parse(files[name].read_text(encoding="utf-8")).body
+        top = ast.Module([node for node in body if isinstance(node, ast.Import | ast.ImportFrom)], [])
+        named = {imported for _, imported in imports(top, set(files))} & files.keys()
+        packages = {one.rpartition(".")[0] for one in named} - {""}
+        waiting |= (named | packages) - found
+    return found
+
+
+def test_commands_that_draw_nothing_load_no_figures() -> None:
+    loaded = loaded_by(
+        *(f"limbeck.jobs.{command}.job" for command in ("doctor", "capture", "shrink", "export", "probe"))
+    )
+    assert "limbeck.report.words" in loaded
+    assert "limbeck.report.figures" not in loaded

@@ -188,8 +188,9 @@ def _verify(settings: config.FolderSettings) -> None:
 
 
 def _report(settings: config.FolderSettings) -> None:
-    from limbeck.report import write_family_report, write_report
+    from limbeck.report.family import write_family_report
     from limbeck.report.folder import read_run
+    from limbeck.report.page import write_report
 
     write = write_family_report if "members" in read_run(settings.folder) else write_report
     print(visible(str(write(settings.folder))))

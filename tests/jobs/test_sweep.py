@@ -18,7 +18,7 @@ from limbeck.jobs.distil.evaluation import Evaluation
 from limbeck.jobs.distil.teacher import RunTeacher
 from limbeck.models.language_model import LanguageModel
 from limbeck.objectives.spec import ObjectiveSpec
-from limbeck.report import write_family_report
+from limbeck.report.family import write_family_report
 from limbeck.run import lockstep as together
 from limbeck.run.lockstep import CachedTeacher
 from limbeck.run.run import Run

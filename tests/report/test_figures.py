@@ -10,9 +10,9 @@ from limbeck.disk import read_lines, write_lines
 from limbeck.errors import BadFolder
 from limbeck.probes import Measurements
 from limbeck.probes.measurements import BINS
-from limbeck.report import write_report
 from limbeck.report.family import _sample
 from limbeck.report.levels import teacher_level
+from limbeck.report.page import write_report
 from limbeck.report.samples import in_whole_words
 from tests.report.test_report import folder, made_up_run  # noqa: F401
 

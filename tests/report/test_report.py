@@ -18,11 +18,12 @@ from limbeck.planning.checks.price import Price
 from limbeck.probes.interval import bootstrap
 from limbeck.probes.likelihood import likelihood
 from limbeck.probes.measurements import BINS, Measurements
-from limbeck.report import model_card, verdict, write_report
+from limbeck.report.card import model_card
 from limbeck.report.decision import rows_decided
 from limbeck.report.folder import RunFolder
-from limbeck.report.page import _tiles, environment
+from limbeck.report.page import _tiles, environment, write_report
 from limbeck.report.start import CUT, price_of, start_of
+from limbeck.report.verdict import verdict
 from limbeck.report.words import bounded, count, duration, plus_minus, size, took, trainings
 from limbeck.types import Reading
 

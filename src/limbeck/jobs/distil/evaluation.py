@@ -44,8 +44,8 @@ from limbeck.probes.change import (
     weight_readings,
 )
 from limbeck.probes.measurements import AGAIN
-from limbeck.report import write_report
 from limbeck.report.card import model_card
+from limbeck.report.page import write_report
 from limbeck.report.quantised import quantised_note
 from limbeck.report.screen import measured_rows, next_of_distil
 from limbeck.report.start import price_of, start_of

@@ -51,7 +51,7 @@ from limbeck.planning.cost.size import Size
 from limbeck.probes.likelihood import likelihood
 from limbeck.probes.measurements import measure
 from limbeck.probes.samples import samples
-from limbeck.report import write_report
+from limbeck.report.page import write_report
 from limbeck.report.words import bounded, count
 from limbeck.run.log import console
 from limbeck.run.optim import suggested_learning_rate
