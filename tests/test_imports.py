@@ -5,6 +5,7 @@ Every import is looked at, also those inside functions: putting one off does not
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -111,6 +112,7 @@ def fault_of_rooms(part: str, above: str, below: str) -> str:
     return "" if level[below] < level[above] else f"{part}/{above} may not import {part}/{below}: it is {where}"
 
 
+@cache
 def sources() -> dict[str, Path]:
     """Every module of the package and its file."""
     found = {}
@@ -207,10 +209,7 @@ def test_the_rule_finds_what_it_should(importer, line, reason):
 
 def loaded_by(*modules: str) -> set[str]:
     """The modules of limbeck that importing some imports: what they name outside functions, and the packages that is in."""
-    files = {
-        ".".join(("limbeck", *path.relative_to(PACKAGE).with_suffix("").parts)): path for path in PACKAGE.rglob("*.py")
-    }
-    files = {name.removesuffix(".__init__"): path for name, path in files.items()}
+    files = sources()
     found: set[str] = set()
     waiting = set(modules)
     while waiting:
