@@ -17,12 +17,12 @@ import torch
 
 import limbeck
 from limbeck.corpora import Rows
-from limbeck.disk import write_json
+from limbeck.disk import read_json, write_json
 from limbeck.errors import BadFolder, BadSetting, Mismatch, NonFiniteLoss
 from limbeck.jobs.common.task import RESULT, do
 from limbeck.jobs.pilot import job
-from limbeck.jobs.pilot.grid import SCALES, Scale, grid, ladder, nested_shapes, weights
-from limbeck.jobs.pilot.tasks import task_of, tasks_left
+from limbeck.jobs.pilot.grid import SCALES, Grid, Scale, grid, ladder, nested_shapes, weights
+from limbeck.jobs.pilot.tasks import PLAN, Pilot, task_of, tasks_left
 from limbeck.jobs.pretrain.job import llama_config
 from limbeck.models.build import build
 from limbeck.planning.laws.points import read_points
@@ -148,6 +148,18 @@ def test_a_pilot_on_ray_survives_the_death_of_a_worker(whole, tmp_path):
     assert points(out) == expected
     logged = [json.loads(path.read_text())["name"] for path in out.glob(f"*/*/{RESULT}")]
     assert len(logged) == len(set(logged)) == 18
+
+
+def test_a_pilot_trains_in_the_arithmetic_with_which_it_began(tmp_path):
+    new = Pilot(Grid((), ()), TINY, "ForwardKL")
+    new.write(tmp_path)
+    assert Pilot.read(tmp_path) == new
+    assert new.tf32
+    older = read_json(tmp_path / PLAN)
+    del older["tf32"]
+    write_json(tmp_path / PLAN, older)  # by a version whose pilots did not use TF32
+    new.write(tmp_path)
+    assert not Pilot.read(tmp_path).tf32
 
 
 def test_shapes_of_a_ladder_nest_and_have_their_sizes():

@@ -6,7 +6,7 @@ folder.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NotRequired, Required, TypedDict
 
@@ -106,6 +106,7 @@ class _Stored(TypedDict):
     grid: _Grid
     scale: dict[str, Any]
     objective: str
+    tf32: NotRequired[bool]
 
 
 class _Known(TypedDict):
@@ -133,15 +134,17 @@ def result_of(folder: Path, kind: Any = Result) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Pilot:
-    """The contents of pilot.json: the grid, the scale, the objective."""
+    """The contents of pilot.json: the grid, the scale, the objective, and whether steps use TF32 on a GPU, as in runs."""
 
     grid: Grid
     scale: Scale
     objective: str
+    tf32: bool = True
 
     def write(self, out: Path) -> None:
-        """Writes it for all workers."""
-        write_json(out / PLAN, asdict(self))
+        """Writes it for all workers. A pilot that was begun keeps its arithmetic, so that its models can be compared."""
+        tf32 = Pilot.read(out).tf32 if (out / PLAN).is_file() else self.tf32
+        write_json(out / PLAN, asdict(replace(self, tf32=tf32)))
 
     @classmethod
     def read(cls, out: Path) -> Pilot:
@@ -149,7 +152,7 @@ class Pilot:
         row = read_json(out / PLAN, _Stored, remedy="let the command of the pilot write it again")
         teachers = tuple(TeacherPlan(**t | {"shape": Shape(**t["shape"])}) for t in row["grid"]["teachers"])
         cells = tuple(CellPlan(**c | {"shape": Shape(**c["shape"])}) for c in row["grid"]["cells"])
-        return cls(Grid(teachers, cells), Scale(**row["scale"]), row["objective"])
+        return cls(Grid(teachers, cells), Scale(**row["scale"]), row["objective"], row.get("tf32", False))
 
 
 @dataclass(frozen=True)
@@ -167,8 +170,9 @@ class Work:
 
     def __call__(self) -> dict[str, Any]:
         """The result, with the checksums of its files."""
-        cuda = torch.cuda.is_available()
-        result = _WORK[self.kind](self, Pilot.read(self.out), Environment(alone("cuda" if cuda else "cpu"), bf16=cuda))
+        cuda, pilot = torch.cuda.is_available(), Pilot.read(self.out)
+        environment = Environment(alone("cuda" if cuda else "cpu"), bf16=cuda, tf32=cuda and pilot.tf32)
+        result = _WORK[self.kind](self, pilot, environment)
         made = [file.name for file in [self.folder / DOCUMENTS] if file.exists()]
         return {"name": self.name, **result, "files": sums(self.folder, made)}
 
@@ -296,7 +300,8 @@ def _train(
     steps = max(1, round(setup.tokens / (rows * scale.length)))
     model.model.to(world.device)
     corpus = Rows(text_of_run(work.out)[0], length=scale.length, seed=setup.seed, most=setup.most)
-    plan = Plan(steps=steps, rows=rows, lr=setup.lr, bf16=environment.bf16, save_every=500, save_minutes=2.0)
+    how: dict[str, Any] = {"bf16": environment.bf16, "tf32": environment.tf32}
+    plan = Plan(steps=steps, rows=rows, lr=setup.lr, **how, save_every=500, save_minutes=2.0)
     Run(work.folder, f"{work.kind} {work.name}", model, teacher, corpus, setup.objective, plan, world).train()
     return steps * rows * scale.length
 

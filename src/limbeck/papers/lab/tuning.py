@@ -26,7 +26,7 @@ from limbeck.jobs.common.environment import Environment
 from limbeck.jobs.common.folder import packed_as
 from limbeck.jobs.common.held_out import HeldOut
 from limbeck.jobs.common.task import RESULT, Task
-from limbeck.jobs.pilot.tasks import result_of
+from limbeck.jobs.pilot.tasks import Pilot, result_of
 from limbeck.jobs.pilot.workers import run_here
 from limbeck.models.language_model import LanguageModel
 from limbeck.models.load import load
@@ -204,7 +204,9 @@ class TuningWork:
     @cached_property
     def _machine(self) -> Environment:
         torch.set_flush_denormal(True)
-        return Environment(alone(self.tunings.device), bf16=self.tunings.device.startswith("cuda"))
+        cuda = self.tunings.device.startswith("cuda")
+        tf32 = cuda and Pilot.read(self.tunings.out / "trainings").tf32  # as the ladder
+        return Environment(alone(self.tunings.device), bf16=cuda, tf32=tf32)
 
     def _trained(self, folder: Path) -> LanguageModel:
         plan, its = self.plan, self.tunings
@@ -215,7 +217,8 @@ class TuningWork:
             return model
         store = _store(its, "train")
         lr = _RATE * plan.lr_factor * suggested_learning_rate(model.parameters_count)
-        how = Plan(steps=_steps(its, plan.tokens), rows=_rows(its), lr=lr, bf16=self._machine.bf16)
+        machine = self._machine
+        how = Plan(steps=_steps(its, plan.tokens), rows=_rows(its), lr=lr, bf16=machine.bf16, tf32=machine.tf32)
         most = None if plan.teacher is None else _most(its, plan.tokens)  # the rows with captured states
         corpus = Rows(store, length=its.length, seed=plan.seed, most=most)
         teacher = None
