@@ -5,14 +5,19 @@ import os
 import re
 import signal
 
+import fsspec
 import pytest
 
 import limbeck
+from limbeck.config import PretrainSettings
 from limbeck.corpora import build_stores, pack, train_tokenizer
-from limbeck.disk import read_json, sha256_of, write_json
+from limbeck.disk import claims, read_json, sha256_of, write_json
 from limbeck.errors import BadCorpus, BadFolder, BadSetting, LimbeckError
 from limbeck.jobs.common import mixture
+from limbeck.jobs.common.environment import environment_of
+from limbeck.jobs.common.folder import claim, same_corpus, signature_of
 from limbeck.jobs.common.mixture import Length, blend_of, wanted_of
+from limbeck.jobs.common.text import stores_of
 from limbeck.jobs.probe.text import _stamps, _stamps_of
 from limbeck.jobs.push import card
 from limbeck.jobs.push.files import require_no_paths
@@ -57,6 +62,30 @@ def test_a_killed_training_on_a_mixture_continues_to_the_same_bits(data, tmp_pat
     pretrained(data, tmp_path / "killed")
     weights = [sha256_of(tmp_path / name / "model" / "model.safetensors") for name in ("whole", "killed")]
     assert weights[0] == weights[1]
+
+
+def test_a_run_that_was_begun_keeps_how_far_its_sources_were_read(tmp_path):
+    """An older version counted a token less for each document: its text is neither built again nor said to be another."""
+    memory = fsspec.filesystem("memory")
+    for name, some in (("web", texts(40)), ("math", texts(40, seed=1))):
+        memory.pipe(f"/kept/{name}.jsonl", "".join(json.dumps({"text": text}) + "\n" for text in some).encode())
+    data = "memory://kept/web.jsonl:3,memory://kept/math.jsonl:1"
+    settings = PretrainSettings(
+        data=data, out=tmp_path / "run", tokens=2_000, shape="layers=1,hidden=16,heads=2,ffn=32"
+    )
+    tokenizer, environment = train_tokenizer(texts(20), vocab=280), environment_of(settings)
+    with claims():
+        run = claim(settings.out, signature_of(settings, "pretrain"))
+        older = stores_of(settings, tokenizer, environment, most=(500, 300))
+        same_corpus(settings.out, run, *older)
+        today = stores_of(settings, tokenizer, environment, most=(1500, 900))
+        assert [store.manifest for store in today] == [store.manifest for store in older]
+        same_corpus(settings.out, run, *today)
+        fresh = settings.model_copy(update={"out": tmp_path / "fresh"})
+        claim(fresh.out, signature_of(fresh, "pretrain"))
+        stores = (today[0], stores_of(fresh, tokenizer, environment, most=(1500, 900))[0])
+        read = [[draw["most"] for draw in store.manifest["made_from"]["draws"]] for store in stores]
+        assert read == [[500, 300], [1500, 900]]
 
 
 def test_a_source_that_runs_out_is_named(monkeypatch):

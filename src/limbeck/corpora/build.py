@@ -44,7 +44,7 @@ def build_stores(
     *,
     fraction: float = 0.05,
     eval_source: str | None = None,
-    most: Sequence[int] = (),
+    most: Sequence[int | None] = (),
     records: Records = USUAL,
     progress: bool = False,
     processes: int | None = 1,

@@ -57,7 +57,7 @@ class Draw:
         return bool(self.without) and document.digest() in self.without
 
 
-def sides(source: str, eval_source: str | None, fraction: float, most: Sequence[int] = ()) -> list[Draw]:
+def sides(source: str, eval_source: str | None, fraction: float, most: Sequence[int | None] = ()) -> list[Draw]:
     """What is read for training and what is held out, as `build.build_stores` describes it; ``most`` of each source."""
     mixture = Mixture.of(source)
     sources = (source,) if mixture is None else mixture.sources

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -16,8 +17,10 @@ from limbeck.corpora.found import notes_of
 from limbeck.corpora.mixture import plain
 from limbeck.corpora.reading import Reads, Records
 from limbeck.corpora.records import Columns
+from limbeck.corpora.store import read_manifest
+from limbeck.errors import BadCorpus
 from limbeck.jobs.common.environment import Environment
-from limbeck.jobs.common.folder import packing_in_settings, text_of_run
+from limbeck.jobs.common.folder import packing_in_settings, read_run, text_of_run
 from limbeck.run.log import console
 
 
@@ -48,6 +51,17 @@ def passing_store(settings: TeacherSettings, reader: Reads) -> Iterator[TokenSto
         yield store.packed(packing_in_settings(settings))
 
 
+def _limits(out: Path, most: Sequence[int]) -> Sequence[int | None]:
+    """``most``; of a run that was begun the limits of its store, which an older version may have counted otherwise."""
+    if not (out / "run.json").is_file() or "text" not in read_run(out):
+        return most
+    try:
+        draws = read_manifest(out / "data" / "train")["made_from"]["draws"]
+    except BadCorpus:  # it is built again
+        return most
+    return [draw.get("most") for draw in draws if "train" in draw["sides"]]
+
+
 def stores_of(
     settings: TeacherSettings | PretrainSettings,
     reader: Reads | PreTrainedTokenizerBase,
@@ -68,7 +82,7 @@ def stores_of(
             reader,
             folder,
             eval_source=settings.eval_data,
-            most=most,
+            most=_limits(settings.out, most),
             records=records_of(settings),
             progress=console.is_terminal,
             processes=settings.text_processes,
