@@ -87,6 +87,8 @@ def test_divergences_are_bounded_where_one_probability_is_zero(name):
 def test_kl_is_infinite_exactly_where_q_is_zero_and_p_is_not():
     never, may = torch.tensor([0.0, -math.inf]), torch.tensor([math.log(0.25), math.log(0.75)])
     assert divergence.kl(may, never) == math.inf
+    hardly = torch.tensor([0.0, -120.0])  # e^-120 is no number in float32
+    assert divergence.kl(hardly, never) == divergence.both_ways(hardly, never)[0] == 0
     assert divergence.kl(never, may) == pytest.approx(math.log(4))
     assert divergence.reverse_kl(never, may) == math.inf
 

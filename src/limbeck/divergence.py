@@ -15,10 +15,13 @@ from torch import Tensor
 
 
 def kl(log_p: Float[Tensor, "*shape K"], log_q: Float[Tensor, "*shape K"]) -> Float[Tensor, "*shape"]:
-    """KL(p || q) in nats. Outcomes with p = 0 count 0; q = 0 where p > 0 gives inf (Cover & Thomas, sec. 2.3)."""
-    happens = log_p > -math.inf
-    log_ratio = torch.where(happens, log_p - log_q, 0.0)
-    return _not_negative((log_p.exp() * log_ratio).sum(-1))
+    """KL(p || q) in nats. Outcomes with p = 0 count 0; q = 0 where p > 0 gives inf (Cover & Thomas, sec. 2.3).
+
+    A p below the smallest number of its format is 0.
+    """
+    p = log_p.exp()
+    log_ratio = torch.where(p > 0, log_p - log_q, 0.0)
+    return _not_negative((p * log_ratio).sum(-1))
 
 
 def reverse_kl(log_p: Float[Tensor, "*shape K"], log_q: Float[Tensor, "*shape K"]) -> Float[Tensor, "*shape"]:

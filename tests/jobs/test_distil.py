@@ -290,21 +290,6 @@ def test_a_refusal_on_two_ranks_is_one_sentence(here):
     assert "is not empty and holds no run" in answer.stderr
     assert answer.stderr.count("Traceback") == 1  # torchrun's own, of a process that ended with a status
     assert "Connection closed by peer" not in answer.stderr
-    shrunk = on_two_ranks(
-        [
-            sys.executable,
-            "-m",
-            "limbeck",
-            "shrink",
-            "--teacher",
-            str(here / "teacher"),
-            "--shrink",
-            "2",
-            "--out",
-            str(here / "s"),
-        ]
-    )
-    assert "shrink runs in one process" in shrunk.stderr
 
 
 @pytest.mark.long
@@ -336,11 +321,16 @@ def test_two_processes_with_a_part_of_the_weights_each_train_as_one(plain, here)
     samples = [read_rows(f / "samples.json") for f in (plain, here / "parts")]
     theirs = [[(row["prompt"], row["teacher"], row["teacher_sampled"]) for row in rows] for rows in samples]
     assert theirs[1] == theirs[0] != []
-    again = on_two_ranks(command(here, "never", "--baselines", "none", "--mesh", "shard=3"))
-    assert (
-        again.stderr.count("limbeck: --mesh shard=3: 3 shards x 1 replicas are 3 processes, and torchrun started 2")
-        == 1
-    )
+
+
+def test_processes_that_a_job_cannot_have_are_refused(here, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(BadSetting, match="shrink runs in one process: start it without torchrun"):
+        limbeck.shrink(teacher=str(here / "teacher"), shrink=2.0, out=here / "s")
+    monkeypatch.delenv("WORLD_SIZE")
+    message = "--mesh shard=3: 3 shards x 1 replicas are 3 processes, and torchrun started 1"
+    with pytest.raises(BadSetting, match=message):
+        limbeck.distil(teacher=str(here / "teacher"), data=str(here / "text.jsonl"), shrink=2.0, mesh="shard=3")
 
 
 def test_what_needs_all_weights_in_one_process_is_refused_on_shards(here):

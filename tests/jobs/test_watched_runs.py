@@ -139,6 +139,7 @@ def test_rules_in_run_json():
 
 
 @pytest.mark.long
+@pytest.mark.usefixtures("drawn")
 def test_a_run_that_ends_early_and_its_baseline(tmp_path):
     """At a rate that harms, the first weights are the best: both trainings end after patience, by one rule on one text."""
     write_teacher(tmp_path)
