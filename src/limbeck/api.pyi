@@ -34,6 +34,9 @@ def plan(
     epsilon: float | None = 0.005,
     points: str | PathLike[str] | None = None,
     vocab: int | str | Sequence[int | str] | None = None,
+    samples: int | str | None = None,
+    trainable: int | str | None = None,
+    snr: float | None = None,
     device_memory: float | str | None = None,
     latency: float | str | None = None,
     gpu: str | None = None,
@@ -68,6 +71,10 @@ def plan(
         vocab: Tokens of the vocabulary: with --teacher those that it is trimmed to (with --bytes several
             numbers), with --mixers those of the model. For example 8k or 4k,8k,16k. Default: all of the
             teacher's; with --mixers 2048.
+        samples: Labelled samples, for the question when a linear read-out over-trains. For example 5000 or 20k.
+        trainable: Numbers that are trained on them. For example 4096.
+        snr: Variance of the labels that inputs explain, over that of their noise; 4 where noise is 20 % of the
+            variance.
         device_memory: Memory that the student must fit into. For example 24GiB or 8GB.
         latency: Longest time of one token on the device; with --bytes and no device it is measured on this
             machine. For example 20ms.

@@ -57,7 +57,10 @@ def _where(settings: config.Base, result: Result, what: str, place: Path) -> Non
 
 def _plan(settings: config.PlanSettings) -> None:
     result = dispatch.plan(settings)
-    if result.mixture is None:
+    if result.overtraining is not None:
+        from limbeck.jobs.plan.overtraining import overtraining_ending as last
+        from limbeck.jobs.plan.overtraining import show_overtraining as show
+    elif result.mixture is None:
         from limbeck.jobs.plan.ending import ending as last
         from limbeck.jobs.plan.show import show
     else:

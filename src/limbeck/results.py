@@ -195,7 +195,7 @@ class PlanResult(Result):
 
     ``planners`` are the answers by rule, ``costs`` those of each teacher, ``assumptions`` what was taken for granted, in words,
     ``device`` what fits a device, where one was named, ``shapes`` those that were compared for a budget of bytes. Of a mixture of
-    layers, ``mixture`` is all and the others are empty.
+    layers, ``mixture`` is all and the others are empty; so is ``overtraining`` of the question when to stop.
     """
 
     student: Row
@@ -206,14 +206,16 @@ class PlanResult(Result):
     device: Row | None
     mixture: Row | None
     shapes: Row | None
+    overtraining: Row | None = None
 
     @classmethod
     def of(cls, row: Row) -> PlanResult:
         """From the JSON form."""
         planners, costs, assumed = (tuple(row.get(name, ())) for name in ("planners", "costs", "assumptions"))
-        mixture = None if "student" in row else row
-        device, shapes = row.get("device"), row.get("shapes")
-        return cls(row, row.get("student", {}), row.get("tokens"), planners, costs, assumed, device, mixture, shapes)
+        device, shapes, overtraining = (row.get(name) for name in ("device", "shapes", "overtraining"))
+        mixture = None if "student" in row or overtraining is not None else row
+        student, tokens = row.get("student", {}), row.get("tokens")
+        return cls(row, student, tokens, planners, costs, assumed, device, mixture, shapes, overtraining)
 
 
 @dataclass(frozen=True)

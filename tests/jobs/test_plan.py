@@ -301,3 +301,33 @@ def test_a_vocabulary_belongs_to_a_teacher_or_to_mixers(limbeck):
     status, _, err = limbeck(*FORWARD, "--vocab", "8k")
     assert status == 2
     assert "goes with --teacher" in err
+
+
+def test_a_stop_is_planned_from_samples_numbers_and_noise(limbeck):
+    """The figures are those of an independent computation at a signal-to-noise ratio of 5, in shares of the labels' variance."""
+    status, out, _ = limbeck("--samples", "200", "--trainable", "100", "--snr", "5", "--json")
+    found = json.loads(out)["overtraining"]
+    assert status == 0
+    assert found["held_out"] == pytest.approx({"stop": 0.354 / 1.2, "ridge": 0.348 / 1.2, "end": 2 / 6}, abs=6e-4)
+    assert found["expected"]
+    assert found["weight_decay"] == pytest.approx(1 / 10)
+    assert found["training"]["end"] == pytest.approx(0.5 / 6)
+    _, out, _ = limbeck("--samples", "1M", "--trainable", "100", "--snr", "5")
+    assert "over-training hardly matters" in out
+    _, out, _ = limbeck("--samples", "100", "--trainable", "100", "--snr", "5")
+    assert "over-training is expected, held-out error rises without bound" in out
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--samples", "5k"), "--samples without --trainable and --snr"),
+        (("--samples", "5k", "--trainable", "4k", "--snr", "0"), "--snr"),
+        (("--samples", "5k", "--trainable", "4k", "--snr", "nan"), "--snr"),
+        (("--samples", "5k", "--trainable", "4k", "--snr", "5", "--params", "6M"), "--params about a student"),
+    ],
+)
+def test_a_stop_that_cannot_be_planned_is_refused(limbeck, flags, words):
+    status, _, err = limbeck(*flags)
+    assert status == 2
+    assert words in " ".join(err.split())

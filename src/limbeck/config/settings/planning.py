@@ -20,7 +20,8 @@ class PlanSettings(Base):
 
     ``text_tokens``: what there is of text, which is read in several epochs where it is less than ``tokens``.
 
-    ``width`` and ``layers`` go with ``mixers``, where the question is of a mixture of layers.
+    ``width`` and ``layers`` go with ``mixers``, where the question is of a mixture of layers. ``samples``, ``trainable`` and
+    ``snr`` ask about over-training.
     """
 
     params: Params = None
@@ -157,6 +158,34 @@ class PlanSettings(Base):
             examples=("8k", "4k,8k,16k"),
             default=f"all of the teacher's; with --mixers {VOCABULARY}",
             synonyms=("vocab_size", "vocabulary"),
+        ),
+    ] = None
+    samples: Annotated[
+        Count | None,
+        Flag(
+            "Labelled samples, for the question when a linear read-out over-trains.",
+            "Question",
+            examples=("5000", "20k"),
+            synonyms=("num_samples", "n_samples", "rows"),
+        ),
+    ] = None
+    trainable: Annotated[
+        Count | None,
+        Flag(
+            "Numbers that are trained on them.",
+            "Question",
+            examples=("4096",),
+            synonyms=("trainable_params", "trainable_parameters", "n_params"),
+        ),
+    ] = None
+    snr: Annotated[
+        float | None,
+        Field(gt=0, le=1e4),
+        Flag(
+            "Variance of the labels that inputs explain, over that of their noise; 4 where noise is 20 % of the variance.",
+            "Question",
+            metavar="RATIO",
+            synonyms=("signal_to_noise", "signal_to_noise_ratio"),
         ),
     ] = None
 

@@ -76,11 +76,16 @@ def plan(settings: PlanSettings) -> dict[str, Any]:
     """Plans a distillation; returns ``{"student", "device", "assumptions", "planners", "costs", "skipped"}``, and ``shapes``
     of a budget of bytes.
 
-    With ``mixers`` it plans a mixture of layers instead (`jobs.plan.mixers`).
+    With ``mixers`` it plans a mixture of layers instead (`jobs.plan.mixers`), with ``samples``, ``trainable`` and ``snr`` when to
+    stop the training of a read-out (`jobs.plan.overtraining`).
 
     Raises BadSetting for flags that miss or contradict each other, BadModel for a candidate without a configuration, BadPoints
     for a table that cannot be read, NotConverged where a pilot's fit finds no optimum.
     """
+    if not (settings.samples is settings.trainable is settings.snr is None):
+        from limbeck.jobs.plan.overtraining import plan_overtraining
+
+        return plan_overtraining(settings)
     if settings.mixers is not None:
         from limbeck.jobs.plan.mixers import plan_mixture
 
