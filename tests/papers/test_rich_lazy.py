@@ -5,7 +5,8 @@ import torch
 
 import limbeck
 from limbeck.models.build import new_model
-from limbeck.papers.rich_lazy.judging import judge_moved, judge_selector, judge_tangent, t_interval
+from limbeck.papers.lab.paired import t_interval
+from limbeck.papers.rich_lazy.judging import judge_moved, judge_selector, judge_tangent
 from limbeck.papers.rich_lazy.networks import CHOICE, MATCH, NetworkCell, change, start_of, trials
 from limbeck.papers.rich_lazy.starts import averaged
 from limbeck.students.prune import prune

@@ -5,12 +5,14 @@ The results of a student are an array (seeds, documents, 2): the nats and the to
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float
+from scipy.special import stdtrit
 
-from limbeck.probes.interval import Interval, bootstrap
+from limbeck.probes.interval import CHANCE, Interval, bootstrap
 from limbeck.report.words import interval
 
 Losses = Float[np.ndarray, "seeds documents 2"]
@@ -25,6 +27,15 @@ def mean(losses: Losses) -> Interval:
 def gain(losses: Losses, less: Losses) -> Interval:
     """The advantage of the second over the first in nats per token, paired by seed and document."""
     return _interval(losses[..., 0] - less[..., 0], losses[..., 1])
+
+
+def t_interval(values: Sequence[float]) -> Interval:
+    """The mean of independent values with its 95 % interval by Student's t; without one for a single value."""
+    n, mean = len(values), float(np.mean(values))
+    if n < 2:
+        return Interval(mean, math.nan, math.nan, n)
+    half = float(-stdtrit(n - 1, CHANCE / 2) * np.std(values, ddof=1) / math.sqrt(n))
+    return Interval(mean, mean - half, mean + half, n)
 
 
 def slope(losses: Ladder, sizes: Sequence[float], *, against: Ladder | None = None) -> Interval:

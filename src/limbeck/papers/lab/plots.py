@@ -208,6 +208,20 @@ def draw_by_rank(lines: Mapping[str, Mapping[int, Interval]], file: Path) -> Non
         axes.legend(fontsize=8)
 
 
+def draw_by_width(lines: Mapping[str, Mapping[int, Sequence[float]]], samples: int, file: Path) -> None:
+    """Test errors by the number of features: a line through the medians of the seeds for each stop, and a point for each seed."""
+    with _drawn(file) as axes:
+        for number, (name, found) in enumerate(lines.items()):
+            color, marker = _COLORS[number % len(_COLORS)], "os^v"[number % 4]
+            axes.plot([*found], [float(np.median(errors)) for errors in found.values()], color=color, label=name)
+            points = [(width, error) for width, errors in found.items() for error in errors]
+            axes.plot(*zip(*points, strict=True), color=color, marker=marker, markersize=4, linestyle="none")
+        axes.axvline(samples, color="#475569", linestyle=":", linewidth=1)
+        axes.set(xscale="log", yscale="log", xlabel="random features", ylabel="test error (mean square)")
+        _at_places(axes, lines)
+        axes.legend(fontsize=8)
+
+
 def draw_by_arm(right: Mapping[str, Mapping[str, Sequence[float]]], *, guess: float, file: Path) -> None:
     """Accuracy of each series by arm: a point for each seed and a bar at their mean. The first series has all arms.
 
@@ -273,7 +287,7 @@ def _lines(axes: Axes, lines: Mapping[str, Mapping[Any, Interval]]) -> None:
         )
 
 
-def _at_places(axes: Axes, lines: Mapping[str, Mapping[int, Interval]]) -> None:
+def _at_places(axes: Axes, lines: Mapping[str, Mapping[int, Any]]) -> None:
     """Labels the places of the first line, and no others."""
     places = [*next(iter(lines.values()))]
     axes.set_xticks(places, [str(place) for place in places])

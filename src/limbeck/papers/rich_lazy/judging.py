@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from scipy.special import stdtrit
 
+from limbeck.papers.lab.paired import t_interval
 from limbeck.papers.lab.recipe import ClaimResult, Verdict
-from limbeck.probes.interval import CHANCE, Interval
+from limbeck.probes.interval import Interval
 from limbeck.report.words import interval
 
 ENOUGH = 0.5  # rank correlation of a start's change with its end that would choose starts
@@ -65,15 +64,6 @@ def judge_selector(
 def paired(first: Sequence[float], second: Sequence[float]) -> Interval:
     """The mean difference of pairs, with Student's interval."""
     return t_interval([a - b for a, b in zip(first, second, strict=True)])
-
-
-def t_interval(values: Sequence[float]) -> Interval:
-    """The mean of independent values with its 95 % interval by Student's t; without one for a single value."""
-    n, mean = len(values), float(np.mean(values))
-    if n < 2:
-        return Interval(mean, math.nan, math.nan, n)
-    half = float(-stdtrit(n - 1, CHANCE / 2) * np.std(values, ddof=1) / math.sqrt(n))
-    return Interval(mean, mean - half, mean + half, n)
 
 
 def _spearman(a: Sequence[float], b: Sequence[float]) -> float:

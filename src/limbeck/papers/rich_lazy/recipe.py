@@ -17,12 +17,13 @@ import numpy as np
 
 from limbeck.papers.lab.cells import doubtful
 from limbeck.papers.lab.from_teacher import teacher_parameters, text_for_teacher
+from limbeck.papers.lab.paired import t_interval
 from limbeck.papers.lab.pilots import little
 from limbeck.papers.lab.plots import draw_by_rank
 from limbeck.papers.lab.rates import TUNING, best_rates
 from limbeck.papers.lab.recipe import ClaimResult, Outcome, Recipe, RecipeContext, Short, of_seeds, with_failures
 from limbeck.papers.lab.trainings import Trainings
-from limbeck.papers.rich_lazy.judging import ByTask, judge_moved, judge_selector, judge_tangent, t_interval
+from limbeck.papers.rich_lazy.judging import ByTask, judge_moved, judge_selector, judge_tangent
 from limbeck.papers.rich_lazy.networks import CHOICE, MATCH, NetworkCell, train_network
 from limbeck.papers.rich_lazy.starts import STARTS, StartCell, train_start
 from limbeck.report.words import count
