@@ -40,7 +40,7 @@ def bytes_of(folder: Path) -> dict[str, bytes]:
     return {
         name: path.read_bytes()
         for name, path in files.items()
-        if name not in ("README.md", "run.json", "measured/cost.json")
+        if name not in ("README.md", "run.json", "measured/cost.json", "measured/samples.json")
     }
 
 
