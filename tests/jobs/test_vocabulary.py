@@ -486,7 +486,7 @@ def test_a_streamed_teacher_is_trimmed_as_one_in_memory(here, done, tmp_path):
     memory, streamed = Captured(tmp_path / "memory"), Captured(tmp_path / "streamed")
     assert streamed.about.vocab == memory.about.vocab == len(open_vocabulary(done / "vocabulary").kept)
     assert streamed.logits.made_from == memory.logits.made_from
-    packed = [one.logits._row(0) for one in (memory, streamed)]
+    packed = [one.logits.packed(0) for one in (memory, streamed)]
     assert (packed[0] == packed[1]).mean() > 0.99
     left = [json.loads((tmp_path / name / "vocabulary.json").read_text()) for name in ("memory", "streamed")]
     assert left[0]["positions"] == left[1]["positions"] > 0
