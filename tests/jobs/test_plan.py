@@ -7,6 +7,7 @@ import subprocess
 import sys
 from functools import partial
 
+import numpy as np
 import pytest
 from transformers import LlamaConfig, OPTConfig
 
@@ -331,3 +332,20 @@ def test_a_stop_that_cannot_be_planned_is_refused(limbeck, flags, words):
     status, _, err = limbeck(*flags)
     assert status == 2
     assert words in " ".join(err.split())
+
+
+@pytest.mark.parametrize(("samples", "numbers"), [(400, 100), (100, 200)])
+def test_the_planned_stop_and_weight_decay_are_those_of_the_mean_error(limbeck, samples, numbers):
+    """A read-out of inputs of variance 1, trained as the page says, has the held-out error that was planned."""
+    _, out, _ = limbeck("--samples", str(samples), "--trainable", str(numbers), "--snr", "4", "--json")
+    found = json.loads(out)["overtraining"]
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(samples, numbers))
+    w = rng.normal(size=(numbers, 300)) * np.sqrt(0.8 / numbers)
+    y = x @ w + rng.normal(size=(samples, 300)) * np.sqrt(0.2)
+    stopped, rate = np.zeros_like(w), found["stop"] / 200
+    for _ in range(200):
+        stopped -= rate * x.T @ (x @ stopped - y) / samples
+    ridge = np.linalg.solve(x.T @ x / samples + found["weight_decay"] * np.eye(numbers), x.T @ y / samples)
+    for student, planned in ((stopped, "stop"), (ridge, "ridge")):
+        assert 0.2 + ((student - w) ** 2).sum(0).mean() == pytest.approx(found["held_out"][planned], rel=0.03)

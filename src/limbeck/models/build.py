@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -16,6 +17,8 @@ from limbeck.errors import BadModel, LimbeckError, first_line
 from limbeck.models.configuration import attention_of, is_quantised
 from limbeck.models.language_model import LanguageModel
 from limbeck.models.quiet import quiet_transformers
+
+_ONE_AT_A_TIME = threading.RLock()  # of what patches PyTorch meanwhile
 
 
 def new_model(
@@ -53,22 +56,24 @@ def build(config: PreTrainedConfig, *, dtype: torch.dtype = torch.float32) -> Pr
 def unfilled(turn: Callable[[nn.Parameter], nn.Parameter] = lambda parameter: parameter) -> Iterator[None]:
     """Models built meanwhile draw no weights, since only their shapes are asked for; ``turn`` replaces each new parameter.
 
-    Without storage, drawing has no use, and takes longer than anything else.
+    Without storage, drawing has no use, and takes longer than anything else. Models that other threads build are as ever.
     """
-    register = nn.Module.register_parameter
+    owner = threading.get_ident()
+    with _ONE_AT_A_TIME:
+        register = nn.Module.register_parameter
 
-    def registered(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
-        if parameter is not None:
-            parameter = turn(parameter)
-            parameter._is_hf_initialized = True  # type: ignore[attr-defined]  # what Transformers then leaves as it is
-        register(module, name, parameter)
+        def registered(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+            if parameter is not None and threading.get_ident() == owner:
+                parameter = turn(parameter)
+                parameter._is_hf_initialized = True  # type: ignore[attr-defined]  # what Transformers leaves as it is
+            register(module, name, parameter)
 
-    nn.Module.register_parameter = registered  # type: ignore[method-assign, assignment]
-    try:
-        with guard_torch_init_functions():
-            yield
-    finally:
-        nn.Module.register_parameter = register  # type: ignore[method-assign]
+        nn.Module.register_parameter = registered  # type: ignore[method-assign, assignment]
+        try:
+            with guard_torch_init_functions():
+                yield
+        finally:
+            nn.Module.register_parameter = register  # type: ignore[method-assign]
 
 
 def _cannot_build(config: PreTrainedConfig, error: Exception) -> BadModel:

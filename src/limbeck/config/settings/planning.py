@@ -180,7 +180,7 @@ class PlanSettings(Base):
     ] = None
     snr: Annotated[
         float | None,
-        Field(gt=0, le=1e4),
+        Field(ge=1e-4, le=1e4),
         Flag(
             "Variance of the labels that inputs explain, over that of their noise; 4 where noise is 20 % of the variance.",
             "Question",
