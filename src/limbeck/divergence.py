@@ -17,7 +17,7 @@ from torch import Tensor
 def kl(log_p: Float[Tensor, "*shape K"], log_q: Float[Tensor, "*shape K"]) -> Float[Tensor, "*shape"]:
     """KL(p || q) in nats. Outcomes with p = 0 count 0; q = 0 where p > 0 gives inf (Cover & Thomas, sec. 2.3).
 
-    A p below the smallest number of its format is 0.
+    A probability that underflows in its format counts as 0.
     """
     p = log_p.exp()
     log_ratio = torch.where(p > 0, log_p - log_q, 0.0)
@@ -64,7 +64,7 @@ def total_variation(log_p: Float[Tensor, "*shape K"], log_q: Float[Tensor, "*sha
 def both_ways(
     log_p: Float[Tensor, "*shape K"], log_q: Float[Tensor, "*shape K"]
 ) -> tuple[Float[Tensor, "*shape"], Float[Tensor, "*shape"], Float[Tensor, "*shape"]]:
-    """(KL(p || q), KL(q || p), total variation), to the last bit those of `kl`, `reverse_kl` and `total_variation`.
+    """(KL(p || q), KL(q || p), total variation), equal to those of `kl`, `reverse_kl` and `total_variation`, digit by digit.
 
     What they have in common is computed once, in half the time of the three. Without gradients.
     """

@@ -17,14 +17,17 @@ _HIDDEN = "***"
 _SHORTEST = 6  # characters of a key to search for; a shorter one would match ordinary words
 # What stands before an @ and is no user: the container of abfs://container@account, a data set of hf:// before its revision
 _NO_USER = r"(?:(?:(?<=abfs://)|(?<=abfss://))[\w$-]+|(?<=hf://)[\w.-]+/[\w./-]+)@[\w.-]+(?![^\s/,;:])"
+# Where the next source of a list begins; before it a password may contain any character
+_NEXT = r"[,;]\s*(?:[\w.]+:\s*)?(?:hf|s3a?|gs|gcs|az|abfss?|https?|ftp|file|local|memory|simplecache|filecache|zip|tar):(?://|:)"
 _WORD = r"[^\s/,;]"
 IN_VALUES = r"[^\n/,;]"
-# No name begins with a blank, so that "a / b / c" is no path.
-# An absolute path but its last name, also behind file:// and behind a colon, which is not that of an address elsewhere
-_FOLDERS = r"(?:(?:file|local)://(?:localhost)?(?=[~/.])|(?<![\w:/.])|(?<=:)(?!//))(?:~|\.{{0,2}})/+(?:(?!\s){0}+/+)+(?!\s)(?={0})"
+# An absolute path but its last name, also behind file:// and behind a colon, which is not that of an address elsewhere. Its first
+# name begins with no blank, so that "a / b / c" is no path.
+_FOLDERS = (
+    r"(?:(?:file|local)://(?:localhost)?(?=[~/.])|(?<![\w:/.])|(?<=:)(?!//))(?:~|\.{{0,2}})/+(?!\s)(?:{0}+/+)+(?={0})"
+)
 _PATTERNS = (
-    # user and password, which may contain any character but the beginning of the next source
-    (re.compile(rf"(\w://)(?!{_NO_USER})(?:(?![,;]\s*(?:[\w.]+:\s*)?[\w+.-]+:(?://|:))\S)*@"), rf"\1{_HIDDEN}@"),
+    (re.compile(rf"(\w://)(?!{_NO_USER})(?:(?!{_NEXT})\S)*@"), rf"\1{_HIDDEN}@"),
     (re.compile(r"(\w://[^\s?]*)\?[^\s#]*"), rf"\1?{_HIDDEN}"),
     (re.compile(r"(?i)((?:api[-_]?key|token|secret|password|signature)=)[^\s&#]+"), rf"\1{_HIDDEN}"),
     (re.compile(r"(?i)(bearer\s+)[\w.~+/=-]{6,}"), rf"\1{_HIDDEN}"),

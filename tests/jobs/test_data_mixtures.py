@@ -140,6 +140,7 @@ def test_a_card_names_data_sets_however_they_are_written_and_no_folder(tmp_path)
 def test_what_is_published_names_no_folder_behind_a_scheme(text, shown):
     assert without_folders(text) == shown
     assert without_folders("/home/my texts/sub dir/a b.jsonl", of=IN_VALUES) == "a b.jsonl"
+    assert without_folders("/home/alice/ secret project/a.jsonl", of=IN_VALUES) == "a.jsonl"
     for value in ("a / b / c", "0.5*ForwardKL / 2 / 3", "one / two/three"):
         assert without_folders(value, of=IN_VALUES) == value
     with pytest.raises(BadFolder, match="names a folder of this machine"):
@@ -163,6 +164,8 @@ def test_a_container_and_a_revision_are_no_user():
     ):
         assert scrubbed(secret).count("***@") == 1
         assert not re.search("key|k,e;y", scrubbed(secret))
+    for secret in ("https://me:pa,b://c@h/x", "s3://me:p;w:x::y@b/a", "s3://u:pa,ss:://w@host/x"):
+        assert re.fullmatch(r"\w+://\*\*\*@(h|b|host)/[xa]", scrubbed(secret))
     assert scrubbed("abfs://texts:key@account/a.jsonl") == "abfs://***@account/a.jsonl"
     assert scrubbed(f"s3://me:key@b/a.jsonl,{data}").count("key") == 0
 
