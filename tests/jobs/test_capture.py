@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ import limbeck
 from limbeck import cli
 from limbeck.config import DistilSettings
 from limbeck.corpora import Rows, TokenStore
-from limbeck.disk import read_json, read_rows, sha256_of, write_json
+from limbeck.disk import read_json, read_rows, release, sha256_of, take, write_json
 from limbeck.errors import BadFolder, BadModel, BadSetting, Mismatch
 from limbeck.jobs.capture import spread
 from limbeck.jobs.capture.certificate import STEP, certify
@@ -325,6 +326,20 @@ def test_a_capture_by_workers_has_the_bytes_of_one_process(here, tmp_path, monke
     with pytest.raises(BadFolder, match=r"holds no run \(it holds letter\.txt\): nothing was written"):
         ask(here, tmp_path / "mine", ray="auto")
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["letter.txt"]
+
+
+def test_a_second_command_on_a_cluster_leaves_the_first_alone(here, tmp_path, monkeypatch):
+    begun = []
+    monkeypatch.setattr(spread, "cluster", lambda *_, **__: begun.append("mark") or nullcontext(Machines()))
+    shards = tmp_path / "out" / spread.SHARDS
+    with ThreadPoolExecutor(1) as first:
+        first.submit(take, shards).result()
+        try:
+            with pytest.raises(BadFolder, match=r"\.shards: another limbeck process .* is writing to it"):
+                ask(here, tmp_path / "out", ray="auto")
+        finally:
+            first.submit(release, shards).result()
+    assert not begun
 
 
 @pytest.mark.parametrize(

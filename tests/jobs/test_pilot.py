@@ -158,8 +158,15 @@ def test_a_pilot_trains_in_the_arithmetic_with_which_it_began(tmp_path):
     older = read_json(tmp_path / PLAN)
     del older["tf32"]
     write_json(tmp_path / PLAN, older)  # by a version whose pilots did not use TF32
-    new.write(tmp_path)
+    assert new.write(tmp_path) is False
     assert not Pilot.read(tmp_path).tf32
+    (tmp_path / "cells").mkdir()
+    for damage in (lambda file: file.write_text(file.read_text()[:40]), Path.unlink):
+        damage(tmp_path / PLAN)
+        with pytest.raises(BadFolder, match=r"pilot\.json: expected the plan .* put it back from a copy"):
+            new.write(tmp_path)
+        assert new.write(tmp_path, begun=False) is False  # what run.json says of it
+        assert not Pilot.read(tmp_path).tf32
 
 
 def test_shapes_of_a_ladder_nest_and_have_their_sizes():

@@ -101,12 +101,13 @@ def capture_on_ray(settings: CaptureSettings) -> dict[str, Any]:
     with claims():
         reserve(out)  # or say that the folder is another's, before anything is written
     gpu = settings.device != "cpu"
-    with cluster(settings.ray, out, cores=cores, gpu=gpu) as machines, locked(out / SHARDS):
+    # the lock first: the cluster's mark in the folder is that of one command
+    with locked(out / SHARDS), cluster(settings.ray, out, cores=cores, gpu=gpu) as machines:
         spread = _Spread(settings.model_copy(update=alone), machines)
         if not (out / ANSWERS / MANIFEST).is_file():
             spread.capture_shards(settings.shards or machines.workers)
         result = spread.step("end", _End(spread.settings))
-    shutil.rmtree(out / SHARDS, ignore_errors=True)
+        shutil.rmtree(out / SHARDS, ignore_errors=True)
     console.print(f"the capture took {duration(time.monotonic() - started)} on the cluster")
     return {key: result[key] for key in ("out", "rows", "tokens", "bytes", "certificate")} | {"out": str(settings.out)}
 

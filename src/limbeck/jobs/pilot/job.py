@@ -68,7 +68,9 @@ def pilot(settings: PilotSettings) -> dict[str, Any]:
         corpus_tokens=tokens,
         law=bool(settings.law),
     )
-    Pilot(plan, scale, settings.objective).write(out)
+    tf32 = Pilot(plan, scale, settings.objective).write(out, begun=run.get("tf32"))
+    if "tf32" not in run:
+        update(out, run, tf32=tf32)
     tasks = tasks_of(out, plan)
     drop_checkpoints(tasks)
     left = tasks_left(tasks)

@@ -141,10 +141,23 @@ class Pilot:
     objective: str
     tf32: bool = True
 
-    def write(self, out: Path) -> None:
-        """Writes it for all workers. A pilot that was begun keeps its arithmetic, so that its models can be compared."""
-        tf32 = Pilot.read(out).tf32 if (out / PLAN).is_file() else self.tf32
+    def write(self, out: Path, *, begun: bool | None = None) -> bool:
+        """Writes it for all workers; gives whether steps use TF32.
+
+        A pilot that was begun keeps its arithmetic, so that its models can be compared: that of its pilot.json, or ``begun``
+        where that file is missing or damaged. Raises BadFolder where neither is known and trainings are there.
+        """
+        try:
+            begun = Pilot.read(out).tf32
+        except BadFolder as error:
+            if begun is None and any((out / name).is_dir() for name in _FOLDERS.values()):
+                raise BadFolder(
+                    f"{out / PLAN}: expected the plan of the trainings in this folder, found it missing or damaged, and nothing "
+                    "else says in which arithmetic they began: put it back from a copy, or give a new folder with --out"
+                ) from error
+        tf32 = self.tf32 if begun is None else begun
         write_json(out / PLAN, asdict(replace(self, tf32=tf32)))
+        return tf32
 
     @classmethod
     def read(cls, out: Path) -> Pilot:
