@@ -19,16 +19,17 @@ import torch
 
 import limbeck
 from limbeck import cli
-from limbeck.config import DistilSettings
+from limbeck.config import CaptureSettings, DistilSettings
 from limbeck.corpora import Rows, TokenStore
 from limbeck.disk import read_json, read_rows, release, sha256_of, take, write_json
 from limbeck.errors import BadFolder, BadModel, BadSetting, Mismatch
 from limbeck.jobs.capture import spread
 from limbeck.jobs.capture.certificate import STEP, certify
+from limbeck.jobs.capture.here import Part
 from limbeck.jobs.capture.merge import merge
 from limbeck.jobs.capture.verify import inspect, verify
 from limbeck.jobs.common.captured import Captured
-from limbeck.jobs.common.task import DONE, attempt, require_done
+from limbeck.jobs.common.task import DONE, RESULT, attempt, require_done
 from limbeck.jobs.pair.student import possible_shapes
 from limbeck.models.configuration import load_config
 from limbeck.models.load import load
@@ -36,7 +37,7 @@ from limbeck.objectives import parse
 from limbeck.objectives.fused import value_and_gradient
 from limbeck.run.log import console
 from limbeck.students.shape import Shape, config_of
-from limbeck.teachers.cache import packed_log_p
+from limbeck.teachers.cache import MANIFEST, packed_log_p
 from limbeck.teachers.codec import Sampled, TopK
 from limbeck.teachers.ref import ANSWERS, teacher_ref
 from limbeck.types import Chunk, Outputs, Signal
@@ -328,9 +329,23 @@ def test_a_capture_by_workers_has_the_bytes_of_one_process(here, tmp_path, monke
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["letter.txt"]
 
 
+@pytest.mark.parametrize("damage", [lambda file: file.write_text(file.read_text()[:40]), Path.unlink])
+def test_a_damaged_shard_of_a_stopped_capture_is_captured_again(here, tmp_path, damage):
+    settings = CaptureSettings(teacher=str(here / "teacher"), data=str(here / "text.jsonl"), out=tmp_path)
+    shard = spread._Shard(settings, Part(0, 7), {})
+    shutil.copytree(here / "whole" / ANSWERS, shard.folder / ANSWERS)
+    shard.drop_if_damaged()  # it is not finished, and continues
+    write_json(shard.folder / RESULT, {})
+    shard.drop_if_damaged()
+    assert (shard.folder / RESULT).exists()
+    damage(shard.folder / ANSWERS / MANIFEST)
+    shard.drop_if_damaged()
+    assert not shard.folder.exists()
+
+
 def test_a_second_command_on_a_cluster_leaves_the_first_alone(here, tmp_path, monkeypatch):
     begun = []
-    monkeypatch.setattr(spread, "cluster", lambda *_, **__: begun.append("mark") or nullcontext(Machines()))
+    monkeypatch.setattr(spread, "cluster", lambda *_, **__: nullcontext(begun.append("mark")))
     shards = tmp_path / "out" / spread.SHARDS
     with ThreadPoolExecutor(1) as first:
         first.submit(take, shards).result()

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import limbeck
+from limbeck.errors import BadSetting
 from limbeck.jobs.capture.spread import SHARDS, borders
 from limbeck.jobs.common import cluster
 from limbeck.jobs.common.cluster import MARK, Home
@@ -69,6 +70,69 @@ def test_a_worker_without_the_folder_or_the_versions_does_nothing(tmp_path, monk
     assert f"{tmp_path}: expected a folder on a disk that all machines share, but a worker on " in home.missing()
     older = replace(home, versions=home.versions | {"torch": "2.1.0"})
     assert "the machine of this command 2.1.0: install the same versions on all machines" in older.missing()
+
+
+class Ray:
+    """Of the package ray, what tells of a cluster: machines with (cores, GPUs), and whether this process is connected."""
+
+    def __init__(self, *machines: tuple[int, int], connected: bool = False) -> None:
+        self.machines, self.connected, self.asked = machines, connected, []
+
+    def is_initialized(self) -> bool:
+        return self.connected
+
+    def init(self, **_) -> None:
+        self.asked.append("init")
+
+    def shutdown(self) -> None:
+        self.asked.append("shutdown")
+
+    def nodes(self) -> list:
+        alive = [{"Alive": True, "Resources": {"CPU": float(cpu), "GPU": float(gpu)}} for cpu, gpu in self.machines]
+        return [*alive, {"Alive": False, "Resources": {"CPU": 512.0, "GPU": 8.0}}]
+
+
+@pytest.fixture
+def ray(monkeypatch):
+    monkeypatch.setattr(cluster, "require_packages", lambda *_, **__: None)
+
+    def put(*machines, **more) -> Ray:
+        fake = Ray(*machines, **more)
+        monkeypatch.setitem(sys.modules, "ray", fake)
+        return fake
+
+    return put
+
+
+@pytest.mark.parametrize(
+    ("machines", "cores", "gpu", "workers"),
+    [
+        ([(64, 0), (8, 4)], 2, True, 4),
+        ([(64, 0), (8, 4), (6, 4)], 3, True, 2 + 2),
+        ([(7, 0), (7, 0)], 4, True, 1 + 1),
+        ([(64, 0), (8, 4)], 8, False, 8 + 1),
+    ],
+)
+def test_workers_are_counted_by_the_room_of_each_machine(ray, tmp_path, machines, cores, gpu, workers):
+    ray(*machines)
+    with cluster.cluster("auto", tmp_path, cores=cores, gpu=gpu) as found:
+        assert found.workers == workers
+
+
+def test_more_threads_than_a_machine_with_a_gpu_has_are_refused(ray, tmp_path):
+    there = ray((64, 0), (8, 4))
+    said = "--threads 16: the largest machine with a GPU of the cluster has 8 cores; give fewer"
+    with pytest.raises(BadSetting, match=said), cluster.cluster("auto", tmp_path, cores=16):
+        pass
+    assert there.asked == ["init", "shutdown"]
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_process_that_is_connected_to_ray_stays_connected(ray, tmp_path):
+    there = ray((2, 0), connected=True)
+    with cluster.cluster("auto", tmp_path) as found:
+        assert found.workers == 2
+    assert there.asked == []
 
 
 @pytest.mark.cluster

@@ -17,7 +17,7 @@ from typing import Any
 
 from limbeck.config import CaptureSettings
 from limbeck.disk import claims, locked, read_json
-from limbeck.errors import BadSetting
+from limbeck.errors import BadSetting, LimbeckError
 from limbeck.jobs.capture.here import Part, begin_here, capture_here, capture_part
 from limbeck.jobs.capture.logits import check_capture
 from limbeck.jobs.capture.merge import check_whole
@@ -128,6 +128,8 @@ class _Spread:
             Task(shard.folder, "shard", f"{number}/{len(shards)}", shard)
             for number, shard in enumerate(shards, start=1)
         ]
+        for shard in shards:
+            shard.drop_if_damaged()
         there = sum(task.done for task in tasks)
         console.print(
             f"{counted(len(shards), 'shard')} of about {shards[0].part.rows:,} rows for "
@@ -213,6 +215,19 @@ class _Shard:
         """About how many of its rows are there, by the sizes of its files."""
         files = (file for kind in ("arrow", "part") for file in (self.folder / ANSWERS).glob(f"*.{kind}"))
         return min(self.part.rows, sum(map(_size, files)) // row_bytes)
+
+    def drop_if_damaged(self) -> None:
+        """Removes a finished shard whose files are missing or damaged, so that it is captured again.
+
+        Rows are not read: those that differ from their checksums are found when the shards are joined.
+        """
+        if not (self.folder / RESULT).is_file():
+            return
+        try:
+            LogitCache(self.folder / ANSWERS)
+        except LimbeckError:
+            console.print(f"note: {self.folder}: this finished shard is damaged, and is captured again")
+            shutil.rmtree(self.folder)
 
     def __call__(self) -> dict[str, Any]:
         """Its first row and its number of rows."""

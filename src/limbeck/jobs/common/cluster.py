@@ -124,9 +124,7 @@ class Cluster:
     @property
     def workers(self) -> int:
         """The number of tasks that the cluster runs at a time."""
-        there = self.ray.cluster_resources()
-        by_cores = int(there.get("CPU", 0)) // self.cores
-        return max(1, min(by_cores, int(there["GPU"])) if self.gpus else by_cores)
+        return max(1, sum(tasks_of(machine, self.cores, self.gpus) for machine in machines_of(self.ray)))
 
     def run(
         self, tasks: Sequence[Task], report: Callable[[Any, float], None], watch: Callable[[], object] = int
@@ -182,15 +180,37 @@ class Cluster:
         return True
 
 
+def machines_of(ray: Any) -> list[tuple[int, int]]:
+    """(cores, GPUs) of each machine of a cluster."""
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [(int(has.get("CPU", 0)), int(has.get("GPU", 0))) for has in alive]
+
+
+def tasks_of(machine: tuple[int, int], cores: int, gpus: int) -> int:
+    """How many tasks of ``cores`` cores, and a GPU if ``gpus`` is 1, a machine with (cores, GPUs) has room for at a time."""
+    by_cores = machine[0] // cores
+    return min(by_cores, machine[1]) if gpus else by_cores
+
+
+def _gpus_of_a_task(machines: Sequence[tuple[int, int]], cores: int, *, gpu: bool) -> int:
+    """1 if each task gets a GPU, else 0. Raises BadSetting where no machine has room for a task, which would wait for ever."""
+    gpus = 1 if gpu and any(having for _, having in machines) else 0
+    if not any(tasks_of(machine, cores, gpus) for machine in machines):
+        most = max((machine[0] for machine in machines if machine[1] >= gpus), default=0)
+        kind = "machine with a GPU" if gpus else "machine"
+        raise BadSetting(f"--threads {cores}: the largest {kind} of the cluster has {most} cores; give fewer")
+    return gpus
+
+
 @contextmanager
-def cluster(address: str, folder: Path, *, cores: int = 1, gpu: bool = True) -> Iterator[Cluster]:
-    """Connects to a Ray cluster for tasks in ``folder``; with ``gpu`` each task gets a GPU if there are some.
-
-    Raises BadSetting if ray is not installed, no cluster responds, or none of its machines has so many cores.
-    """
-    require_packages("--ray needs", "ray", extra="ray", error=BadSetting)
-    import ray  # an extra
-
+def _connected(ray: Any, address: str) -> Iterator[None]:
+    """A connection to the cluster: that of this process if it has one, which then stays, else one for this context."""
+    if ray.is_initialized():
+        console.print(
+            f"note: --ray {address}: this process is connected to a Ray cluster already, and that one is used"
+        )
+        yield
+        return
     try:
         ray.init(address=address, logging_level="ERROR", log_to_driver=False)
     except (ConnectionError, ValueError, RuntimeError) as error:
@@ -198,11 +218,23 @@ def cluster(address: str, folder: Path, *, cores: int = 1, gpu: bool = True) -> 
             f"--ray {address}: no Ray cluster answers there ({error}). Start one: ray start --head"
         ) from error
     try:
-        most = max((int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]), default=0)
-        if most < cores:
-            raise BadSetting(f"--threads {cores}: the largest machine of the cluster has {most} cores; give fewer")
-        gpus = 1 if gpu and ray.cluster_resources().get("GPU") else 0
-        yield Cluster(ray, Home.of(folder.absolute()), cores, gpus)
+        yield
     finally:
         ray.shutdown()
-        (folder / MARK).unlink(missing_ok=True)
+
+
+@contextmanager
+def cluster(address: str, folder: Path, *, cores: int = 1, gpu: bool = True) -> Iterator[Cluster]:
+    """Connects to a Ray cluster for tasks in ``folder``; with ``gpu`` each task gets a GPU if there are some.
+
+    Raises BadSetting if ray is not installed, no cluster responds, or none of its machines has so many cores (beside a GPU).
+    """
+    require_packages("--ray needs", "ray", extra="ray", error=BadSetting)
+    import ray  # an extra
+
+    with _connected(ray, address):
+        gpus = _gpus_of_a_task(machines_of(ray), cores, gpu=gpu)
+        try:
+            yield Cluster(ray, Home.of(folder.absolute()), cores, gpus)
+        finally:
+            (folder / MARK).unlink(missing_ok=True)
