@@ -25,7 +25,7 @@ from limbeck.disk import read_json, read_rows, release, sha256_of, take, write_j
 from limbeck.errors import BadFolder, BadModel, BadSetting, Mismatch
 from limbeck.jobs.capture import spread
 from limbeck.jobs.capture.certificate import STEP, certify
-from limbeck.jobs.capture.here import Part
+from limbeck.jobs.capture.here import Part, capture_part
 from limbeck.jobs.capture.merge import merge
 from limbeck.jobs.capture.verify import inspect, verify
 from limbeck.jobs.common.captured import Captured
@@ -332,7 +332,7 @@ def test_a_capture_by_workers_has_the_bytes_of_one_process(here, tmp_path, monke
 @pytest.mark.parametrize("damage", [lambda file: file.write_text(file.read_text()[:40]), Path.unlink])
 def test_a_damaged_shard_of_a_stopped_capture_is_captured_again(here, tmp_path, damage):
     settings = CaptureSettings(teacher=str(here / "teacher"), data=str(here / "text.jsonl"), out=tmp_path)
-    shard = spread._Shard(settings, Part(0, 7), {})
+    shard = spread._Shard(settings, Part(0, 7), {}, "cpu")
     shutil.copytree(here / "whole" / ANSWERS, shard.folder / ANSWERS)
     shard.drop_if_damaged()  # it is not finished, and continues
     write_json(shard.folder / RESULT, {})
@@ -341,6 +341,14 @@ def test_a_damaged_shard_of_a_stopped_capture_is_captured_again(here, tmp_path, 
     damage(shard.folder / ANSWERS / MANIFEST)
     shard.drop_if_damaged()
     assert not shard.folder.exists()
+
+
+def test_a_shard_on_another_kind_of_device_is_refused(here, tmp_path):
+    keys = {"teacher": str(here / "teacher"), "data": str(here / "text.jsonl"), "out": here / "whole", "threads": 1}
+    said = "this machine computes on cpu, the one that prepared the capture on cuda"
+    with pytest.raises(Mismatch, match=said):
+        capture_part(CaptureSettings(device="cpu", **keys), Part(0, 7), tmp_path / "rows", made_from={}, device="cuda")
+    assert not (tmp_path / "rows").exists()
 
 
 def test_a_second_command_on_a_cluster_leaves_the_first_alone(here, tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """A capture whose shards the machines of a Ray cluster take is that of one process, byte by byte."""
 
+import platform
 import re
 import subprocess
 import sys
@@ -7,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,6 +17,7 @@ from limbeck.errors import BadSetting
 from limbeck.jobs.capture.spread import SHARDS, borders
 from limbeck.jobs.common import cluster
 from limbeck.jobs.common.cluster import MARK, Home
+from limbeck.jobs.common.task import REFUSED, Task
 from tests.helpers.models import write_corpus, write_teacher
 from tests.helpers.on_ray import environment, kill_a_worker, ray_head
 
@@ -133,6 +136,16 @@ def test_a_process_that_is_connected_to_ray_stays_connected(ray, tmp_path):
     with cluster.cluster("auto", tmp_path) as found:
         assert found.workers == 2
     assert there.asked == []
+
+
+def test_a_worker_whose_torch_does_not_see_its_gpu_does_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(cluster.console, "quiet", False)
+    monkeypatch.setattr(cluster.torch.cuda, "is_available", lambda: False)
+    task = Task(tmp_path / "task", "shard", "1/2", dict)
+    kind, said = cluster.work(task, Home.of(tmp_path), 1, 1)
+    assert kind == REFUSED
+    assert said.startswith(f"{platform.node()} gives this worker a GPU, and its torch {torch.__version__} sees none")
+    assert not task.folder.exists()
 
 
 @pytest.mark.cluster

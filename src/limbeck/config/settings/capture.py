@@ -78,7 +78,7 @@ class CaptureSettings(TeacherSettings):
             "Which of how many machines this is.",
             "Machine",
             examples=("3/16",),
-            synonyms=("rank", "world_size", "num_shards"),
+            synonyms=("rank", "world_size"),
         ),
     ] = (1, 1)
     ray: Annotated[

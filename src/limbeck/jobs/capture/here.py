@@ -36,7 +36,7 @@ from limbeck.disk import (
     writing,
 )
 from limbeck.ending import Ending, show_ending
-from limbeck.errors import BadSetting
+from limbeck.errors import BadSetting, Mismatch
 from limbeck.jobs.capture.certificate import OBJECTIVES, certify
 from limbeck.jobs.capture.codecs import choose_codec, sample_of, show
 from limbeck.jobs.capture.logits import LogitSource, check_capture, check_together, open_source, rows_in_flight
@@ -183,13 +183,20 @@ def begin_here(settings: CaptureSettings) -> Iterator[Begun]:
             yield begun
 
 
-def capture_part(settings: CaptureSettings, part: Part, folder: Path, *, made_from: Mapping[str, Any]) -> None:
+def capture_part(
+    settings: CaptureSettings, part: Part, folder: Path, *, made_from: Mapping[str, Any], device: str
+) -> None:
     """Computes some rows of the capture that began in the settings' folder, into ``folder``; a stopped one continues.
 
-    Raises Mismatch where teacher or text are not what it was ``made_from``.
+    Raises Mismatch where teacher or text are not what it was ``made_from``, or the type of device is not ``device``.
     """
     teacher = teacher_ref(settings.teacher, settings.tokenizer)
     environment = environment_of(settings, computed_here(teacher))
+    if (ours := environment.world.device.type) != device:
+        raise Mismatch(
+            f"this machine computes on {ours}, the one that prepared the capture on {device}: give all machines the same kind of "
+            "device and a torch for it, or --device cpu"
+        )
     run = read_run(settings.out)
     if isinstance(teacher, LocalRef) and "vocabulary" in run["signature"]:
         teacher = replace(teacher, vocabulary=settings.out / VOCABULARY)

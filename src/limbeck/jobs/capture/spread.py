@@ -123,7 +123,7 @@ class _Spread:
         """Captures about ``number`` shards; those that an earlier start has finished are kept."""
         console.print(f"a worker of {self.machines.workers} prepares the text")
         plan = self.step("beginning", _Beginning(self.settings, number))
-        shards = [_Shard(self.settings, Part(*part), plan["made_from"]) for part in plan["shards"]]
+        shards = [_Shard(self.settings, Part(*part), plan["made_from"], plan["device"]) for part in plan["shards"]]
         tasks = [
             Task(shard.folder, "shard", f"{number}/{len(shards)}", shard)
             for number, shard in enumerate(shards, start=1)
@@ -180,7 +180,7 @@ class _Beginning:
     shards: int
 
     def __call__(self) -> dict[str, Any]:
-        """The shards as (first, rows), the origin of all, and what was printed."""
+        """The shards as (first, rows), the origin of all, the type of device, and what was printed."""
         with console.capture() as said, begin_here(self.settings) as begun:
             row_bytes = begun.codec.bytes * begun.rows.length
             if "shards" not in begun.run:
@@ -195,16 +195,18 @@ class _Beginning:
                 update(self.settings.out, begun.run, shards=[[part.first, part.rows] for part in parts])
             facts = {"shards": begun.run["shards"], "made_from": begun.made_from, "rows": begun.part.rows}
             facts |= {"row_bytes": row_bytes, "length": begun.rows.length}
+            facts |= {"device": begun.environment.world.device.type}
         return facts | {"said": said.get()}
 
 
 @dataclass(frozen=True)
 class _Shard:
-    """Captures one shard into a folder of its own."""
+    """Captures one shard into a folder of its own, on the type of device that the others have."""
 
     settings: CaptureSettings
     part: Part
     made_from: Mapping[str, Any]
+    device: str
 
     @property
     def folder(self) -> Path:
@@ -231,7 +233,7 @@ class _Shard:
 
     def __call__(self) -> dict[str, Any]:
         """Its first row and its number of rows."""
-        capture_part(self.settings, self.part, self.folder, made_from=self.made_from)
+        capture_part(self.settings, self.part, self.folder, made_from=self.made_from, device=self.device)
         return {"first": self.part.first, "rows": self.part.rows}
 
 

@@ -102,11 +102,16 @@ def _soon(seen: Callable[[], bool]) -> bool:
     return False
 
 
-def work(task: Task, home: Home, threads: int) -> tuple[str, str]:
-    """`attempt` in a worker of a cluster, which names its machine in an error."""
+def work(task: Task, home: Home, threads: int, gpus: int) -> tuple[str, str]:
+    """`attempt` in a worker of a cluster, which has ``gpus`` (0 or 1), and names its machine in an error."""
     console.quiet = True
     if missing := home.missing():
         return REFUSED, missing
+    if gpus and not torch.cuda.is_available():
+        return REFUSED, (
+            f"{platform.node()} gives this worker a GPU, and its torch {torch.__version__} sees none: install a torch for the "
+            "GPUs of all machines of the cluster"
+        )
     home.enter()
     kind, message = attempt(task, threads=threads)
     return kind, f"on {platform.node()}: {message}" if message else ""
@@ -142,7 +147,7 @@ class Cluster:
         while waiting or running:
             for task in [task for task in waiting if task.ready]:
                 waiting.remove(task)
-                running[remote.remote(task, self.home, self.cores)] = (task, time.monotonic())
+                running[remote.remote(task, self.home, self.cores, self.gpus)] = (task, time.monotonic())
             finished, _ = self.ray.wait(list(running), num_returns=1, timeout=_TICK)
             watch()
             for reference in finished:
