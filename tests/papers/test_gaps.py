@@ -13,7 +13,8 @@ from limbeck.corpora import Rows, build_stores
 from limbeck.corpora.document import Document
 from limbeck.errors import BadSetting, NonFiniteLoss
 from limbeck.jobs.common.task import RESULT
-from limbeck.jobs.pilot.grid import Scale, TeacherPlan
+from limbeck.jobs.pilot.grid import Grid, Scale, TeacherPlan
+from limbeck.jobs.pilot.tasks import Pilot
 from limbeck.papers import recipe
 from limbeck.papers.lab.cells import TrainedLadder, doubtful, train_ladder
 from limbeck.papers.lab.instructions import TEMPLATE, conversations, write_instructions
@@ -396,6 +397,7 @@ def ended(tmp_path):
         folder.mkdir(parents=True)
         (folder / RESULT).write_text(json.dumps({"cpu_seconds": 1.0} | facts))
 
+    Pilot(Grid(found.teachers, ()), SCALE, "ForwardKL").write(found.folder)  # as every ladder with results has one
     end("teachers", "t0")
     return found, end
 
