@@ -75,8 +75,6 @@ from limbeck.run.world import leave
 from limbeck.students.shape import Shape, config_of
 from limbeck.teachers.ref import ServedRef
 
-_LONG = 60.0  # seconds to go without a report of what is done
-
 
 @claims()
 def distil(settings: DistilSettings) -> dict[str, Any]:
@@ -92,9 +90,10 @@ def distil(settings: DistilSettings) -> dict[str, Any]:
     for number, arm in enumerate(comparison.arms, 1):
         later = comparison.arms[number:]
         after = expected_seconds(comparison.run.get("estimate", {}), later)
-        measuring = comparison.proof.expected_seconds
-        comparison.proof.arm(arm, train(arm, comparison.shared, after=after + measuring((arm, *later))))
-        comparison.show_so_far(after + measuring(later))
+        after += comparison.proof.expected_seconds((arm, *later))
+        comparison.proof.arm(arm, train(arm, comparison.shared, after=after))
+        if arm is not comparison.arms[-1]:
+            comparison.show_so_far()
     result = comparison.conclude(time.monotonic() - started)
     environment.world.barrier()
     leave()
@@ -119,9 +118,9 @@ class Comparison:
     continued: bool
     rounds: Sequence[Arm] = ()
 
-    def show_so_far(self, after: float) -> None:
-        """Writes a report of the arms that are done, for a run that is stopped later. ``after``: seconds until the next one."""
-        if after >= _LONG and self.shared.environment.world.first and "ended" not in self.run:
+    def show_so_far(self) -> None:
+        """Writes a report of the arms that are done, so that a stopped run has one."""
+        if self.shared.environment.world.first and "ended" not in self.run:
             self.proof.write(self.run)
 
     def conclude(self, seconds: float, *, linked: Collection[Path] = (), last: bool = True) -> dict[str, Any]:

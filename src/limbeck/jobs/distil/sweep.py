@@ -143,9 +143,9 @@ def _train(members: Sequence[Comparison]) -> set[Path]:
         for number, (member, arm) in enumerate(arms):
             if _take_over(arm, member, arms[:number]):
                 linked.add(arm.folder)
-            after = later + _seconds(arms[number + 1 :], before=arms[: number + 1])
-            member.proof.arm(arm, train(arm, member.shared, after=after + _measuring(arms[number:])))
-            member.show_so_far(after + _measuring(arms[number + 1 :]))
+            after = later + _seconds(arms[number + 1 :], before=arms[: number + 1]) + _measuring(arms[number:])
+            member.proof.arm(arm, train(arm, member.shared, after=after))
+            member.show_so_far()
     return linked
 
 
