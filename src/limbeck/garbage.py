@@ -28,6 +28,6 @@ def loading() -> Iterator[None]:
     """The same for a block that imports; what it made counts as old from there on, which only a full search looks at."""
     with unsearched():
         yield
-        if not gc.get_freeze_count():  # else all that the process has set aside would come back too
+        if not gc.get_freeze_count():  # otherwise what the process froze itself would be unfrozen too
             gc.freeze()
             gc.unfreeze()  # into the oldest generation

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import limbeck
 from limbeck.errors import BadSetting
 from limbeck.jobs.capture.spread import SHARDS, borders
-from limbeck.jobs.common import cluster
+from limbeck.jobs.common import cluster, folder
 from limbeck.jobs.common.cluster import MARK, Home
 from limbeck.jobs.common.task import REFUSED, Task
 from tests.helpers.models import write_corpus, write_teacher
@@ -66,7 +66,7 @@ def test_shards_have_the_borders_of_files_or_of_their_batches(rows, file_rows, b
 
 
 def test_a_worker_without_the_folder_or_the_versions_does_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(cluster, "_PATIENCE", ())
+    monkeypatch.setattr(folder, "_PATIENCE", ())
     home = Home.of(tmp_path)
     assert home.missing() == ""
     (tmp_path / MARK).write_text("of another run")

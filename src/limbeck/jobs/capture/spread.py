@@ -141,7 +141,7 @@ class _Spread:
                 rows = sum(shard.rows_there(plan["row_bytes"]) for shard in shards)
                 report(rows, rows * plan["length"])
 
-            self.machines.run(tasks, _said(len(tasks) - there), watch)
+            self.machines.run(tasks, _reporter(len(tasks) - there), watch)
 
     def step(self, name: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """The result of a step that every start does again, on one worker; prints what it printed."""
@@ -154,7 +154,7 @@ class _Spread:
         return result
 
 
-def _said(total: int) -> Callable[[Task, float], None]:
+def _reporter(total: int) -> Callable[[Task, float], None]:
     done = 0
 
     def report(task: Task, seconds: float) -> None:

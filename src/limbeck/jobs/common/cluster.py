@@ -25,12 +25,12 @@ import transformers
 from limbeck import __version__
 from limbeck.disk import write_text
 from limbeck.errors import BadFolder, BadSetting
+from limbeck.jobs.common.folder import soon
 from limbeck.jobs.common.task import DEATHS, REFUSED, Task, attempt, require_done
 from limbeck.packages import require_packages
 from limbeck.run.log import console
 
 MARK = ".shared"
-_PATIENCE = (0.1, 0.4, 1.5, 8)  # seconds until a network's disk shows a new file
 _TICK = 5.0  # seconds between looks at how far the tasks are
 
 
@@ -72,7 +72,7 @@ class Home:
                     f"{host} has {name} {ours[name]}, the machine of this command {version}: install the same versions on all "
                     "machines of the cluster"
                 )
-        if not _soon(lambda: _text(self.folder / MARK) == self.mark):
+        if not soon(lambda: _text(self.folder / MARK) == self.mark):
             return (
                 f"{self.folder}: expected a folder on a disk that all machines share, but a worker on {host} cannot read what "
                 "this command wrote there: give such a folder with --out, by the same path on each machine"
@@ -91,15 +91,6 @@ def _text(file: Path) -> str:
         return file.read_text()
     except OSError:
         return ""
-
-
-def _soon(seen: Callable[[], bool]) -> bool:
-    """Whether something is seen, now or in some seconds."""
-    for wait in (0, *_PATIENCE):
-        time.sleep(wait)
-        if seen():
-            return True
-    return False
 
 
 def work(task: Task, home: Home, threads: int, gpus: int) -> tuple[str, str]:
@@ -177,7 +168,7 @@ class Cluster:
                 f"note: {task.kind} {task.name}: its worker was lost ({type(error).__name__}); another continues"
             )
             return False
-        if not _soon(lambda: task.done):
+        if not soon(lambda: task.done):
             raise BadFolder(
                 f"{task.folder}: a worker wrote its result there, and this process does not see it: expected a folder on a disk "
                 "that all machines share; give such a folder with --out, by the same path on each machine"

@@ -12,7 +12,7 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
@@ -30,7 +30,7 @@ from limbeck.run.world import World
 from limbeck.scrub import scrubbed
 from limbeck.teachers.ref import VOCABULARY
 
-_PATIENCE = (0.1, 0.4, 1.5, 8)  # seconds
+_PATIENCE = (0.1, 0.4, 1.5, 8)  # seconds until a network's disk shows a new file
 
 # What changes where and how fast a run is made, not what comes out
 _HOW = {
@@ -151,11 +151,16 @@ def claim_together(folder: Path, signature: dict[str, Any], world: World, *, tf3
 def _seen(folder: Path, written: str, world: World) -> tuple[int, str, bool]:
     """(rank, host, whether run.json is here as rank 0 wrote it). A network's disk may show it some seconds later."""
     file = folder / "run.json"
+    return world.rank, platform.node(), soon(lambda: file.is_file() and sha256_of(file) == written)
+
+
+def soon(seen: Callable[[], bool]) -> bool:
+    """Whether something on a network's disk is seen, now or in some seconds."""
     for wait in (0, *_PATIENCE):
         time.sleep(wait)
-        if file.is_file() and sha256_of(file) == written:
-            return world.rank, platform.node(), True
-    return world.rank, platform.node(), False
+        if seen():
+            return True
+    return False
 
 
 def reserve(folder: Path) -> bool:

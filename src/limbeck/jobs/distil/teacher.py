@@ -164,10 +164,8 @@ def _captured(request: DistilRequest, environment: Environment, *, length: int |
             )
         keys = settings.model_dump(include=_PASSED_ON) | {"text_tokens": settings.text_tokens, "length": length}
         keys |= {"vocab": settings.vocab, "frame": settings.frame}
-        if (
-            Mixture.of(settings.data) is not None
-        ):  # any of its rows may be read, or of a server the first of each source
-            keys["tokens"] = None
+        if Mixture.of(settings.data) is not None:
+            keys["tokens"] = None  # any of its rows may be read, or of a server the first of each source
         tokenised, vocabulary = settings.out / DATA, request.teacher.vocabulary
         capture(
             CaptureSettings(**keys, out=folder),
