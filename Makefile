@@ -9,7 +9,8 @@
 #   make site     the pages of docs/ as a site in build/site; a warning is an error
 #   make cluster  the tests that start a Ray cluster, for which it installs the extra
 #   make recipes  the tests that run a recipe of `limbeck reproduce` from end to end, minutes
-#   make newest   the tests, and the long ones about Transformers, with the newest versions that pyproject.toml allows; ONLY="tests/..."
+#   make newest   the tests, and the long ones about Transformers, with the newest versions that pyproject.toml allows, where
+#                 these are other ones than `make test` has; ONLY="tests/..."
 #   make oldest   the tests with the oldest versions it promises, those of constraints/oldest.txt; ONLY="tests/..."
 #   make studies  the experiments behind docs/results, each anew; hours
 #   make clean    away with .venv, runs and caches
@@ -24,7 +25,7 @@ BIN := .venv/bin
 # What Transformers' versions have most to do with, in tests that start processes.
 OF_TRANSFORMERS := tests/test_registration.py tests/models/test_decoder.py
 
-.PHONY: demo smollm2 test lint types docs site long extras cluster recipes newest oldest studies clean
+.PHONY: demo smollm2 test lint types docs site long extras cluster recipes newest with-newest oldest studies clean
 .DEFAULT_GOAL := demo
 
 demo: .venv/.ready
@@ -45,7 +46,7 @@ lint: .venv/.ready
 # The scripts of benchmarks by themselves: two have names of those in docs/results.
 types: .venv/.ready
 	$(BIN)/mypy
-	$(BIN)/mypy docs examples
+	$(BIN)/mypy docs examples constraints
 	$(BIN)/mypy benchmarks
 
 docs: .venv/.ready
@@ -70,9 +71,15 @@ cluster: .venv/.ready
 recipes: .venv/.ready
 	$(BIN)/python -m pytest -m recipe -n auto --dist loadfile
 
-newest oldest: %: .venv-%/.ready
-	.venv-$@/bin/python -m pytest -n auto --dist loadfile $(ONLY)
-	$(if $(filter newest,$@),.venv-$@/bin/python -m pytest -m long -n auto --dist load $(OF_TRANSFORMERS))
+newest: .venv/.ready
+	@$(BIN)/python constraints/newest.py || $(MAKE) --no-print-directory with-newest
+
+with-newest: .venv-newest/.ready
+	.venv-newest/bin/python -m pytest -n auto --dist loadfile $(ONLY)
+	.venv-newest/bin/python -m pytest -m long -n auto --dist load $(OF_TRANSFORMERS)
+
+oldest: .venv-oldest/.ready
+	.venv-oldest/bin/python -m pytest -n auto --dist loadfile $(ONLY)
 
 studies: .venv/.ready
 	@set -e; for study in docs/results/*.sh; do echo "== $$study"; PATH="$(CURDIR)/$(BIN):$$PATH" bash "$$study"; done

@@ -1,6 +1,7 @@
 """What `.ci/run` makes of its parts: each is run and timed, and its exit status is that of the whole."""
 
 import re
+import runpy
 import shutil
 import subprocess
 from pathlib import Path
@@ -66,3 +67,14 @@ def test_without_the_folder_of_real_models_nothing_is_run(tmp_path):
     status, output, calls = run(tmp_path, data=False)
     assert (status, calls) == (1, [])
     assert "no folder models/" in output
+
+
+def test_the_newest_versions_are_tested_where_they_are_others_than_the_pinned():
+    others = runpy.run_path(str(ROOT / "constraints" / "newest.py"))["others"]
+    pinned = "# made by pip\ntorch==2.13.0\nhuggingface_hub==1.2.0\nnumpy==2.4.6\n"
+    same = {"torch": "2.13.0+cpu", "huggingface-hub": "1.2.0"}
+    assert others(same, pinned) == []
+    assert others({**same, "numpy": "2.5.0", "attrs": "26.1"}, pinned) == [
+        "attrs 26.1, not pinned",
+        "numpy 2.5.0, not 2.4.6",
+    ]
