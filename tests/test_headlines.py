@@ -93,14 +93,13 @@ def medians(contender, key):
     return median(run[key] for run in at("performance/distil.json", "runs") if run["contender"] == contender)
 
 
-def beside_trl(key):
-    return medians("limbeck", key) / medians("trl", key)
+def beside_trl(key, contender="limbeck"):
+    return medians(contender, key) / medians("trl", key)
 
 
 def packed(key):
     """A plain loop that packs its rows, beside limbeck."""
-    runs = {run["contender"]: run[key] for run in at("performance/packed.json", "runs")}
-    return runs["packed"] / runs["limbeck"]
+    return medians("packed", key) / medians("limbeck", key)
 
 
 def valleys(text):
@@ -236,11 +235,12 @@ CLAIMS = [
     ),
     # performance
     (
-        "limbeck makes {:.1f} times its real tokens per CPU-second in {:.2f} of its memory",
-        lambda: (beside_trl("tokens_per_cpu_s"), beside_trl("peak_mib")),
+        "limbeck makes {:.1f} times its real tokens per CPU-second in {:.2f} of its memory, and {:.1f} times from captured "
+        "logits",
+        lambda: (beside_trl("tokens_per_cpu_s"), beside_trl("peak_mib"), beside_trl("tokens_per_cpu_s", "cached")),
     ),
     (
-        "in one short run a plain loop that packs its rows made {:.2f} of limbeck's tokens in {:.1f} times its memory",
+        "a plain loop that packs its rows makes {:.2f} of limbeck's tokens in {:.1f} times its memory",
         lambda: [packed(key) for key in ("tokens_per_cpu_s", "peak_mib")],
     ),
     (

@@ -234,7 +234,7 @@ def disk() -> str:
     """The table of bytes on disk."""
     student, _ = sizes()
     rate = measured()["sha256_bytes_per_cpu_s"]
-    sampled, top = codec("12 drawn"), codec("64 likeliest and the rest")
+    sampled, top = codec("12 sampled"), codec("top-64")
     kept = checkpoint()
 
     def line(what: str, size: float, each: str) -> list[str]:

@@ -12,7 +12,7 @@ from limbeck.probes.interval import difference_interval
 
 
 def end_to_end() -> str:
-    """A whole distillation by limbeck, TRL and a plain padded loop: medians and ranges of the runs, the ratio to TRL, the aim."""
+    """A whole distillation by limbeck and its peers: medians and ranges of the runs, the ratio to TRL, the aim."""
     runs = read("performance/distil.json")["runs"]
 
     def of(contender: str, key: str) -> list[float]:
@@ -30,11 +30,13 @@ def end_to_end() -> str:
     ):
         cells = [
             spread(of(one, key), digits) if aim else f"{median(of(one, key)):.{digits}f}"
-            for one in ("limbeck", "trl", "plain")
+            for one in ("limbeck", "cached", "trl", "packed", "plain")
         ]
         ratio = f"{median(of('limbeck', key)) / median(of('trl', key)):.2f}" if aim and aim != "0.55" else ""
         lines.append([name, *cells, ratio, aim])
-    return table(" | limbeck | TRL GKD | plain padded loop | limbeck : TRL | aim", lines)
+    return table(
+        " | limbeck | limbeck, captured logits | TRL GKD | packed loop | padded loop | limbeck : TRL | aim", lines
+    )
 
 
 def real_pair(found: dict) -> str:
@@ -145,7 +147,7 @@ def captured() -> str:
     """Bytes a token of each codec of captured logits, and the speeds of writing and reading them."""
     lines = [
         [
-            one["format"].replace("drawn", "sampled").replace("likeliest", "top-k"),
+            one["format"].replace("likeliest", "top-k").replace("top-64", "64 top-k and the rest"),
             f"{one['vocab']:,}",
             str(one["bytes"]),
             f"{one['encode_tokens_per_s']:,.0f}",
