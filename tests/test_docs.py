@@ -132,6 +132,7 @@ def test_every_command_of_a_table_runs(page, place, run, monkeypatch):
         "export",
         "fit-a-file",
         "low-rank",
+        "on-policy",
     ],
 )
 def test_a_how_to_page_runs(page, place, run, monkeypatch):

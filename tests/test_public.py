@@ -147,7 +147,16 @@ def test_help_has_a_section_for_each_kind_of_flag_and_is_as_wide_as_the_terminal
     assert 0.9 * width < max(map(len, lines)) <= width
     titles = [line.removesuffix(":") for line in lines if line.endswith(":") and not line.startswith(" ")]
     assert titles == [
-        *("Arguments", "Model", "Data", "Training", "Comparison", "Mixture of layers", "Teacher on a server"),
+        *(
+            "Arguments",
+            "Model",
+            "Data",
+            "Training",
+            "On-policy",
+            "Comparison",
+            "Mixture of layers",
+            "Teacher on a server",
+        ),
         *("Machine", "Output"),
     ]
     text = " ".join(" ".join(lines).split())

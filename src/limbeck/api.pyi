@@ -133,6 +133,9 @@ def doctor(
     qat: Literal["int8", "int4"] | None = None,
     cache_logits: bool | None = None,
     seed: int | None = 0,
+    rollouts: float | str | None = None,
+    rollout_tokens: int | str | None = 128,
+    rollout_temperature: float | None = 1.0,
     seeds: int | None = 1,
     baselines: str | Sequence[str] | None = "cut,cut+ce,cut+ce@flops,fresh+kd",
     tasks: str | Sequence[str] | None = None,
@@ -232,12 +235,19 @@ def doctor(
         cache_logits: Compute the teacher's logits once and keep them, or compute them each time. Default: kept
             where the text is read often.
         seed: Seed of data order, new weights and samples. Default: 0.
+        rollouts: Share of the rows of each step that the student generates itself, for the teacher to judge;
+            0:0.5 rises to 0.5. For example 0.5 or 0:0.5. Default: none.
+        rollout_tokens: With --rollouts: the longest text that the student generates from a prompt. Default: 128.
+        rollout_temperature: With --rollouts: temperature at which the student generates; 1 is its own
+            distribution. Default: 1.0.
         seeds: Number of seeds, from --seed on. One names no winner, three do; more may be added later in the same
             --out. Default: 1.
         baselines: What the student is compared with: cut (pruned, untrained), cut+ce (trained on the text alone
             for equal tokens), cut+ce@flops (for equal compute), fresh+kd (a new model, distilled), attention
-            (with --mixers), ptq (with --qat: quantised after the same training), or none. Default:
-            cut,cut+ce,cut+ce@flops,fresh+kd; with --mixers also attention, with --qat also ptq.
+            (with --mixers), ptq (with --qat: quantised after the same training), off-policy and off-policy@flops
+            (with --rollouts: distilled on the text alone), or none. Default: cut,cut+ce,cut+ce@flops,fresh+kd;
+            with --mixers also attention, with --qat also ptq, with --rollouts also off-policy and
+            off-policy@flops.
         tasks: Measure all models on standard tasks too: names of lm-eval, and files (.jsonl, .yaml), between
             commas. They may be added later in the same --out. For example lambada_openai,piqa,mine.jsonl.
         mixers: Replace attention by these mixers, layer by layer, or by one of them with --keep-attention. For
@@ -388,6 +398,9 @@ def distil(
     qat: Literal["int8", "int4"] | None = None,
     cache_logits: bool | None = None,
     seed: int | None = 0,
+    rollouts: float | str | None = None,
+    rollout_tokens: int | str | None = 128,
+    rollout_temperature: float | None = 1.0,
     seeds: int | None = 1,
     baselines: str | Sequence[str] | None = "cut,cut+ce,cut+ce@flops,fresh+kd",
     tasks: str | Sequence[str] | None = None,
@@ -489,12 +502,19 @@ def distil(
         cache_logits: Compute the teacher's logits once and keep them, or compute them each time. Default: kept
             where the text is read often.
         seed: Seed of data order, new weights and samples. Default: 0.
+        rollouts: Share of the rows of each step that the student generates itself, for the teacher to judge;
+            0:0.5 rises to 0.5. For example 0.5 or 0:0.5. Default: none.
+        rollout_tokens: With --rollouts: the longest text that the student generates from a prompt. Default: 128.
+        rollout_temperature: With --rollouts: temperature at which the student generates; 1 is its own
+            distribution. Default: 1.0.
         seeds: Number of seeds, from --seed on. One names no winner, three do; more may be added later in the same
             --out. Default: 1.
         baselines: What the student is compared with: cut (pruned, untrained), cut+ce (trained on the text alone
             for equal tokens), cut+ce@flops (for equal compute), fresh+kd (a new model, distilled), attention
-            (with --mixers), ptq (with --qat: quantised after the same training), or none. Default:
-            cut,cut+ce,cut+ce@flops,fresh+kd; with --mixers also attention, with --qat also ptq.
+            (with --mixers), ptq (with --qat: quantised after the same training), off-policy and off-policy@flops
+            (with --rollouts: distilled on the text alone), or none. Default: cut,cut+ce,cut+ce@flops,fresh+kd;
+            with --mixers also attention, with --qat also ptq, with --rollouts also off-policy and
+            off-policy@flops.
         tasks: Measure all models on standard tasks too: names of lm-eval, and files (.jsonl, .yaml), between
             commas. They may be added later in the same --out. For example lambada_openai,piqa,mine.jsonl.
         mixers: Replace attention by these mixers, layer by layer, or by one of them with --keep-attention. For

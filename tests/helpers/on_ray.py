@@ -45,7 +45,7 @@ def ray_head(*, port: int) -> Iterator[str]:
 
 def kill_a_worker(begun: Callable[[], object], process: subprocess.Popen) -> None:
     """Kills a worker that has a task, once something is ``begun``."""
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 1200  # to give up at last: a busy machine takes minutes to begin
     while process.poll() is None and time.monotonic() < deadline:
         if begun():
             for worker in psutil.process_iter(["cmdline"]):

@@ -237,7 +237,7 @@ def test_a_conversation_is_answered(here, tmp_path):
 
 def test_what_is_empty_is_counted_and_left_out(here, monkeypatch):
     def nothing(model, prompts, **_):
-        return [Continuation((), True) if i % 2 else Continuation((60, 61), False) for i in range(len(prompts))]
+        return [Continuation((), 2) if i % 2 else Continuation((60, 61), None) for i in range(len(prompts))]
 
     monkeypatch.setattr("limbeck.generation.generators.generate", nothing)
     found = ask(here, "half-empty")

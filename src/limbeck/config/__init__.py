@@ -9,6 +9,7 @@ from limbeck.config.values import (
     ATTENTION,
     BASELINES,
     OF_TASK,
+    OFF_POLICY,
     PTQ,
     STAGES,
     Stage,
@@ -20,6 +21,7 @@ from limbeck.config.values import (
 __all__ = [
     "ATTENTION",
     "BASELINES",
+    "OFF_POLICY",
     "OF_TASK",
     "PTQ",
     "STAGES",

@@ -17,6 +17,7 @@ SECTIONS = (
     "Model",
     "Data",
     "Training",
+    "On-policy",
     "Comparison",
     "Question",
     "Device",

@@ -24,6 +24,7 @@ Number = TypeVar("Number", int, float)
 BASELINES = ("cut", "cut+ce", "cut+ce@flops", "fresh+kd")
 ATTENTION = "attention"  # a baseline of a student of other mixers
 PTQ = "ptq"  # a baseline of a student that is trained with quantised weights
+OFF_POLICY = ("off-policy", "off-policy@flops")  # baselines of a student that generates a part of its text itself
 Stage = Literal["mixers", "blocks"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
 # Number formats in which weights are counted: those of a folder, then those of a GGUF file.
@@ -131,12 +132,27 @@ def _baselines(value: Any) -> Any:
     plain = (re.sub(r"^pruned(?=$|\+)", "cut", part.strip()) for part in parts)
     names = list(dict.fromkeys(part for part in plain if part.lower() not in {"", "none"}))
     for name in names:
-        if name not in (*BASELINES, ATTENTION, PTQ):
+        if name not in (known := (*BASELINES, ATTENTION, PTQ, *OFF_POLICY)):
             raise ValueError(
-                f"unknown baseline {name!r}{nearest(name, (*BASELINES, ATTENTION, PTQ))} There are: {', '.join(BASELINES)}, with "
-                f"--mixers also {ATTENTION}, with --qat also {PTQ}, or none."
+                f"unknown baseline {name!r}{nearest(name, known)} There are: {', '.join(BASELINES)}, with --mixers also "
+                f"{ATTENTION}, with --qat also {PTQ}, with --rollouts also {' and '.join(OFF_POLICY)}, or none."
             )
     return names
+
+
+def _rollouts(value: Any) -> Any:
+    """A share of rows, or a first and a last one with a colon between them, as text; None for no share."""
+    if value is None:
+        return None
+    try:
+        shares = [float(part) for part in str(value).split(":")]
+    except ValueError:
+        shares = []
+    if len(shares) not in (1, 2) or not all(0 <= share <= 1 for share in shares):
+        raise ValueError(
+            f"expected a share of the rows from 0 to 1 such as 0.5, or a first and a last one such as 0:0.5, got {value!r}"
+        )
+    return ":".join(f"{share:g}" for share in shares) if any(shares) else None
 
 
 def _joined(value: Any) -> Any:
@@ -346,6 +362,7 @@ ObjectiveText = Annotated[
     str, BeforeValidator(_objectives), Accepts("str | Objective | Sequence[str | Objective]", "OBJECTIVE")
 ]
 Baselines = Annotated[tuple[str, ...], BeforeValidator(_baselines), _SEVERAL]
+Rollouts = Annotated[str | None, BeforeValidator(_rollouts), Accepts("float | str", "SHARE[:SHARE]")]
 Stages = Annotated[tuple[Stage, ...] | None, BeforeValidator(_stages), _SEVERAL]
 Shard = Annotated[tuple[int, int], BeforeValidator(_shard), Accepts("str | tuple[int, int]", "I/N")]
 Price = Annotated[

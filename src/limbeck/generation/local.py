@@ -24,10 +24,15 @@ from limbeck.types import tempered
 
 @dataclass(frozen=True)
 class Continuation:
-    """The generated tokens of one prompt, without the stop token; ``finished`` says whether there was a stop token."""
+    """The generated tokens of one prompt, without the stop token that ended them, ``stop``; None where none did."""
 
     tokens: tuple[int, ...]
-    finished: bool
+    stop: int | None
+
+    @property
+    def finished(self) -> bool:
+        """Whether there was a stop token."""
+        return self.stop is not None
 
 
 @torch.inference_mode()
@@ -50,14 +55,15 @@ def generate(
     position = (mask.cumsum(-1) - 1).clamp(min=0)
     row = np.arange(len(prompts))  # the prompt of each remaining row
     generated: list[list[int]] = [[] for _ in prompts]
-    finished = np.zeros(len(prompts), dtype=bool)
+    ended: list[int | None] = [None] * len(prompts)
     temperatures = np.broadcast_to(np.asarray(temperature, dtype=float), len(prompts))
     cache: Any = None
     for step in range(max_new_tokens):
         logits, cache = model.read_on(tokens, cache, attention_mask=mask, position_ids=position)
         chosen = _chosen(logits[:, : model.vocab], temperatures[row], uniforms[row, step])
         continues = ~np.isin(chosen, stops)
-        finished[row[~continues]] = True
+        for i, token in zip(row[~continues].tolist(), chosen[~continues].tolist(), strict=True):
+            ended[i] = token
         for i, token in zip(row[continues].tolist(), chosen[continues].tolist(), strict=True):
             generated[i].append(token)
         if not continues.any():
@@ -69,7 +75,7 @@ def generate(
         tokens = torch.from_numpy(chosen[continues][:, None]).to(model.device)
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], -1)
         position = position[:, -1:] + 1
-    return [Continuation(tuple(ids), bool(end)) for ids, end in zip(generated, finished, strict=True)]
+    return [Continuation(tuple(ids), stop) for ids, stop in zip(generated, ended, strict=True)]
 
 
 def _chosen(

@@ -27,7 +27,7 @@ _ROWS = (
     ("ece", "expected calibration error"),
 )
 _LEAST = {"perplexity": 1}  # decimals, of others three
-_MODELS = ("teacher", "cut", "student", "cut+ce", "cut+ce@flops", "attention", "ptq")
+_MODELS = ("teacher", "cut", "student", "cut+ce", "cut+ce@flops", "attention", "ptq", "off-policy", "off-policy@flops")
 
 
 def model_card(

@@ -38,6 +38,8 @@ _PAGE = {
     "cut": "#010211",
     "attention": "#010210",
     "ptq": "#010212",
+    "off-policy": "#010213",
+    "off-policy@flops": "#010214",
 }
 _STYLE = {
     "svg.fonttype": "none",

@@ -33,6 +33,7 @@ from limbeck.report.figures import (
     task_points,
 )
 from limbeck.report.folder import RunFolder
+from limbeck.report.rollouts import generated_in
 from limbeck.report.rounds import pruned_in
 from limbeck.report.samples import in_whole_words
 from limbeck.report.start import Start, start_of
@@ -176,6 +177,7 @@ def render(found: RunFolder) -> str:
                 {name: reliability(found.measured[name]) for name in _SHOWN if name in found.measured}, start=start
             ),
             levelled=found.reading("teacher", "held_out") is not None,
+            generated=generated_in(next((curve.rows for curve in found.curves if curve.arm == "student"), [])),
             trained="student" if "student" in found.models else "model",
             surprises=_surprises(found.surprises),
             samples=in_whole_words(found.samples),

@@ -224,6 +224,10 @@ class Step(TypedDict, total=False):
     grad_norm: float | None
     tokens_per_s: float | None
     peak_rss_gib: float | None
+    rollouts: Count
+    rollout_tokens: Count
+    rollouts_ended: Count
+    rollouts_left_out: Count
 
 
 class Training(TypedDict):

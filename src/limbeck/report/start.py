@@ -77,4 +77,5 @@ def price_of(run: Mapping[str, Any]) -> Price | None:
     forward = teacher.get("passes", 1.0)
     if not forward:
         return None
-    return Price(teacher.get("price", teacher["parameters"] / (3 * student["parameters"])), 1 / forward)
+    once = teacher.get("price", teacher["parameters"] / (3 * student["parameters"]))
+    return Price(once, 1 / forward, teacher.get("generated", 0.0))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from limbeck.config import OFF_POLICY
 from limbeck.disk import read_json
 from limbeck.report import schema as kinds
 from limbeck.report.start import Start
@@ -96,7 +97,15 @@ def used_table(trained: Sequence[Trained], run: Mapping[str, Any], start: Start)
         return []
     teacher = run.get("teacher") or {}
     with_teacher = 1 + float(teacher.get("price") or 0.0) * float(teacher.get("passes") or 0.0)
-    spent = [one.tokens * (1.0 if one.arm.startswith(("cut+ce", "model")) else with_teacher) for one in trained]
+    generating = float(teacher.get("generated") or 0.0) / 3
+
+    def once(arm: str) -> float:
+        """FLOPs of a token, in those of a training step of the student."""
+        if arm.startswith(("cut+ce", "model")):
+            return 1.0
+        return with_teacher if arm in OFF_POLICY else with_teacher + generating
+
+    spent = [one.tokens * once(one.arm) for one in trained]
     seeds = len({one.seed for one in trained}) > 1
     rows: list[tuple[str, ...]] = []
     for one, compute in zip(trained, spent, strict=True):

@@ -40,6 +40,11 @@ def _against(start: Start, *, at_most: bool) -> dict[str, tuple[str, str]]:
         "cut": (start.name, start.name),
         "attention": ("the same student with attention everywhere", "attention everywhere"),
         "ptq": ("the same training quantised afterwards", "quantising after the same training"),
+        "off-policy": (f"the same distillation on the text alone {tokens}", "distillation on the text alone"),
+        "off-policy@flops": (
+            f"the same distillation on the text alone given the same compute{' at most' if at_most else ''}",
+            "distillation on the text alone, given the same compute,",
+        ),
     }
 
 
@@ -96,8 +101,8 @@ def verdict(
     against_attention: str = "",
     used: str = "",
 ) -> Verdict:
-    """The verdict on ``arms["student"]``, with whichever of "cut+ce", "cut+ce@flops", "fresh+kd", "cut", "attention", "ptq" there
-    are.
+    """The verdict on ``arms["student"]``, with whichever of "cut+ce", "cut+ce@flops", "fresh+kd", "cut", "attention", "ptq",
+    "off-policy", "off-policy@flops" there are.
 
     ``price`` is what the teacher's logits cost, where the objective needs them. Each arm is a list of measurements, one a
     seed; seed k of two arms is compared with seed k. ``text_bytes`` are those of each document that the
@@ -123,12 +128,19 @@ def verdict(
         )
         sentences.append(words)
         differences += [closed] if closed else []
-    others = ("ptq", "fresh+kd", "cut", *(() if against_attention else ("attention",)))
+    others = (
+        "off-policy",
+        "off-policy@flops",
+        "ptq",
+        "fresh+kd",
+        "cut",
+        *(() if against_attention else ("attention",)),
+    )
     notes = [_sentence("the student", found[name], against[name]) for name in others if name in found]
     uses = None
     if used:
         notes.insert(0, used)
-    elif price is not None and main and "cut+ce@flops" in found:
+    elif price is not None and not price.generated and main and "cut+ce@flops" in found:
         uses = break_even(arms["student"], arms["cut+ce"], arms["cut+ce@flops"], price)
         notes.insert(0, uses.text)
         notes += _overfits(arms["cut+ce"], arms["cut+ce@flops"])
@@ -301,8 +313,9 @@ def _compute(method: str, price: Price) -> str:
     """The arithmetic of equal compute, where no arm was trained for it."""
     paid = "a forward pass" if price.uses == 1 else f"{1 / price.uses:.2f} forward passes"
     return (
-        f"equal tokens are not equal compute: each token of {method} also cost {paid} of the teacher, with "
-        f"which cross-entropy could have read {price.ratio:.2f} times as many tokens"
+        f"equal tokens are not equal compute: each token of {method} also cost {paid} of the teacher"
+        + (f" and {price.generated:.2f} of the student, to generate it," if price.generated else ",")
+        + f" with which cross-entropy could have read {price.ratio:.2f} times as many tokens"
     )
 
 

@@ -16,6 +16,8 @@ LABELS = {
     "fresh+kd": "random init + KD",
     "attention": "attention everywhere",
     "ptq": "quantised after training",
+    "off-policy": "on the text alone",
+    "off-policy@flops": "on the text alone, equal compute",
 }
 ORDER = tuple(LABELS)
 

@@ -6,7 +6,7 @@ The host queues the next step before it reads the loss of the last one, so the d
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,7 +20,7 @@ from limbeck.run.step import Step
 class Done:
     """A step that was issued: ``step`` steps and ``tokens`` so far, its learning rate, and the rows' position.
 
-    ``begun`` and ``ended`` are the ends of the device's work before the step and with it.
+    ``begun`` and ``ended`` are the ends of the device's work before the step and with it. ``facts``: more columns of its row.
     """
 
     step: int
@@ -30,6 +30,7 @@ class Done:
     begun: Moment
     ended: Moment
     position: dict[str, Any]
+    facts: Mapping[str, float | int]
 
 
 @dataclass

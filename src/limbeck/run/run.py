@@ -99,6 +99,7 @@ class Run:
     that is measured during the training, None for none. ``rule``: what follows from those measurements, None for nothing;
     ranks that do not measure have it too. ``tracked``: how a tracker shows the training, None for no tracker. ``background``:
     whether checkpoints are written while the training goes on, from a copy in host memory; None for where weights are on a GPU.
+    ``facts``: asked after each step for more columns of its row of metrics.jsonl.
     """
 
     folder: Path
@@ -116,6 +117,7 @@ class Run:
     rule: Rule | None = None
     tracked: Tracked | None = None
     background: bool | None = None
+    facts: Callable[[], Mapping[str, float | int]] = dict
     done: int = field(default=0, init=False)  # steps
     complete: bool = field(default=False, init=False)  # whether all steps are done, or as many as the rule allows
     selection: Selection | None = field(default=None, init=False)
@@ -173,7 +175,7 @@ class Run:
 
             def read(done: Done, rate: float) -> None:
                 if metrics:
-                    row = _row(done.step, done.tokens, done.report, done.lr, rate, unit=self.unit)
+                    row = {**_row(done.step, done.tokens, done.report, done.lr, rate, unit=self.unit), **done.facts}
                     metrics.add(row)
                     track(done.step, of_row(row, "train"))
                 if reporter:
@@ -192,7 +194,7 @@ class Run:
                 if average:
                     average.update(step)
                 ended = Moment.of(self.world.device)
-                behind.add(Done(step, tokens, report, lr, begun, ended, self.corpus.state_dict()))
+                behind.add(Done(step, tokens, report, lr, begun, ended, self.corpus.state_dict(), self.facts()))
                 if self._measures(step):
                     behind.finish()
                 self._select(watched(step, tokens), step, average)

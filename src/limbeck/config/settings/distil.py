@@ -22,12 +22,15 @@ from limbeck.config.settings.training import TrainingSettings
 from limbeck.config.values import (
     ATTENTION,
     BASELINES,
+    OFF_POLICY,
     PTQ,
     STAGES,
     Baselines,
+    Count,
     Counts,
     MixerNames,
     ObjectiveText,
+    Rollouts,
     Stages,
     TaskNames,
     split_objectives,
@@ -42,7 +45,6 @@ OBJECTIVE_SYNONYMS = (
     "rlhf_type",
     "kd_ratio",
     "sft_alpha",
-    "lmbda",
     "beta",
     "temperature",
 )
@@ -168,6 +170,36 @@ class DistilSettings(TrainingSettings, TeacherSettings):
             ),
         ),
     ] = Field(default=None, exclude=True)
+    rollouts: Annotated[
+        Rollouts,
+        Flag(
+            "Share of the rows of each step that the student generates itself, for the teacher to judge; 0:0.5 rises to 0.5.",
+            "On-policy",
+            default="none",
+            examples=("0.5", "0:0.5"),
+            synonyms=("on_policy", "lmbda", "lambda", "student_data_fraction", "opd"),
+        ),
+    ] = Field(default=None, exclude=True)
+    rollout_tokens: Annotated[
+        Count,
+        Flag(
+            "The longest text that the student generates from a prompt.",
+            "On-policy",
+            needs="--rollouts",
+            unit="tokens",
+            synonyms=("max_completion_length", "max_new_tokens", "max_response_length"),
+        ),
+    ] = Field(default=128, exclude=True)
+    rollout_temperature: Annotated[
+        float,
+        Field(gt=0, le=100),
+        Flag(
+            "Temperature at which the student generates; 1 is its own distribution.",
+            "On-policy",
+            needs="--rollouts",
+            synonyms=("sampling_temperature",),
+        ),
+    ] = Field(default=1.0, exclude=True)
     cache_logits: Annotated[
         bool | None,
         Flag(
@@ -192,9 +224,10 @@ class DistilSettings(TrainingSettings, TeacherSettings):
         Flag(
             "What the student is compared with: cut (pruned, untrained), cut+ce (trained on the text alone for equal tokens), "
             "cut+ce@flops (for equal compute), fresh+kd (a new model, distilled), attention (with --mixers), ptq (with --qat: "
-            "quantised after the same training), or none.",
+            "quantised after the same training), off-policy and off-policy@flops (with --rollouts: distilled on the text alone), "
+            "or none.",
             "Comparison",
-            default="{}; with --mixers also attention, with --qat also ptq",
+            default="{}; with --mixers also attention, with --qat also ptq, with --rollouts also off-policy and off-policy@flops",
             synonyms=("baseline", "compare", "compare_with"),
         ),
     ] = BASELINES
@@ -219,12 +252,14 @@ class DistilSettings(TrainingSettings, TeacherSettings):
 
     @property
     def compared(self) -> tuple[str, ...]:
-        """The baselines. Unless some are named, of a student of other mixers also itself with attention everywhere, and of one
-        that is trained with quantised weights also itself quantised afterwards.
+        """The baselines. Unless some are named, of a student of other mixers also itself with attention everywhere, of one
+        that is trained with quantised weights also itself quantised afterwards, and of one that generates rows itself also the
+        same distillation without these, at equal tokens and at equal compute.
         """
         if "baselines" in self.model_fields_set:
             return self.baselines
         implied = {ATTENTION: self.mixers is not None, PTQ: self.qat is not None}
+        implied |= dict.fromkeys(OFF_POLICY, self.rollouts is not None)
         return (*self.baselines, *(name for name, there in implied.items() if there))
 
     @property

@@ -20,7 +20,7 @@ from typing import Any, NotRequired, TypedDict
 import torch
 from pydantic import BaseModel
 
-from limbeck.config import BASELINES, PTQ
+from limbeck.config import BASELINES, OFF_POLICY, PTQ
 from limbeck.corpora import TokenStore
 from limbeck.corpora.found import notes_of
 from limbeck.corpora.layout import PACKINGS, STREAM, WITHOUT_LONG
@@ -57,6 +57,7 @@ _LATER = (
     *("text_tokens", "cache_logits", "vocab", "frame", "qat", "warmup", "weight_decay", "max_grad_norm", "betas"),
     *("average", "eval_every", "patience", "weights"),
     *("optimizer", "weights_dtype", "dedup", "weight_bytes", "rounds", "experts", "body_params"),
+    *("rollouts", "rollout_tokens", "rollout_temperature"),
 )
 # In the versions of a run on a GPU: how products of float32 are computed there
 _FLOAT32, _IN_FULL, _IN_TF32 = "float32 on the gpu", "float32", "layers in TF32 in training steps, else float32"
@@ -230,7 +231,7 @@ def _grows(before: Any, now: Any, key: str) -> bool:
         return isinstance(before, int) and now > before
     if key != "baselines" or not isinstance(before, list):
         return False
-    return set(before) < set(now) and set(now) - set(before) <= {*BASELINES, PTQ}
+    return set(before) < set(now) and set(now) - set(before) <= {*BASELINES, PTQ, *OFF_POLICY}
 
 
 def _held(folder: Path, record: Path) -> list[str]:

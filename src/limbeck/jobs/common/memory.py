@@ -14,6 +14,7 @@ from jaxtyping import Int
 from transformers.configuration_utils import PreTrainedConfig
 
 from limbeck.config import DistilSettings, PretrainSettings
+from limbeck.generation.rollouts import Share
 from limbeck.jobs.common.environment import Environment
 from limbeck.planning.checks.pair import PlannedRun
 from limbeck.planning.checks.resources import free_memory
@@ -38,6 +39,7 @@ def planned_run(
     quantised: bool = False,
 ) -> PlannedRun:
     """The training that settings plan, in steps of ``rows`` rows of ``length`` tokens; ``documents``: lengths of some."""
+    rollouts = settings.rollouts if isinstance(settings, DistilSettings) else None
     return PlannedRun(
         length=length,
         tokens=settings.tokens,
@@ -54,6 +56,7 @@ def planned_run(
         weights=settings.weights_dtype,
         document=None if documents is None else usual_document(documents, length),
         shards=layout_of(settings.mesh or REPLICATE, environment.world.size)[1],
+        generated=Share.of(rollouts).mean if rollouts else 0.0,
     )
 
 

@@ -10,13 +10,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from limbeck.config import ATTENTION, PTQ
+from limbeck.config import ATTENTION, OFF_POLICY, PTQ
 from limbeck.corpora import Rows, TokenStore
 from limbeck.corpora.pack import Blend, Start
 from limbeck.disk import link_or_copy, whole_folder
+from limbeck.generation.rollouts import RolloutPlan, Rollouts
 from limbeck.jobs.common.environment import Environment
 from limbeck.jobs.common.mixture import blend_of
 from limbeck.jobs.common.trained import TRAINING, place_best, write_training
@@ -46,7 +48,8 @@ class Arm:
     """One training run of the comparison. ``fresh`` arms start from random weights, the others from the pruned student.
 
     ``start`` is another model to start from. ``member`` is the name of its student in a sweep. ``taken`` is how many steps were
-    already trained on the same text before: reading begins after the rows of those steps.
+    already trained on the same text before: reading begins after the rows of those steps. ``on_policy``: whether it generates
+    rows itself where the student does.
     """
 
     name: str
@@ -58,6 +61,7 @@ class Arm:
     member: str = ""
     start: Path | None = None
     taken: int = 0
+    on_policy: bool = False
 
     @property
     def student(self) -> Path:
@@ -75,10 +79,11 @@ class Arm:
         return f"{self.member} {self.name} #{self.seed}".strip()
 
 
-def arms_of(plan: DistilPlan, *, flops_steps: int, member: str = "") -> list[Arm]:
+def arms_of(plan: DistilPlan, *, flops_steps: int, off_policy_steps: int = 0, member: str = "") -> list[Arm]:
     """All arms of a plan, the student of the first seed first, so that a run that is stopped early has its main result.
 
-    ``flops_steps`` is how many steps of cross-entropy cost as many FLOPs as the student's steps. Arms that start from a
+    ``flops_steps`` is how many steps of cross-entropy cost as many FLOPs as the student's steps, ``off_policy_steps`` how many of
+    the same distillation do in which it generates nothing. Arms that start from a
     converted student are trained for fewer steps, by those of the conversion; other arms for all. ``member``: the student's name
     in a sweep.
     """
@@ -88,18 +93,20 @@ def arms_of(plan: DistilPlan, *, flops_steps: int, member: str = "") -> list[Arm
     arms = []
     for seed in seeds:
         folder = out if seed == seeds[0] else out / "seeds" / f"seed{seed}"
-        arms.append(Arm("student", seed, folder, objective, steps - matched, taken=matched))
+        arms.append(Arm("student", seed, folder, objective, steps - matched, taken=matched, on_policy=True))
     for seed in seeds:
         for name in settings.compared:
             if name == "cut" or (name.startswith("cut+ce") and not objective.needs_teacher):
                 continue  # cut needs no training; cut+ce would repeat the student
             arm = Arm(name, seed, out / "baselines" / f"{name}-seed{seed}", CE, steps - matched, taken=matched)
             if name == "fresh+kd":
-                arm = replace(arm, objective=objective, fresh=True, steps=steps, taken=0)
+                arm = replace(arm, objective=objective, fresh=True, steps=steps, taken=0, on_policy=True)
             if name == ATTENTION:
-                arm = replace(arm, objective=objective, start=out / ATTENTION, steps=steps, taken=0)
-            if name == PTQ:
+                arm = replace(arm, objective=objective, start=out / ATTENTION, steps=steps, taken=0, on_policy=True)
+            if name in (PTQ, *OFF_POLICY):
                 arm = replace(arm, objective=objective)
+            if name == "off-policy@flops":
+                arm = replace(arm, steps=off_policy_steps)
             if name == "cut+ce@flops":
                 arm = replace(arm, steps=flops_steps)
             arms.append(arm)
@@ -116,7 +123,8 @@ class Shared:
     number format of the saved models; training is in float32. ``fresh_rate``: the peak learning rate from random weights, None
     for the plan's. ``watch``: what is measured during the trainings, ``rule``: what follows from that, ``tracked``: how a
     tracker shows them. ``quantiser``: with what weights arms compute, but ptq, whose weights are replaced after its training;
-    None for their own. ``data`` is the value of --data, which may be a mixture.
+    None for their own. ``data`` is the value of --data, which may be a mixture. ``rollouts``: how arms generate
+    rows themselves.
     """
 
     cut: Path
@@ -136,6 +144,7 @@ class Shared:
     tracked: Tracked | None = None
     quantiser: Quantiser | None = None
     data: str = ""
+    rollouts: RolloutPlan | None = None
 
     def blend(self, steps: int) -> Blend | None:
         """How rows are shared among the sources of a mixture over ``steps`` steps, those before this training among them."""
@@ -150,7 +159,7 @@ class Shared:
             start = new_model(load_config(self.cut), start.tokenizer, arm.seed, name=arm.name)
             start.packs = packs
             world.place(start, train=True)
-        corpus = Rows(
+        rows = Rows(
             self.store,
             length=self.length,
             seed=arm.seed,
@@ -168,9 +177,12 @@ class Shared:
         if self.quantiser and arm.name != PTQ:
             weights = partial(self.quantiser.values, start.model)
             watch, update = replace(watch, weights=weights) if watch else None, partial(train_step, weights=weights)
-        how = (corpus, objective, plan, world, update)
         tracked = replace(self.tracked, name=f"{arm.name}-seed{arm.seed}") if self.tracked else None
-        return Run(arm.folder, arm.label, start, teacher, *how, watch=watch, rule=self.rule, tracked=tracked)
+        how: dict[str, Any] = {"update": update, "watch": watch, "rule": self.rule, "tracked": tracked}
+        if self.rollouts is None or not arm.on_policy:
+            return Run(arm.folder, arm.label, start, teacher, rows, objective, plan, world, **how)
+        corpus = Rollouts(rows, start, self.rollouts, bf16=plan.bf16)
+        return Run(arm.folder, arm.label, start, teacher, corpus, objective, plan, world, facts=corpus.facts, **how)
 
 
 def train(arm: Arm, shared: Shared, *, after: float = 0.0) -> LanguageModel:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from limbeck.config import OFF_POLICY
 from limbeck.disk import read_lines
 from limbeck.jobs.common.environment import Environment
 from limbeck.jobs.distil.arms import Arm, Shared
@@ -48,8 +49,11 @@ def estimate_time(arms: Sequence[Arm], cost: Cost, shared: Shared) -> TimeEstima
 
 
 def _kind(arm: Arm) -> str:
-    """The kind of an arm, which decides the time of a step: its objective, and the model it starts from if that is another."""
-    return arm.objective.text if arm.start is None else f"{arm.objective.text} ({label(arm.name)})"
+    """The kind of an arm, which decides the time of a step: its objective, the model it starts from if that is another, and
+    whether it generates no rows where the student does.
+    """
+    own = arm.start is not None or arm.name in OFF_POLICY
+    return f"{arm.objective.text} ({label(arm.name.removesuffix('@flops'))})" if own else arm.objective.text
 
 
 def shown_before(estimate: TimeEstimate, arms: Sequence[Arm]) -> str:

@@ -49,6 +49,7 @@ from limbeck.jobs.distil.evaluation import Evaluation, share_teacher_metrics
 from limbeck.jobs.distil.other_tokens import CrossTokenizerTeacher, TeacherSource, teacher_of
 from limbeck.jobs.distil.plan import DistilPlan
 from limbeck.jobs.distil.request import DistilRequest
+from limbeck.jobs.distil.rollouts import rollouts_of
 from limbeck.jobs.distil.rounds import arms_of_rounds, make_in_rounds
 from limbeck.jobs.distil.teacher import RunTeacher, adopted
 from limbeck.jobs.distil.vocabulary import with_vocabulary
@@ -347,7 +348,7 @@ class _Start:
         if not self.plan.request.objective.needs_teacher:
             return None
         sizes = Size.of(student.config), Size.of(self.source.about.config)
-        return Price.of(*sizes, length=self.plan.budget.length, uses=self.uses())
+        return Price.of(*sizes, length=self.plan.budget.length, uses=self.uses(), generated=_generated(self.plan))
 
 
 def _opened(
@@ -389,6 +390,7 @@ def _shared(
         reads_on=isinstance(source, CrossTokenizerTeacher),  # its logits cover only the rows of the plan
         common=(settings.seed, plan.matched * budget.rows),
         data=settings.data if "sources" in store.manifest else "",
+        rollouts=rollouts_of(settings, steps=budget.steps, rows=budget.rows),
         stored=stored_as(settings, plan.request.teacher),
         fresh_rate=fresh_rate_of(settings, student.parameters_count),
         quantiser=plan.quantiser,
@@ -484,15 +486,23 @@ def _check_served(request: DistilRequest, *, length: int, environment: Environme
 
 def _arms(plan: DistilPlan, price: Price | None, *, member: str) -> list[Arm]:
     """The arms, with the steps of cross-entropy at equal FLOPs. ``price`` is None if the objective needs no teacher."""
-    ratio = 1.0 if price is None else price.ratio
-    return arms_of(plan, flops_steps=round((plan.budget.steps - plan.matched) * ratio), member=member)
+    ratio, alone = (1.0, 1.0) if price is None else (price.ratio, price.ratio_off_policy)
+    steps = plan.budget.steps - plan.matched
+    return arms_of(plan, flops_steps=round(steps * ratio), off_policy_steps=round(steps * alone), member=member)
+
+
+def _generated(plan: DistilPlan) -> float:
+    """The mean share of the rows that the student generates itself."""
+    plan_of_rollouts = rollouts_of(plan.request.settings, steps=plan.budget.steps, rows=plan.budget.rows)
+    return plan_of_rollouts.share.mean if plan_of_rollouts else 0.0
 
 
 def _priced(price: Price | None, students: int) -> dict[str, Any]:
     """The entries of run.json about the teacher's price: its forward passes for each token of the student's training."""
     if price is None:
         return {"passes": 0.0}
-    return {"passes": 1 / price.uses, "price": price.step, "students": students}
+    generated = {"generated": price.generated} if price.generated else {}
+    return {"passes": 1 / price.uses, "price": price.step, "students": students} | generated
 
 
 def _summary(model: LanguageModel) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from limbeck.jobs.common.training import rule_of
 from limbeck.jobs.distil.align import check_align
 from limbeck.jobs.distil.conversion import Conversion, Planned, check_conversion
 from limbeck.jobs.distil.request import DistilRequest
+from limbeck.jobs.distil.rollouts import check_rollouts
 from limbeck.jobs.pair.rounds import Rounds, check_rounds
 from limbeck.jobs.pair.student import target_shape
 from limbeck.models.configuration import load_config
@@ -72,6 +73,7 @@ class DistilPlan:
         check_align(request)
         check_mesh(settings, environment)
         check_mixture(request)
+        check_rollouts(request, environment)
         rule_of(settings)
         target = target_shape(settings, request.teacher)
         conversion = check_conversion(request, target)

@@ -18,7 +18,7 @@ from limbeck.config import DistilSettings
 from limbeck.disk import claims
 from limbeck.ending import show_ending
 from limbeck.errors import BadSetting, LimbeckError
-from limbeck.jobs.common.environment import environment_of
+from limbeck.jobs.common.environment import Environment, environment_of
 from limbeck.jobs.common.folder import claim_together, now, signature_of, update
 from limbeck.jobs.common.training import rule_of
 from limbeck.jobs.distil.align import AlignedTexts, check_align
@@ -27,6 +27,7 @@ from limbeck.jobs.distil.conversion import check_conversion
 from limbeck.jobs.distil.estimate import expected_seconds, training_seconds
 from limbeck.jobs.distil.job import Comparison, prepare
 from limbeck.jobs.distil.request import DistilRequest
+from limbeck.jobs.distil.rollouts import check_rollouts
 from limbeck.jobs.distil.teacher import RunTeacher, adopted
 from limbeck.jobs.distil.vocabulary import with_vocabulary
 from limbeck.jobs.pair.student import size_name, target_shape
@@ -51,7 +52,7 @@ def sweep(settings: DistilSettings) -> dict[str, Any]:
     if settings.tokenizer_align is not None:
         AlignedTexts.by(request.objectives)
     for name, one in wanted.items():  # a mistake in the last is found before the first begins
-        _check(one, name)
+        _check(one, name, environment)
     run = claim_together(
         settings.out, signature_of(settings, "family", **logits), environment.world, tf32=environment.tf32
     )
@@ -60,7 +61,7 @@ def sweep(settings: DistilSettings) -> dict[str, Any]:
         update(settings.out, run, members=list(wanted), objectives=[one.objective.text for one in wanted.values()])
     environment.world.barrier()
     members: list[Comparison] = []
-    sharing = sum(one.objective.needs_teacher for one in wanted.values())
+    sharing = 0 if settings.rollouts else sum(one.objective.needs_teacher for one in wanted.values())
     for name, one in wanted.items():
         console.print(f"\n{name}")
         members.append(
@@ -93,10 +94,11 @@ def sweep(settings: DistilSettings) -> dict[str, Any]:
     return {"out": str(settings.out), "members": results} if environment.world.first else {}
 
 
-def _check(request: DistilRequest, name: str) -> None:
+def _check(request: DistilRequest, name: str, environment: Environment) -> None:
     """Checks the settings of one student. Raises the error with the student's name in front."""
     try:
         check_align(request)
+        check_rollouts(request, environment)
         rule_of(request.settings)
         check_conversion(request, target_shape(request.settings, request.teacher))
     except LimbeckError as error:
@@ -158,9 +160,9 @@ def _together(members: Sequence[Comparison]) -> list[list[tuple[Comparison, Arm]
 
 
 def _shares(member: Comparison, arm: Arm) -> bool:
-    """Whether an arm uses a live teacher. Such arms share its forward pass."""
+    """Whether an arm uses a live teacher on rows that others read too. Such arms share its forward pass."""
     live = isinstance(member.source, RunTeacher) and member.source.captured is None
-    return live and arm.objective.needs_teacher
+    return live and arm.objective.needs_teacher and not (member.shared.rollouts and arm.on_policy)
 
 
 def _seconds(arms: Sequence[tuple[Comparison, Arm]], before: Sequence[tuple[Comparison, Arm]] = ()) -> float:
@@ -186,7 +188,7 @@ def _measuring(arms: Sequence[tuple[Comparison, Arm]]) -> float:
 
 def _same(member: Comparison, arm: Arm) -> tuple[Any, ...]:
     """A key that is equal for two arms of one name and seed if one training serves both."""
-    return member.settings.params, arm.objective, arm.steps, arm.fresh
+    return member.settings.params, arm.objective, arm.steps, arm.fresh, arm.on_policy
 
 
 def _groups(together: Sequence[tuple[Comparison, Arm]]) -> list[list[tuple[Comparison, Arm]]]:

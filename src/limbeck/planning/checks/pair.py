@@ -67,7 +67,7 @@ class PlannedRun:
     it. ``out``: its folder, None if the disk is not to be checked.
     ``quantised``: whether the student is trained with quantised weights; ``averaged``: whether its weights are averaged.
     ``micro`` to ``weights`` are what is asked of memory, ``document`` the tokens of a usual document, None for those of a row.
-    ``shards``: over how many processes weights are spread.
+    ``shards``: over how many processes weights are spread. ``generated``: the share of the tokens that the student generates.
     """
 
     length: int
@@ -85,6 +85,7 @@ class PlannedRun:
     document: int | None = None
     shards: int = 1
     tf32: bool = False
+    generated: float = 0.0
 
     @property
     def step(self) -> dict[str, Any]:
@@ -181,7 +182,7 @@ def _resources(pair: Pair, run: PlannedRun, uses: float | None) -> Iterator[Find
     matched = None if pair.reference is None else (Size.of(pair.reference), theirs)
     peak = run.peak(size, other, pair.configuration, matched=matched)
     if uses is not None and not pair.trains_teacher:
-        price = Price.of(size, theirs, length=run.length, uses=uses)
+        price = Price.of(size, theirs, length=run.length, uses=uses, generated=run.generated)
         yield from chances(price, tokens=run.tokens, kept=absent)
     yield from resources.memory(asked, peak, run.device)
     if run.out is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from limbeck.planning.checks.finding import Finding
 from limbeck.planning.cost.size import Size
@@ -23,16 +23,18 @@ class Price:
     """The teacher's cost per token that the student trains on, relative to the student's.
 
     ``step`` is the FLOPs of one forward pass of the teacher, in training steps of the student on as many tokens. ``uses`` is how
-    often the logits of one pass are trained on: by epochs, and by students that share them.
+    often the logits of one pass are trained on: by epochs, and by students that share them. ``generated`` is the share of the
+    tokens that the student generates itself, each by a forward pass of its own.
     """
 
     step: float
     uses: float = 1.0
+    generated: float = 0.0
 
     @classmethod
-    def of(cls, student: Size, teacher: Size, *, length: int, uses: float = 1.0) -> Price:
+    def of(cls, student: Size, teacher: Size, *, length: int, uses: float = 1.0, generated: float = 0.0) -> Price:
         """The price between models of these sizes in rows of ``length`` tokens."""
-        return cls(teacher.forward_flops(length) / (3 * student.forward_flops(length)), uses)
+        return cls(teacher.forward_flops(length) / (3 * student.forward_flops(length)), uses, generated)
 
     @property
     def ratio(self) -> float:
@@ -41,11 +43,17 @@ class Price:
 
     def ratio_at(self, uses: float) -> float:
         """The same ratio if each pass were used ``uses`` times."""
-        return 1 + self.step / uses
+        return 1 + self.step / uses + self.generated / 3
+
+    @property
+    def ratio_off_policy(self) -> float:
+        """Tokens of distillation on a text alone for the FLOPs of one token of a training in which the student generates some."""
+        return self.ratio / replace(self, generated=0.0).ratio
 
     def uses_at(self, ratio: float) -> float:
         """Uses of each pass at which cross-entropy would have ``ratio`` times the tokens; inf for a ratio of 1 or less."""
-        return self.step / (ratio - 1) if ratio > 1 else math.inf
+        left = ratio - 1 - self.generated / 3
+        return self.step / left if left > 0 else math.inf
 
 
 def chances(price: Price, *, tokens: int, kept: bool = False) -> Iterator[Finding]:
@@ -57,8 +65,22 @@ def chances(price: Price, *, tokens: int, kept: bool = False) -> Iterator[Findin
         f"for its FLOPs cross-entropy alone could train on {price.ratio:.2f} times as many tokens: a forward pass of the teacher "
         f"costs {price.step:.2f} training steps of the student, and is used {_times(price.uses)}"
     )
+    if price.generated:
+        message += (
+            f", and the student generates {price.generated:.0%} of the rows, each token by a forward pass of its own"
+        )
     if price.ratio <= WORTH:
         yield Finding("equal compute", "ok", f"{message}; distillation can be worth that")
+        return
+    if price.generated:
+        yield Finding(
+            "equal compute",
+            "warning",
+            f"{message}. Distillation was worth {WORTH} times the tokens where that was measured, on a text alone, so "
+            "cross-entropy will probably be better at equal compute",
+            "if compute is scarce, let the student generate less (--rollouts), or distil from captured logits first and "
+            "on-policy for a short time after that, or use a smaller teacher",
+        )
         return
     uses = price.uses_at(WORTH)
     how = "keep the logits (--cache-logits, or limbeck capture) and train on"

@@ -1,0 +1,37 @@
+"""The sentence of reports about the rows that a student generated itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from limbeck.report.words import count, share
+
+_PART = 10  # the first and the last tenth of the steps are told apart
+
+
+def generated_in(rows: Sequence[Mapping[str, Any]]) -> str:
+    """How much a student generated, how long its texts were and how many ended by themselves, from rows of its metrics.jsonl.
+
+    "" where it generated nothing. Texts that grow towards the limit, and end by themselves less and less, are the first sign of
+    an on-policy training that fails (arXiv 2604.08527), so the first and the last tenth of the steps are given apart.
+    """
+    generated = [row for row in rows if row.get("rollouts")]
+    if not generated:
+        return ""
+    texts, tokens, left_out = (sum(row[f"rollout{key}"] for row in generated) for key in ("s", "_tokens", "s_left_out"))
+    part = max(1, len(generated) // _PART)
+    first, last = _mean(generated[:part]), _mean(generated[-part:])
+    sentence = (
+        f"It generated {count(texts)} texts of {count(tokens)} tokens in all. In the first steps a text had {first[0]:.0f} "
+        f"tokens on average and {share(first[1])} ended by themselves, in the last {last[0]:.0f} and {share(last[1])}"
+    )
+    if left_out:
+        sentence += f"; {share(left_out / texts)} of the texts had no room in their rows and were not learned"
+    return f"{sentence}."
+
+
+def _mean(rows: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
+    """Tokens of a text, and the share of texts that ended by themselves."""
+    texts = sum(row["rollouts"] for row in rows)
+    return sum(row["rollout_tokens"] for row in rows) / texts, sum(row["rollouts_ended"] for row in rows) / texts

@@ -1,0 +1,87 @@
+"""`limbeck distil --rollouts`: what is refused and why, and what a run says of the rows that its student generated."""
+
+import json
+
+import pytest
+
+import limbeck
+from limbeck.config import DistilSettings
+from limbeck.disk import read_lines
+from limbeck.errors import BadSetting
+from limbeck.jobs.common.environment import Environment
+from limbeck.jobs.distil.request import DistilRequest
+from limbeck.jobs.distil.rollouts import check_rollouts, rollouts_of
+from limbeck.run.world import alone
+from tests.helpers.models import write_corpus, write_teacher
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("on-policy")
+    write_teacher(folder)
+    write_corpus(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"rollouts": None, "rollout_tokens": 9}, "--rollout-tokens needs --rollouts"),
+        ({"rollouts": None, "baselines": "off-policy"}, "--baselines off-policy is a student that generates none"),
+        ({"objective": "0.5*CrossEntropy + 0.5*ReverseKL"}, "CrossEntropy learns the tokens of a text"),
+        ({"cache_logits": True}, "does not go with --cache-logits: a text that changes"),
+        ({"qat": "int8"}, "does not go with --qat"),
+        ({"rounds": 2}, "does not go with --rounds"),
+        ({"tokenizer_align": "bytes"}, "does not go with --tokenizer-align"),
+        ({"teacher": "http://127.0.0.1:9/v1", "tokenizer": "t"}, "it is on a server: give the model itself"),
+    ],
+)
+def test_what_does_not_go_with_rollouts_is_refused_with_its_reason(given, said, here):
+    settings = {"teacher": str(here / "teacher"), "objective": "ReverseKL", "rollouts": "0.5"} | given
+    with pytest.raises(BadSetting, match=said):
+        check_rollouts(DistilRequest.of(DistilSettings(**settings)), Environment(alone(), bf16=False))
+
+
+@pytest.mark.parametrize("text", ["1.5", "-0.1", "half", "0:0.5:1", "nan", ""])
+def test_a_share_that_is_none_is_refused(text):
+    with pytest.raises(ValueError, match=r"expected a share of the rows from 0 to 1 such as 0\.5"):
+        DistilSettings(teacher="t", rollouts=text)
+
+
+def test_no_share_is_no_rollouts_and_a_share_is_over_all_rows():
+    assert DistilSettings(teacher="t", rollouts=0).rollouts is None
+    settings = DistilSettings(teacher="t", rollouts="0:0.50", rollout_tokens="64")
+    assert settings.rollouts == "0:0.5"
+    plan = rollouts_of(settings, steps=10, rows=4)
+    assert (plan.share.at(40), plan.max_new_tokens, plan.temperature) == (0.5, 64, 1.0)
+    assert settings.compared[-2:] == ("off-policy", "off-policy@flops")
+    assert "off-policy" not in DistilSettings(teacher="t", rollouts=0.5, baselines="cut").compared
+
+
+def test_a_run_counts_and_says_what_its_student_wrote(here):
+    limbeck.distil(
+        teacher=str(here / "teacher"),
+        data=str(here / "text.jsonl"),
+        shrink=2.0,
+        tokens="2k",
+        length=32,
+        batch_tokens=128,
+        objective="ReverseKL",
+        rollouts=0.5,
+        rollout_tokens=8,
+        baselines="off-policy,off-policy@flops",
+        out=here / "out",
+        threads=1,
+    )
+    rows = read_lines(here / "out" / "metrics.jsonl")
+    assert sum(row.get("rollouts", 0) for row in rows) > 10
+    run = json.loads((here / "out" / "run.json").read_text(encoding="utf-8"))
+    assert run["signature"]["rollouts"] == "0.5"
+    assert run["teacher"]["generated"] == 0.5
+    beside = read_lines(here / "out" / "baselines" / "off-policy-seed0" / "metrics.jsonl")
+    longer = read_lines(here / "out" / "baselines" / "off-policy@flops-seed0" / "metrics.jsonl")
+    assert len(beside) == len(rows) < len(longer)
+    assert not any("rollouts" in row for row in (*beside, *longer))
+    page = (here / "out" / "report.html").read_text(encoding="utf-8")
+    assert "It generated " in page
+    assert "on the text alone, equal compute" in page
