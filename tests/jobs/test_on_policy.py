@@ -82,6 +82,26 @@ def test_a_run_counts_and_says_what_its_student_wrote(here):
     longer = read_lines(here / "out" / "baselines" / "off-policy@flops-seed0" / "metrics.jsonl")
     assert len(beside) == len(rows) < len(longer)
     assert not any("rollouts" in row for row in (*beside, *longer))
+    found = {(row["model"], row["name"]): row for row in read_lines(here / "out" / "readings.jsonl")}
+    assert found["student", "overlap"]["value"] > found["cut", "overlap"]["value"]
+    assert ("cut+ce", "overlap") not in found
     page = (here / "out" / "report.html").read_text(encoding="utf-8")
     assert "It generated " in page
     assert "on the text alone, equal compute" in page
+    assert "On texts that each model generates itself" in page
+
+
+def test_the_doctor_says_how_near_a_student_is_to_its_teacher_on_its_own_texts(here):
+    how = {
+        "teacher": str(here / "teacher"),
+        "data": str(here / "text.jsonl"),
+        "length": 32,
+        "rollouts": 0.5,
+        "threads": 1,
+    }
+    found = limbeck.doctor(**how, student=str(here / "teacher"), objective="ReverseKL")
+    (finding,) = (one for one in found.findings if one["check"] == "on-policy")
+    assert finding["level"] == "ok"
+    assert "100 % of its 16 most probable tokens are the teacher's too" in finding["message"]
+    with pytest.raises(BadSetting, match="CrossEntropy learns the tokens"):
+        limbeck.doctor(**how, objective="CrossEntropy + ReverseKL")

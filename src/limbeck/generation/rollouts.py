@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Int64
 
 from limbeck.corpora import Rows
 from limbeck.generation.local import Continuation, generate
@@ -70,38 +71,106 @@ class _Prompt:
 
 @dataclass
 class Generated:
-    """What the student generated for one step.
+    """What was generated for some rows: of each continuation the document, its tokens, and whether it ended by itself.
 
-    ``prompts`` continued, ``tokens`` generated, how many continuations ``ended`` by themselves rather than at the limit, and
-    how many found no room in the rows (``left_out``).
+    ``left_out``: how many continuations found no room in the rows.
     """
 
-    prompts: int = 0
-    tokens: int = 0
-    ended: int = 0
+    texts: list[tuple[int, int, bool]] = field(default_factory=list)
     left_out: int = 0
 
     def row(self) -> dict[str, float | int]:
         """As a step's row of metrics.jsonl has it; nothing where nothing was generated."""
-        if not self.prompts:
+        if not self.texts:
             return {}
         return {
-            "rollouts": self.prompts,
-            "rollout_tokens": self.tokens,
-            "rollouts_ended": self.ended,
+            "rollouts": len(self.texts),
+            "rollout_tokens": sum(tokens for _, tokens, _ in self.texts),
+            "rollouts_ended": sum(ended for *_, ended in self.texts),
             "rollouts_left_out": self.left_out,
         }
+
+
+@dataclass(frozen=True)
+class Continuing:
+    """How a model continues the beginnings of documents: at most ``max_new_tokens`` each, at a ``temperature``.
+
+    A prompt is what comes before a learned part of a document, a random one where there are several (the turns of a
+    conversation); of a document that is learned from its first token, a random beginning of at most half of it. A document
+    gives as many prompts as find room in its place with the longest continuation, at least one, unless its row has twice as
+    many as would find room. ``bf16``: in mixed precision, as it is trained.
+    """
+
+    model: LanguageModel
+    max_new_tokens: int
+    temperature: float = 1.0
+    seed: int = 0
+    bf16: bool = False
+
+    def rows(self, batch: Batch, places: Int64[np.ndarray, " B"]) -> tuple[Batch, Generated]:
+        """As many rows as a batch in host memory has, of continuations of its documents; and what was generated for them.
+
+        ``places`` are numbers of the rows, which seed their continuations.
+        """
+        numbered = enumerate(places.tolist())
+        prompts = [prompt for row, place in numbered for prompt in self._prompts(batch, row, place)]
+        return _packed(prompts, self._continued(prompts), rows=len(batch.tokens), length=batch.tokens.shape[1])
+
+    def _prompts(self, batch: Batch, row: int, place: int) -> Iterator[_Prompt]:
+        """The prompts of a row's documents, in their order."""
+        length = batch.tokens.shape[1]
+        document, position, left = batch.document[row], batch.position[row], _OVER * length
+        begins = torch.nonzero((position == 0) | (torch.arange(len(position)) == 0)).flatten().tolist()
+        for number, (start, end) in enumerate(zip(begins, [*begins[1:], len(position)], strict=True)):
+            weight = batch.weight[row, start:end]
+            if int(document[start]) < 0 or not weight.any():
+                continue
+            learned, random = weight.numpy() > 0, _random(self.seed, place, number)
+            size, sample = int(np.flatnonzero(learned)[-1]) + 1, 0
+            while size > 0:
+                read = _read(learned, random.random())
+                cost = read + self.max_new_tokens
+                size -= cost
+                room = left == _OVER * length or left >= cost
+                if read < length and room and (sample == 0 or size >= 0):
+                    left -= cost
+                    tokens = tuple(batch.tokens[row, start : start + read].tolist())
+                    yield _Prompt(tokens, int(document[start]), (place, number, sample))
+                sample += 1
+
+    def _continued(self, prompts: Sequence[_Prompt]) -> list[Continuation]:
+        """The continuation of each prompt, computed in groups of similar length."""
+        found: dict[int, Continuation] = {}
+        model = self.model.model
+        training = model.training
+        model.eval()
+        try:
+            order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i].tokens), i))
+            at_once = _AT_ONCE["cuda" if self.model.device.type == "cuda" else "cpu"]
+            for start in range(0, len(order), at_once):
+                group = order[start : start + at_once]
+                most = min(self.max_new_tokens, self.model.context - len(prompts[group[0]].tokens))
+                uniforms = np.stack([_random(self.seed, *prompts[i].seed).random(most) for i in group])
+                with torch.autocast(self.model.device.type, dtype=torch.bfloat16, enabled=self.bf16):
+                    texts = generate(
+                        self.model,
+                        [prompts[i].tokens for i in group],
+                        max_new_tokens=most,
+                        temperature=self.temperature,
+                        uniforms=uniforms,
+                    )
+                found.update(zip(group, texts, strict=True))
+        finally:
+            model.train(training)
+        return [found[i] for i in range(len(prompts))]
 
 
 @dataclass
 class Rollouts:
     """A `Corpus`: the rows of ``rows``, a share of which ``student`` generates with the weights that it has when they are taken.
 
-    A prompt is what comes before a learned part of a document, a random one where there are several (the turns of a
-    conversation); of a document that is learned from its first token, a random beginning of at most half of it. A document
-    gives as many prompts as find room in its place with the longest continuation, at least one, unless its row has twice as
-    many as would find room. In such rows only what the student generated has weight. ``bf16``: it generates in mixed
-    precision, as it is trained.
+    It continues their documents (`Continuing`). In such rows only what the student generated has weight. ``bf16``: it generates
+    in mixed precision, as it is trained.
     """
 
     rows: Rows
@@ -121,13 +190,15 @@ class Rollouts:
         batch = self.rows.take(rows)
         places = np.arange(first, first + rows)[self.rows.rank :: self.rows.ranks]
         own = [
-            row for row, place in enumerate(places.tolist()) if self._random(place).random() < self.how.share.at(place)
+            row
+            for row, place in enumerate(places.tolist())
+            if _random(self.seed, place).random() < self.how.share.at(place)
         ]
         self.last = Generated()
         if not own:
             return batch
-        prompts = [prompt for row in own for prompt in self._prompts(batch, row, int(places[row]))]
-        generated = self._packed(prompts, self._continued(prompts), rows=len(own))
+        how = Continuing(self.student, self.how.max_new_tokens, self.how.temperature, self.seed, self.bf16)
+        generated, self.last = how.rows(batch.rows(torch.tensor(own)), places[own])
         kept = torch.tensor([row for row in range(len(batch.tokens)) if row not in own], dtype=torch.long)
         return _joined(batch.rows(kept), generated)
 
@@ -147,82 +218,39 @@ class Rollouts:
         """What was generated for the last rows that were taken, for the step's row of metrics.jsonl."""
         return self.last.row()
 
-    def _random(self, *numbers: int) -> np.random.Generator:
-        return np.random.default_rng([_STREAM, self.seed, *numbers])
 
-    def _prompts(self, batch: Batch, row: int, place: int) -> Iterator[_Prompt]:
-        """The prompts of a row's documents, in their order."""
-        document, position, left = batch.document[row], batch.position[row], _OVER * self.length
-        begins = torch.nonzero((position == 0) | (torch.arange(len(position)) == 0)).flatten().tolist()
-        for number, (start, end) in enumerate(zip(begins, [*begins[1:], len(position)], strict=True)):
-            weight = batch.weight[row, start:end]
-            if int(document[start]) < 0 or not weight.any():
-                continue
-            learned, random = weight.numpy() > 0, self._random(place, number)
-            size, sample = int(np.flatnonzero(learned)[-1]) + 1, 0
-            while size > 0:
-                read = _read(learned, random.random())
-                cost = read + self.how.max_new_tokens
-                size -= cost
-                room = left == _OVER * self.length or left >= cost
-                if read < self.length and room and (sample == 0 or size >= 0):
-                    left -= cost
-                    tokens = tuple(batch.tokens[row, start : start + read].tolist())
-                    yield _Prompt(tokens, int(document[start]), (place, number, sample))
-                sample += 1
+def _packed(
+    prompts: Sequence[_Prompt], texts: Sequence[Continuation], *, rows: int, length: int
+) -> tuple[Batch, Generated]:
+    """Prompts and continuations in ``rows`` rows, each in the first with room for it; longer ones are cut at a row's end."""
+    empty = torch.zeros(rows, length, dtype=torch.long)
+    batch = Batch(
+        tokens=empty.clone(),
+        targets=empty.clone(),
+        weight=torch.zeros(rows, length),
+        position=torch.arange(length).repeat(rows, 1),
+        document=empty - 1,
+        row=torch.full((rows,), -1),
+    )
+    filled = [0] * rows
+    found = Generated()
+    for prompt, text in zip(prompts, texts, strict=True):
+        found.texts.append((prompt.document, len(text.tokens), text.finished))
+        whole = [*prompt.tokens, *text.tokens, *([] if text.stop is None else [text.stop])]
+        size = min(len(whole) - 1, length)
+        row = next((row for row in range(rows) if length - filled[row] >= size), None)
+        if row is None or size < len(prompt.tokens):
+            found.left_out += 1
+            continue
+        _put(batch, row, filled[row], whole[: size + 1], learned=len(prompt.tokens) - 1, document=prompt.document)
+        filled[row] += size
+    for row, end in enumerate(filled):
+        batch.position[row, end:] = torch.arange(length - end)
+    return batch, found
 
-    def _continued(self, prompts: Sequence[_Prompt]) -> list[Continuation]:
-        """The continuation of each prompt, computed in groups of similar length."""
-        found: dict[int, Continuation] = {}
-        model, most = self.student.model, self.how.max_new_tokens
-        training = model.training
-        model.eval()
-        try:
-            order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i].tokens), i))
-            at_once = _AT_ONCE["cuda" if self.student.device.type == "cuda" else "cpu"]
-            for start in range(0, len(order), at_once):
-                group = order[start : start + at_once]
-                uniforms = np.stack([self._random(*prompts[i].seed).random(most) for i in group])
-                with torch.autocast(self.student.device.type, dtype=torch.bfloat16, enabled=self.bf16):
-                    texts = generate(
-                        self.student,
-                        [prompts[i].tokens for i in group],
-                        max_new_tokens=most,
-                        temperature=self.how.temperature,
-                        uniforms=uniforms,
-                    )
-                found.update(zip(group, texts, strict=True))
-        finally:
-            model.train(training)
-        return [found[i] for i in range(len(prompts))]
 
-    def _packed(self, prompts: Sequence[_Prompt], texts: Sequence[Continuation], *, rows: int) -> Batch:
-        """Prompts and continuations in ``rows`` rows, each in the first with room for it; longer ones are cut at a row's end."""
-        empty = torch.zeros(rows, self.length, dtype=torch.long)
-        batch = Batch(
-            tokens=empty.clone(),
-            targets=empty.clone(),
-            weight=torch.zeros(rows, self.length),
-            position=torch.arange(self.length).repeat(rows, 1),
-            document=empty - 1,
-            row=torch.full((rows,), -1),
-        )
-        filled = [0] * rows
-        self.last = Generated(
-            len(prompts), sum(len(text.tokens) for text in texts), sum(text.finished for text in texts)
-        )
-        for prompt, text in zip(prompts, texts, strict=True):
-            whole = [*prompt.tokens, *text.tokens, *([] if text.stop is None else [text.stop])]
-            size = min(len(whole) - 1, self.length)
-            row = next((row for row in range(rows) if self.length - filled[row] >= size), None)
-            if row is None or size < len(prompt.tokens):
-                self.last.left_out += 1
-                continue
-            _put(batch, row, filled[row], whole[: size + 1], learned=len(prompt.tokens) - 1, document=prompt.document)
-            filled[row] += size
-        for row, end in enumerate(filled):
-            batch.position[row, end:] = torch.arange(self.length - end)
-        return batch
+def _random(seed: int, *numbers: int) -> np.random.Generator:
+    return np.random.default_rng([_STREAM, seed, *numbers])
 
 
 def _read(learned: np.ndarray, uniform: float) -> int:

@@ -24,6 +24,7 @@ from limbeck.jobs.common.folder import update
 from limbeck.jobs.common.held_out import Apart, HeldOut, unwatched
 from limbeck.jobs.distil.arms import Arm
 from limbeck.jobs.distil.other_tokens import CrossTokenizerTeacher, TeacherSource, across
+from limbeck.jobs.distil.overlap import OverlapEvaluation
 from limbeck.jobs.distil.request import DistilRequest
 from limbeck.jobs.distil.standard import TaskEvaluation
 from limbeck.jobs.probe.recall import RecallEvaluation
@@ -111,6 +112,8 @@ class Evaluation:
             self._reference = RememberedTeacher(teacher.about)
         first = world.first
         self._tasks = TaskEvaluation(measurements, settings.tasks) if settings.tasks and first else None
+        own_texts = settings.rollouts is not None and first  # then the teacher is in the memory of each process
+        self._overlap = OverlapEvaluation(measurements, teacher.about, self.held_out) if own_texts else None
         self._runs: dict[str, dict[int, Measurements]] = {}
         self._start: Path | None = None  # the student before its training
         self._quantiser: Quantiser | None = None
@@ -186,6 +189,8 @@ class Evaluation:
             against_attention=self._recall.sentence() if self._recall else "",
             used=used_note(trained_in(out, run), start_of(run)),
         )
+        if self._overlap and (said := self._overlap.sentence(start_of(run))):
+            found_verdict = replace(found_verdict, notes=(said, *found_verdict.notes))
         if cost_of_state := state_sentence(run):
             found_verdict = replace(found_verdict, notes=(*found_verdict.notes, cost_of_state))
         if note := vocabulary_note(run):
@@ -332,6 +337,8 @@ class Evaluation:
             return measured
         if self._recall and not (captured and name == "teacher"):  # its weights are not here
             self._recall.measure(name, model, seed)
+        if self._overlap and name != "teacher":
+            self._overlap.measure(name, model, seed)
         if self._tasks:
             whole = bool(captured) and name == "teacher"
             self._tasks.measure(name, lambda: self._source.weights(self._machine) if whole else model, seed)
@@ -356,6 +363,7 @@ class Evaluation:
                 readings += calibration(name, measured, seed=seed)
                 readings += fidelity(name, measured, seed=seed)
         tasks = self._tasks.readings() if self._tasks else []
+        readings += self._overlap.readings() if self._overlap else []
         return readings + (self._recall.readings() if self._recall else []) + tasks
 
 

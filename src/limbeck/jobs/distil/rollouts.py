@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 from limbeck.config import OFF_POLICY, DistilSettings, flag_of
-from limbeck.errors import BadSetting
+from limbeck.corpora import Document, Rows
+from limbeck.corpora.reading import Reader
+from limbeck.corpora.tokenised import store_in_memory
+from limbeck.errors import BadCorpus, BadSetting
 from limbeck.generation.rollouts import RolloutPlan, Share
 from limbeck.jobs.common.environment import Environment
 from limbeck.jobs.distil.request import DistilRequest
+from limbeck.models.language_model import LanguageModel
+from limbeck.planning.checks.finding import Finding
+from limbeck.probes.overlap import TOP, measure_overlap, overlap
+from limbeck.report.words import bounded, share
 from limbeck.teachers.ref import CapturedRef, LocalRef
+from limbeck.types import Reading
+
+_WORKED = 0.72  # of the most probable tokens both had in trainings that worked, at their beginning (arXiv 2604.13016)
+_TOGETHER = 8  # rows that are measured at once
 
 
 def check_rollouts(request: DistilRequest, environment: Environment) -> None:
@@ -57,5 +70,39 @@ def rollouts_of(settings: DistilSettings, *, steps: int, rows: int) -> RolloutPl
     """How the student generates in a training of ``steps`` steps of ``rows`` rows; None where it does not."""
     if settings.rollouts is None:
         return None
-    share = replace(Share.of(settings.rollouts), rows=steps * rows)
-    return RolloutPlan(share, settings.rollout_tokens, settings.rollout_temperature)
+    of_rows = replace(Share.of(settings.rollouts), rows=steps * rows)
+    return RolloutPlan(of_rows, settings.rollout_tokens, settings.rollout_temperature)
+
+
+def on_own_texts(
+    student: LanguageModel, teacher: LanguageModel, documents: Sequence[Document], *, length: int, packing: str
+) -> list[Finding]:
+    """Whether teacher and student agree enough on texts that the student generates for on-policy distillation to work.
+
+    The student continues the beginnings of some documents. None if they cannot be tokenised, which other checks report.
+    """
+    with suppress(BadCorpus):
+        if store := store_in_memory(documents, Reader(student.tokenizer, student.end)):
+            rows = Rows(store.packed(packing), length=min(length, student.context, teacher.context))
+            batches = (batch.to(student.device) for batch in rows.in_order(_TOGETHER))
+            found = measure_overlap(student, teacher, batches, documents=store.documents)
+            return [_of_overlap({one.name: one for one in overlap("student", [found])}, student.vocab)]
+    return []
+
+
+def _of_overlap(found: Mapping[str, Reading], vocab: int) -> Finding:
+    same, kl, ended = found["overlap"], found["kl_own_texts"], found["texts_ended"]
+    message = (
+        f"on texts that the student generates, {share(same.value)} of its {TOP} most probable tokens are the teacher's too "
+        f"({share(same.low)} to {share(same.high)}; by chance {share(TOP / vocab)}), KL(student ‖ teacher) is "
+        f"{bounded(kl.value, kl.low, kl.high)} nats a token, and {share(ended.value)} of the texts end by themselves"
+    )
+    if same.value >= _WORKED:
+        return Finding("on-policy", "ok", message)
+    return Finding(
+        "on-policy",
+        "warning",
+        f"{message}. On-policy trainings that worked began with {share(_WORKED)} (arXiv 2604.13016, larger models)",
+        "train the student on a text with the same teacher first (leave --rollouts out), or begin with few rollouts: --rollouts "
+        "0:0.5",
+    )

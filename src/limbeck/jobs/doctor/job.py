@@ -22,6 +22,7 @@ from limbeck.jobs.distil.conversion import Planned, check_conversion
 from limbeck.jobs.distil.diagnose import diagnose, what_is_known
 from limbeck.jobs.distil.plan import DistilPlan
 from limbeck.jobs.distil.request import DistilRequest
+from limbeck.jobs.distil.rollouts import check_rollouts, on_own_texts
 from limbeck.jobs.distil.teacher import RunTeacher, adopted
 from limbeck.jobs.distil.uses import uses_before
 from limbeck.jobs.distil.vocabulary import beside_vocabulary, vocabulary_of
@@ -60,6 +61,7 @@ def _examined(request: DistilRequest, logits: dict[str, Any]) -> dict[str, Any]:
     shape = target_shape(settings, request.teacher)
     source = RunTeacher.of(request, environment)
     teacher = source.about
+    check_rollouts(request, environment)
     opening = (
         [] if source.captured else open_once(settings, teacher, teacher, sample.texts, device=environment.world.device)
     )
@@ -80,6 +82,9 @@ def _examined(request: DistilRequest, logits: dict[str, Any]) -> dict[str, Any]:
     findings += packed_documents(
         sample.documents, reads, packing=packing_in_settings(settings), length=length, context=reads.context
     )
+    if settings.rollouts is not None and student is not None:
+        packing = packing_in_settings(settings)
+        findings += on_own_texts(student, teacher, sample.documents, length=length, packing=packing)
     findings += opening
     findings += what_is_known(request, teacher, length=length, environment=environment)
     return {"ok": all(f.level != "error" for f in findings), "findings": as_json(findings)}
