@@ -133,6 +133,7 @@ def test_every_command_of_a_table_runs(page, place, run, monkeypatch):
         "fit-a-file",
         "low-rank",
         "on-policy",
+        "grow",
     ],
 )
 def test_a_how_to_page_runs(page, place, run, monkeypatch):

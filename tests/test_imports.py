@@ -39,7 +39,7 @@ ROOMS = {
         ("common",),
         ("pair",),
         ("capture", "chat", "importing", "plan", "pretrain", "probe", "push", "shrink"),
-        ("distil", "export", "predict", "pilot"),
+        ("distil", "export", "grow", "predict", "pilot"),
         ("doctor",),
     ),
     "papers": (

@@ -95,7 +95,20 @@ DOCUMENTS = [
     *sorted(file for file in (ROOT / "docs").rglob("*.md") if "results" not in file.parts),
     *sorted((PACKAGE / "report").glob("*.html")),
 ]
-COMMANDS = ("", "plan", "pilot", "capture", "pretrain", "shrink", "distil", "doctor", "probe", "predict", "reproduce")
+COMMANDS = (
+    "",
+    "plan",
+    "pilot",
+    "capture",
+    "pretrain",
+    "shrink",
+    "grow",
+    "distil",
+    "doctor",
+    "probe",
+    "predict",
+    "reproduce",
+)
 
 
 @pytest.mark.parametrize("part", PARTS)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # for type checkers; a test compares these names with _PUBLIC
     from limbeck.api import distil as distil
     from limbeck.api import doctor as doctor
     from limbeck.api import export as export
+    from limbeck.api import grow as grow
     from limbeck.api import pilot as pilot
     from limbeck.api import plan as plan
     from limbeck.api import predict as predict
@@ -72,6 +73,7 @@ if TYPE_CHECKING:  # for type checkers; a test compares these names with _PUBLIC
     from limbeck.results import DistilResult as DistilResult
     from limbeck.results import DoctorResult as DoctorResult
     from limbeck.results import ExportResult as ExportResult
+    from limbeck.results import GrowResult as GrowResult
     from limbeck.results import Measured as Measured
     from limbeck.results import PilotResult as PilotResult
     from limbeck.results import PlanResult as PlanResult
@@ -99,6 +101,7 @@ _PUBLIC = {
         "distil",
         "doctor",
         "export",
+        "grow",
         "pilot",
         "plan",
         "predict",
@@ -143,6 +146,7 @@ _PUBLIC = {
         "DistilResult",
         "DoctorResult",
         "ExportResult",
+        "GrowResult",
         "Measured",
         "PilotResult",
         "PlanResult",

@@ -48,6 +48,7 @@ def _once(given: Mapping[str, Any], keys: Mapping[str, Any]) -> dict[str, Any]:
 plan = _function("plan", dispatch.plan)
 doctor = _function("doctor", dispatch.doctor)
 shrink = _function("shrink", dispatch.shrink)
+grow = _function("grow", dispatch.grow)
 distil = _function("distil", dispatch.distil)
 capture = _function("capture", dispatch.capture)
 probe = _function("probe", dispatch.probe)

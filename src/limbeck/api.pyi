@@ -10,6 +10,7 @@ from limbeck.results import (
     DistilResult,
     DoctorResult,
     ExportResult,
+    GrowResult,
     PilotResult,
     PlanResult,
     PredictResult,
@@ -349,6 +350,54 @@ def shrink(
         device: Device of this process: auto, cpu, cuda or cuda:1. Default: auto.
         student_dtype: Number format of the student's file. Default: that of the teacher.
         out: Folder of the student. Default: runs/shrink.
+
+    Raises a `limbeck.LimbeckError` that names the mistake and what to do.
+    """
+
+def grow(
+    model: str,
+    *,
+    op: Literal["widen", "stack", "interleave", "mixture"] | None = "widen",
+    shape: str | None = None,
+    new_layers: Literal["copies", "identity"] | None = None,
+    second: str | None = None,
+    off_diagonal: Literal["orthogonal", "zero", "copy", "random"] | None = None,
+    data: str | None = "python:stdlib",
+    columns: str | Sequence[str] | Mapping[str, str] | None = None,
+    skip_bad: int | None = None,
+    seq_len: int | str | None = None,
+    seed: int | None = 0,
+    device: str | None = "auto",
+    threads: int | None = None,
+    out: str | PathLike[str] | None = "runs/grow",
+) -> GrowResult:
+    """Make a larger model of the same architecture out of a small trained one, without training it.
+
+    Saves an ordinary model folder, and measures how far its logits are from the small model's; a model inside a
+    run is measured on text that the run was not trained on.
+
+    Args:
+        model: Folder or hub id of the model.
+        op: How it grows: widen copies channels, heads and neurons, stack repeats its layers, interleave puts new
+            layers between them, mixture puts two trained models side by side. Default: widen.
+        shape: Shape of the grown model; what it leaves out stays. For example
+            layers=8,hidden=128,heads=8,ffn=256. Default: twice the widths, with stack and interleave twice the
+            layers.
+        new_layers: With --op stack or interleave: new layers are copies with their weights, or identities, which
+            change no logit. Default: as published: copies with stack, identity with interleave.
+        second: With --op mixture: another training of the same model, with another seed.
+        off_diagonal: With --op mixture: what one of the two has of the other at first: mixtures of its layers
+            orthogonal to each of them, nothing, copies, or random numbers. Default: orthogonal, as published.
+        data: Text on which it is measured, in the forms that limbeck distil reads. For example
+            a.jsonl:0.7,hf:b:0.3 or web:0.9,math:0.1; annealed: web:0.4,math:0.6. Default: python:stdlib.
+        columns: Fields of the dataset that have other names than usual. For example text=body or
+            prompt=question,completion=answer.
+        skip_bad: Unreadable records of the dataset that may be left out. Default: 0, the first one is an error.
+        seq_len: Sequence length. Default: 256 on a CPU, 1024 on a GPU, at most the model's context.
+        seed: Seed of what makes copies differ. Default: 0.
+        device: Device of this process: auto, cpu, cuda or cuda:1. Default: auto.
+        threads: Threads of this process. Default: those of torch.
+        out: Folder of the grown model. Default: runs/grow.
 
     Raises a `limbeck.LimbeckError` that names the mistake and what to do.
     """

@@ -45,6 +45,10 @@ def _shrink(settings: config.ShrinkSettings) -> None:
     _where(settings, dispatch.shrink(settings), "student", settings.out)
 
 
+def _grow(settings: config.GrowSettings) -> None:
+    _where(settings, dispatch.grow(settings), "model", settings.out)
+
+
 def _pilot(settings: config.PilotSettings) -> None:
     _where(settings, dispatch.pilot(settings), "points", settings.out / "points.parquet")
 
@@ -218,6 +222,7 @@ RUN: Mapping[str, Callable[[str, Path | None, Mapping[str, Any]], None]] = {
     "plan": _with(_plan),
     "doctor": _with(_doctor),
     "shrink": _with(_shrink),
+    "grow": _with(_grow),
     "distil": _with(_distil),
     "capture": _with(_capture),
     "cache inspect": _with(_inspect),

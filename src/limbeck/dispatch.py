@@ -13,6 +13,7 @@ from limbeck.config import (
     CaptureSettings,
     DistilSettings,
     ExportSettings,
+    GrowSettings,
     PilotSettings,
     PlanSettings,
     PredictSettings,
@@ -31,6 +32,7 @@ from limbeck.results import (
     DistilResult,
     DoctorResult,
     ExportResult,
+    GrowResult,
     PilotResult,
     PlanResult,
     PredictResult,
@@ -82,6 +84,14 @@ def shrink(settings: ShrinkSettings) -> ShrinkResult:
         from limbeck.jobs.shrink.job import shrink as job
 
     return ShrinkResult.of(job(settings), settings.out)
+
+
+def grow(settings: GrowSettings) -> GrowResult:
+    """Makes a larger model out of a small one."""
+    with loading():
+        from limbeck.jobs.grow.job import grow_model as job
+
+    return GrowResult.of(job(settings), settings.out)
 
 
 def probe(settings: ProbeCommandSettings) -> ProbeResult:

@@ -151,6 +151,25 @@ class ShrinkResult(Result):
 
 
 @dataclass(frozen=True, eq=False)
+class GrowResult(Result):
+    """A grown model: its folder, its parameters, those of what it was grown from, its shape as text, and measurements by name.
+
+    They are nats a token before and after, and KL(small || grown).
+    """
+
+    out: Path
+    parameters: int
+    grown_from: int
+    shape: str
+    readings: Mapping[str, Measured]
+
+    @classmethod
+    def of(cls, row: Row, out: Path) -> GrowResult:
+        """From the JSON form."""
+        return cls(row, out, row["parameters"], row["grown_from"], row["shape"], _readings(row["readings"]))
+
+
+@dataclass(frozen=True, eq=False)
 class ProbeResult(Result):
     """The measurements of a model, by name. Only pass-until sets ``parameters`` and ``file``.
 

@@ -102,6 +102,23 @@ COMMANDS = (
         },
     ),
     Command(
+        "grow",
+        settings.GrowSettings,
+        "Make a larger model of the same architecture out of a small trained one, without training it.",
+        "Saves an ordinary model folder, and measures how far its logits are from the small model's; a model inside a run is "
+        "measured on text that the run was not trained on.",
+        result="GrowResult",
+        only=(
+            *("model", "op", "shape", "new_layers", "second", "off_diagonal", "data", "columns", "skip_bad", "length"),
+            *("seed", "device", "threads", "out", "json_"),
+        ),
+        models=("model", "second"),
+        help={
+            "data": "Text on which it is measured, in the forms that limbeck distil reads.",
+            "seed": "Seed of what makes copies differ.",
+        },
+    ),
+    Command(
         "distil",
         settings.DistilSettings,
         "Make a small model out of a large one, and report what it is worth.",

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from limbeck.report.experts import experts_sentence
+from limbeck.report.grown import grown_from
 from limbeck.report.quantised import quantised_sentence
 from limbeck.report.rounds import pruned_in
 from limbeck.report.start import Start, start_of
@@ -52,7 +53,8 @@ def model_card(
     base = name if _is_hub_id(name) else stated.get("base_model")
     known = {"base_model": base, **{key: stated.get(key) for key in ("license", "license_name", "license_link")}}
     front += [f"{key}: {json.dumps(value)}" for key, value in known.items() if isinstance(value, str)]
-    body = ["---", "", f"# Student of {plain(name)}", "", _origin(run, student, teacher), ""]
+    title = f"{plain(name)}, grown" if _is_only_grown(run) else f"Student of {plain(name)}"
+    body = ["---", "", f"# {title}", "", _origin(run, student, teacher), ""]
     if run.get("verdict"):
         body += [plain(str(run["verdict"])), ""]
     if notes:
@@ -75,16 +77,18 @@ def model_card(
     body += [f'tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder"{code})']
     body += [f'model = AutoModelForCausalLM.from_pretrained("path/to/this/folder"{code})', "```", ""]
     licence = stated.get("license_name") or stated.get("license")
-    which = f" (the teacher's README.md names: {plain(str(licence))})" if licence else ""
-    body += [f"The licences of the teacher{which} and of the text apply to the student too.", ""]
+    before, after = ("small model", "grown one") if _is_only_grown(run) else ("teacher", "student")
+    which = f" (the {before}'s README.md names: {plain(str(licence))})" if licence else ""
+    body += [f"The licences of the {before}{which} and of the text apply to the {after} too.", ""]
     return visible("\n".join(front + body))
 
 
 def _pruned(run: Mapping[str, Any], then: str) -> list[str]:
-    """How a pruned student was made, its sizes beside the teacher's, and the command that trains it."""
+    """How a pruned student or a grown model was made, its sizes beside those before, and the command that trains it."""
     before, after = run["teacher"]["shape"], run["student"]["shape"]
     rows = [f"| {axis.replace('_', ' ')} | {before[axis]:,} | {after[axis]:,} |" for axis in after]
-    shape = ["| | teacher | student |", "|---|---|---|", *rows, ""]
+    heads = "| | small | grown |" if _is_only_grown(run) else "| | teacher | student |"
+    shape = [heads, "|---|---|---|", *rows, ""]
     scored = _chosen(run.get("lineage") or {})
     made = ["## Made by", "", "```sh", plain(shlex.join(run["command"])), "```", ""]
     return [
@@ -100,6 +104,11 @@ def _pruned(run: Mapping[str, Any], then: str) -> list[str]:
         "",
         *made,
     ]
+
+
+def _is_only_grown(run: Mapping[str, Any]) -> bool:
+    """Whether a model was grown from a smaller one, and has not been trained since."""
+    return "grown" in (run.get("lineage") or {}) and not run.get("objective")
 
 
 def _is_ours(run: Mapping[str, Any]) -> bool:
@@ -125,22 +134,22 @@ def _chosen(lineage: Mapping[str, Any]) -> str:
 def _origin(run: Mapping[str, Any], student: Mapping[str, Any], teacher: Mapping[str, Any]) -> str:
     sizes = [count(model["parameters"]) for model in (student, teacher) if model.get("parameters")]
     parts = [f"A language model of {sizes[0]} parameters" if sizes else "A language model"]
-    since = ""
+    since, use = "", ": distil it before use"
     if run.get("lineage"):
         made, since = "pruned from its teacher", " since pruning"
         if run.get("conversion"):
             made = "made from its teacher with other mixers for attention"
         elif "low_rank" in run["lineage"]:
             made, since = "made of low-rank factors of its teacher's matrices", ""
-        parts.append(made + (f" ({sizes[1]})" if len(sizes) == 2 else ""))
+        grown = plain(grown_from(run["lineage"]))
+        parts.append(grown or made + (f" ({sizes[1]})" if len(sizes) == 2 else ""))
+        since, use = (" since then", "") if grown else (since, use)
     text = ", ".join(parts)
     if run.get("objective"):
         text += f" and distilled with `{plain(str(run['objective']))}`"
     tokens = (run.get("plan") or {}).get("tokens")
     text += (
-        f" on {count(tokens)} tokens."
-        if tokens
-        else ("." if run.get("plan") else f", and not trained{since}: distil it before use.")
+        f" on {count(tokens)} tokens." if tokens else ("." if run.get("plan") else f", and not trained{since}{use}.")
     )
     if tokens and student.get("dtype") not in (None, "float32"):
         mixed = (run.get("signature") or {}).get("bf16")

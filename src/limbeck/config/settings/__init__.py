@@ -11,6 +11,7 @@ from limbeck.config.settings.chat import ChatSettings
 from limbeck.config.settings.common import Base, Settings, TeacherSettings
 from limbeck.config.settings.distil import DistilSettings, ShrinkSettings
 from limbeck.config.settings.export import ExportSettings
+from limbeck.config.settings.growth import GrowSettings
 from limbeck.config.settings.importing import ImportSettings
 from limbeck.config.settings.planning import PlanSettings, PredictSettings, ReproduceSettings
 from limbeck.config.settings.probe import ProbeCommandSettings, ProbeSettings
@@ -25,6 +26,7 @@ __all__ = [
     "DistilSettings",
     "ExportSettings",
     "FolderSettings",
+    "GrowSettings",
     "ImportSettings",
     "InspectSettings",
     "MergeSettings",

@@ -24,7 +24,7 @@ from limbeck.config import BASELINES, OFF_POLICY, PTQ
 from limbeck.corpora import TokenStore
 from limbeck.corpora.found import notes_of
 from limbeck.corpora.layout import PACKINGS, STREAM, WITHOUT_LONG
-from limbeck.disk import Count, read_json, refuse_links, remove_leftovers, sha256_of, take, write_json, writing
+from limbeck.disk import LOCK, Count, read_json, refuse_links, remove_leftovers, sha256_of, take, write_json, writing
 from limbeck.errors import BadFolder
 from limbeck.run.world import World
 from limbeck.scrub import scrubbed
@@ -162,6 +162,12 @@ def soon(seen: Callable[[], bool]) -> bool:
         if seen():
             return True
     return False
+
+
+def require_empty(out: Path) -> None:
+    """Raises BadFolder unless a folder to write is not there, or empty but for a lock."""
+    if out.exists() and (not out.is_dir() or {path.name for path in out.iterdir()} - {LOCK}):
+        raise BadFolder(f"{out} exists and is not an empty folder: nothing was written. Give a new folder with --out.")
 
 
 def reserve(folder: Path) -> bool:

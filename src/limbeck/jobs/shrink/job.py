@@ -16,11 +16,11 @@ import torch
 from limbeck.config import ShrinkSettings
 from limbeck.corpora import TokenStore
 from limbeck.corpora.source import resolve as resolve_source
-from limbeck.disk import LOCK, claims, remove_beside, take
+from limbeck.disk import claims, remove_beside, take
 from limbeck.ending import Ending, show_ending
-from limbeck.errors import BadFolder, BadSetting
+from limbeck.errors import BadSetting
 from limbeck.jobs.common.environment import Environment, environment_of, row_length
-from limbeck.jobs.common.folder import command
+from limbeck.jobs.common.folder import command, require_empty
 from limbeck.jobs.common.opening import open_once
 from limbeck.jobs.common.sample import first_documents
 from limbeck.jobs.common.text import columns_of, passing_store
@@ -55,7 +55,7 @@ def shrink(settings: ShrinkSettings) -> dict[str, Any]:
         raise BadSetting("shrink runs in one process: start it without torchrun")
     source = teacher_ref(settings.teacher)
     environment = environment_of(settings, computed_here(source))
-    _require_empty(settings.out)
+    require_empty(settings.out)
     with tempfile.TemporaryDirectory() as folder:
         if isinstance(source, LocalRef):
             source = trimmed_beside(settings, source, Path(folder))
@@ -77,7 +77,7 @@ def _shrunk(settings: ShrinkSettings, source: TeacherRef, environment: Environme
     shape = None if settings.low_rank is not None else target_shape(settings, source)
     resolve_source(settings.data, columns_of(settings))
     take(out)
-    _require_empty(out)  # another process may just have finished
+    require_empty(out)  # another process may just have finished
     remove_beside(out)
     local = source if isinstance(source, LocalRef) else LocalRef(settings.teacher)
     # The files of a mixture hold its experts in another form than that in which Transformers computes: it is in memory.
@@ -174,8 +174,3 @@ def _sizes(teacher: LanguageModel, shape: Shape, parameters: int) -> list[list[s
     if is_mixture(teacher.config):
         rows.append(["experts", f"{teacher.config.num_experts_per_tok} of {expert_count(teacher.config)}", "dense"])
     return [["", "teacher", "student"], ["parameters", f"{teacher.parameters_count:,}", f"{parameters:,}"], *rows]
-
-
-def _require_empty(out: Path) -> None:
-    if out.exists() and (not out.is_dir() or {path.name for path in out.iterdir()} - {LOCK}):
-        raise BadFolder(f"{out} exists and is not an empty folder: nothing was written. Give a new folder with --out.")
