@@ -103,6 +103,8 @@ def doctor(
     body_params: int | str | None = None,
     rounds: int | None = 1,
     experts: Literal["chosen", "merged"] | None = None,
+    method: Literal["activation", "gradient", "wanda", "random"] | None = "activation",
+    depth: Literal["influence", "angular", "greedy", "random"] | None = None,
     any_teacher: bool | None = False,
     data: str | None = "python:stdlib",
     columns: str | Sequence[str] | Mapping[str, str] | None = None,
@@ -181,6 +183,11 @@ def doctor(
             has. For example 2. Default: 1.
         experts: How a mixture of experts becomes a dense student: the experts with the largest routing weights
             are chosen, or all are merged into as many. Default: chosen.
+        method: What scores the heads, neurons and channels of which a pruned student keeps the best; random is a
+            control. Default: activation.
+        depth: What chooses the layers that a pruned student keeps: block influence, the angle over consecutive
+            layers, measured loss, one layer after the other, or chance. Default: influence; random with --method
+            random.
         any_teacher: Continue with a teacher that predicts the text no better than the frequency of each token
             does.
         data: Dataset: .txt, .jsonl, .json (also .gz, .zst), .parquet, a folder, a glob, an address such as
@@ -290,7 +297,8 @@ def shrink(
     body_params: int | str | None = None,
     vocab: int | str | None = None,
     experts: Literal["chosen", "merged"] | None = None,
-    method: Literal["activation", "gradient", "random"] | None = "activation",
+    method: Literal["activation", "gradient", "wanda", "random"] | None = "activation",
+    depth: Literal["influence", "angular", "greedy", "random"] | None = None,
     data: str | None = "python:stdlib",
     columns: str | Sequence[str] | Mapping[str, str] | None = None,
     skip_bad: int | None = None,
@@ -327,7 +335,11 @@ def shrink(
             example auto or 8k. Default: all tokens.
         experts: How a mixture of experts becomes a dense student: the experts with the largest routing weights
             are chosen, or all are merged into as many. Default: chosen.
-        method: How the importance of what may be pruned is scored. Default: activation.
+        method: What scores the heads, neurons and channels of which a pruned student keeps the best; random is a
+            control. Default: activation.
+        depth: What chooses the layers that a pruned student keeps: block influence, the angle over consecutive
+            layers, measured loss, one layer after the other, or chance. Default: influence; random with --method
+            random.
         data: Dataset on which importance is scored, in the forms that limbeck distil reads. For example
             a.jsonl:0.7,hf:b:0.3 or web:0.9,math:0.1; annealed: web:0.4,math:0.6. Default: python:stdlib.
         columns: Fields of the dataset that have other names than usual. For example text=body or
@@ -416,6 +428,8 @@ def distil(
     body_params: int | str | None = None,
     rounds: int | None = 1,
     experts: Literal["chosen", "merged"] | None = None,
+    method: Literal["activation", "gradient", "wanda", "random"] | None = "activation",
+    depth: Literal["influence", "angular", "greedy", "random"] | None = None,
     any_teacher: bool | None = False,
     data: str | None = "python:stdlib",
     columns: str | Sequence[str] | Mapping[str, str] | None = None,
@@ -496,6 +510,11 @@ def distil(
             has. For example 2. Default: 1.
         experts: How a mixture of experts becomes a dense student: the experts with the largest routing weights
             are chosen, or all are merged into as many. Default: chosen.
+        method: What scores the heads, neurons and channels of which a pruned student keeps the best; random is a
+            control. Default: activation.
+        depth: What chooses the layers that a pruned student keeps: block influence, the angle over consecutive
+            layers, measured loss, one layer after the other, or chance. Default: influence; random with --method
+            random.
         any_teacher: Continue with a teacher that predicts the text no better than the frequency of each token
             does.
         data: Dataset: .txt, .jsonl, .json (also .gz, .zst), .parquet, a folder, a glob, an address such as

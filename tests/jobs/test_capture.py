@@ -164,6 +164,8 @@ def test_students_are_cut_while_the_teacher_is_there(here, tmp_path):
     assert weights[0] == weights[1]
     with pytest.raises(BadModel, match=r"is needed to prune a student from it: .*capture --params prunes students"):
         distil(here, "cut-never", params="35k", shrink=None, teacher=str(tmp_path / "cache"))
+    with pytest.raises(BadModel, match="is needed to prune a student from it"):  # those there are by other scores
+        distil(here, "cut-otherwise", params="40k", shrink=None, teacher=str(tmp_path / "cache"), method="wanda")
 
 
 def test_a_student_that_was_pruned_to_an_earlier_choice_of_shape_is_taken(here, tmp_path):

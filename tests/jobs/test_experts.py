@@ -66,6 +66,15 @@ def test_experts_need_a_mixture_and_a_student_that_is_pruned(here, tmp_path):
         limbeck.distil(**keys)
 
 
+@pytest.mark.parametrize(("more", "flag"), [({"method": "wanda"}, "--method"), ({"depth": "random"}, "--depth")])
+def test_scores_need_a_student_that_is_pruned(more, flag, here, tmp_path):
+    keys = asked(here, "qwen3_moe", tmp_path / "out", student=str(here / "qwen3_moe"), **more)
+    with pytest.raises(
+        BadSetting, match=f"{flag} scores what is pruned out of the teacher, and with --student nothing"
+    ):
+        limbeck.distil(**keys)
+
+
 @pytest.mark.long
 def test_a_mixture_is_distilled_to_a_dense_student_live_and_from_captured_logits(here, tmp_path):
     budget = {"tokens": "2k", "batch_tokens": 128, "baselines": ("cut",), "params": "15k"}

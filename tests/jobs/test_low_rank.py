@@ -78,6 +78,7 @@ def test_multiplied_out_it_is_a_model_of_the_teachers_kind(here, tmp_path):
     [
         ({"params": "20k"}, "--low-rank and --params both define the student"),
         ({"method": "gradient"}, "--method scores what is pruned"),
+        ({"depth": "greedy"}, "--depth scores what is pruned"),
         ({"low_rank": None, "params": "20k", "sparse": 0.1}, "--sparse is about low-rank factors: give --low-rank"),
         ({"sparse": 0.4}, r"give less than 0\.3"),
     ],

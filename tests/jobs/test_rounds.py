@@ -130,7 +130,7 @@ def scores(model, seed: int) -> Scores:
         "layers": (shape.layers,), "hidden": (shape.hidden,), "heads": (shape.layers, shape.heads),
         "kv_heads": (shape.layers, shape.kv_heads), "ffn": (shape.layers, shape.ffn),
     }  # fmt: skip
-    return Scores(**{name: torch.rand(size) for name, size in sizes.items()}, method="random")
+    return Scores(**{name: torch.rand(size) for name, size in sizes.items()}, method="random", depth="random")
 
 
 def test_kept_units_of_two_prunings_are_those_of_the_first_teacher():
@@ -156,6 +156,9 @@ def here(tmp_path_factory) -> Path:
     write_teacher(folder)
     write_corpus(folder)
     return folder
+
+
+SCORED = {"method": "wanda", "depth": "greedy"}  # other than by default
 
 
 def settings(here: Path, out: str, **more):
@@ -197,7 +200,7 @@ def run(here):
         patch.setattr(Run, "measure", lambda self, seconds: 0.0)
         findings_with("warning", patch, [])
         with console.capture() as said:
-            limbeck.distil(**settings(here, "whole", baselines="fresh+kd"))
+            limbeck.distil(**settings(here, "whole", baselines="fresh+kd", **SCORED))
     return here / "whole", read, said.get()
 
 
@@ -225,6 +228,7 @@ def test_the_lineage_has_the_teachers_units_and_the_rounds(done, here):
     found = student.lineage
     assert found["shape"] == asdict(Shape.of(student.config))
     assert found["teacher"] == teacher.name
+    assert (found["method"], found["depth"]) == ("wanda", "greedy")
     (between,) = found["rounds"]
     trained = load(done / "rounds" / "1" / "student")
     assert between["parameters"] == trained.parameters_count
@@ -256,12 +260,12 @@ def test_a_run_stopped_in_a_round_goes_on_and_ends_with_the_same_bits(done, here
         patch.setattr(Run, "measure", lambda self, seconds: 0.0)  # only steps of trainings count
         patch.setattr(arms, "train_step", stopping)
         with pytest.raises(Interrupted):
-            limbeck.distil(**settings(here, out))
+            limbeck.distil(**settings(here, out, **SCORED))
     assert (here / out / "cut").exists() == (stopped_at > 8)
     if stopped_at > 8:  # the last round's model is there, and the others may be removed
         for name in ("cut", "student"):
             shutil.rmtree(here / out / "rounds" / "1" / name)
-    limbeck.distil(**settings(here, out))
+    limbeck.distil(**settings(here, out, **SCORED))
     whole, again = (folder / "student" / "model.safetensors" for folder in (done, here / out))
     assert again.read_bytes() == whole.read_bytes()
 

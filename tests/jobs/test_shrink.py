@@ -12,6 +12,7 @@ import torch
 
 import limbeck
 from limbeck.corpora.opening import begin_with
+from limbeck.errors import BadSetting
 from limbeck.jobs.distil.teacher import RunTeacher
 from limbeck.jobs.pair.student import OnDisk
 from limbeck.models import within
@@ -55,7 +56,7 @@ def assert_same_student(a: Path, b: Path) -> None:
         assert (a / name).read_bytes() == (b / name).read_bytes(), name
 
 
-@pytest.mark.parametrize("more", [{}, {"method": "gradient"}, {"vocab": 275, "params": "15k"}])
+@pytest.mark.parametrize("more", [{}, {"method": "gradient", "depth": "angular"}, {"vocab": 275, "params": "15k"}])
 def test_a_student_of_a_teacher_larger_than_memory_is_the_same(more, here, tmp_path, monkeypatch, capsys):
     shrink(here, tmp_path / "resident", **more)
     assert "layer by layer" not in capsys.readouterr().err
@@ -66,7 +67,20 @@ def test_a_student_of_a_teacher_larger_than_memory_is_the_same(more, here, tmp_p
     assert "in float32, 97.66 KiB of memory is free: it is read from disk layer by layer" in said
     assert_same_student(tmp_path / "resident", tmp_path / "streamed")
     assert json.loads((tmp_path / "streamed" / "config.json").read_text())["dtype"] == "bfloat16"
+    lineage = json.loads((tmp_path / "streamed" / "lineage.json").read_text())
+    scored = {"method": "activation", "depth": "influence"} | {
+        name: more[name] for name in ("method", "depth") if name in more
+    }
+    assert {name: lineage[name] for name in scored} == scored
+    card = (tmp_path / "streamed" / "README.md").read_text()
+    assert "Units to keep were scored by {method}, layers by {depth}.".format(**scored) in card
     assert sorted(path.name for path in tmp_path.iterdir()) == ["resident", "streamed"]
+
+
+def test_greedy_needs_the_teacher_in_memory(here, tmp_path, little):
+    with pytest.raises(BadSetting, match="greedy runs it again for each layer that may go"):
+        shrink(here, tmp_path / "out", depth="greedy")
+    assert not (tmp_path / "out" / "config.json").exists()
 
 
 def test_a_student_is_not_rounded_to_the_format_that_its_teacher_computes_in(tmp_path, monkeypatch):

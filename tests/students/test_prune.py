@@ -7,19 +7,20 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig
 
 from limbeck.errors import BadCorpus, BadSetting, BadShape
 from limbeck.models.anatomy import Anatomy
+from limbeck.models.build import new_model
 from limbeck.models.language_model import LanguageModel
 from limbeck.models.load import load
 from limbeck.models.save import save
 from limbeck.students.prune import choose_units, prune
-from limbeck.students.score import score
+from limbeck.students.score import METHODS, score
 from limbeck.students.shape import Shape
 from limbeck.students.tally import Scores
 from limbeck.types import Batch
-from tests.helpers.zoo import CONFIGS, animal, packed
+from tests.helpers.zoo import CONFIGS, animal, packed, words
 
 
 def random_scores(shape: Shape, *, seed: int = 0) -> Scores:
@@ -32,6 +33,7 @@ def random_scores(shape: Shape, *, seed: int = 0) -> Scores:
         ffn=torch.rand(shape.layers, shape.ffn, generator=g),
         hidden=torch.rand(shape.hidden, generator=g),
         method="random",
+        depth="random",
     )
 
 
@@ -240,11 +242,108 @@ def test_activation_scores_are_the_formula_over_rows():
     cosine = torch.nn.functional.cosine_similarity(seen["read"], seen["wrote"], dim=-1)
     weight = batch.weight / batch.weight.sum()
     torch.testing.assert_close(scores.layers[1].double(), ((1 - cosine) * weight).sum(), **close)
-    angular = score(teacher, [batch], depth="angular")
-    torch.testing.assert_close(angular.layers[1].double(), (cosine.arccos() / torch.pi * weight).sum(), **close)
 
 
-@pytest.mark.parametrize("method", ["activation", "gradient"])
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gpt_neox", "phi3", "olmo2"])
+def test_wanda_scores_are_those_of_single_weights_added_up(name):
+    """|W_ij| times the norm of input j over all positions that count, of every matrix from what it read; summed over rows."""
+    teacher, batch = animal(name), packed(rows=3)
+    teacher.model.double()
+    anatomy, full = Anatomy.of(teacher.config), Shape.of(teacher.config)
+    scores = score(teacher, [batch.rows(slice(0, 1)), batch.rows(slice(1, 3))], method="wanda")
+    single: dict[str, torch.Tensor] = {}
+
+    def keep(module_name):
+        def hook(module, inputs, output):
+            read = inputs[0][batch.weight > 0]  # (n, inputs)
+            weight = (
+                module.weight.T
+                if CONFIGS[name].model_type == "gpt2" and "lm_head" not in module_name
+                else module.weight
+            )
+            single[module_name] = weight.abs() * read.norm(dim=0)
+
+        return hook
+
+    matrices = [(n, m) for n, m in teacher.model.named_modules() if hasattr(m, "weight") and m.weight.dim() == 2]
+    hooks = [
+        m.register_forward_hook(keep(n))
+        for n, m in matrices
+        if "emb" not in n and n.split(".")[-1] not in ("wte", "wpe")
+    ]
+    teacher.model(input_ids=batch.tokens, position_ids=batch.position, use_cache=False)
+    for hook in hooks:
+        hook.remove()
+    last = 1  # the layer that is looked at
+    out, down = (f"{anatomy.kind.layers}.{last}.{part}" for part in (anatomy.kind.attention_out, anatomy.kind.ffn_out))
+    close = {"rtol": 1e-5, "atol": 1e-6}
+    torch.testing.assert_close(scores.ffn[last].double(), single[down].sum(0), **close)
+    heads = single[out].sum(0).unflatten(0, (full.heads, -1)).sum(-1)
+    torch.testing.assert_close(scores.heads[last].double(), heads, **close)
+    outs = (anatomy.kind.attention_out, anatomy.kind.ffn_out)
+    readers = [found for module, found in single.items() if not module.endswith(outs)]
+    assert len(readers) == full.layers * {"llama": 5, "gpt2": 2, "gpt_neox": 2, "phi3": 2, "olmo2": 5}[name] + 1
+    torch.testing.assert_close(scores.hidden.double(), sum(found.sum(0) for found in readers), **close)
+    groups = scores.heads.unflatten(1, (full.kv_heads, -1)).sum(-1)
+    torch.testing.assert_close(scores.kv_heads, groups)
+
+
+def deep(layers: int = 6) -> LanguageModel:
+    """A random Llama of more layers."""
+    config = LlamaConfig(**{**CONFIGS["llama"].to_dict(), "num_hidden_layers": layers})
+    return new_model(config, words(), 3)
+
+
+@pytest.mark.parametrize("keep", [1, 2, 3, 5, 6])
+def test_angular_removes_the_block_whose_input_and_output_have_the_smallest_angle(keep):
+    teacher, batch = deep(), packed(rows=3)
+    states = []
+    hooks = [
+        layer.register_forward_hook(lambda _, x, y: states.append((x[0], y))) for layer in teacher.model.model.layers
+    ]
+    with torch.no_grad():
+        teacher(batch)
+    for hook in hooks:
+        hook.remove()
+    hidden = [states[0][0], *(after for _, after in states)]
+    removed, weight = 6 - keep, batch.weight / batch.weight.sum()
+    angles = {}
+    for first in range(1, 6 - removed) if keep > 1 else (0, 1):
+        cosine = torch.nn.functional.cosine_similarity(hidden[first], hidden[first + removed], dim=-1)
+        angles[first] = float((cosine.arccos() / torch.pi * weight).sum())
+    first = min(angles, key=angles.__getitem__, default=0)
+    scores = score(teacher, [batch], depth="angular", keep=keep)
+    kept = choose_units(replace(Shape.of(teacher.config), layers=keep), scores).layers.tolist()
+    assert kept == [layer for layer in range(6) if not first <= layer < first + removed]
+
+
+@pytest.mark.parametrize("keep", [1, 3])
+@pytest.mark.parametrize("name", ["deep", "gemma2"])
+def test_greedy_removes_what_students_without_it_miss_least(name, keep):
+    """Against models that are built without the layers, one by one; the first and the last go when nothing else is left."""
+    teacher, batch = deep() if name == "deep" else animal(name), packed(rows=3)
+    full = Shape.of(teacher.config)
+
+    def loss(layers):
+        keys = torch.zeros(full.layers).index_fill(0, torch.tensor(layers), 5.0)
+        chosen = replace(random_scores(full), layers=keys)
+        assert choose_units(replace(full, layers=len(layers)), chosen).layers.tolist() == layers
+        logits = eval_logits(prune(teacher, shape=replace(full, layers=len(layers)), scores=chosen), batch)
+        losses = torch.nn.functional.cross_entropy(logits, batch.targets.reshape(-1), reduction="none")
+        return float((losses * batch.weight.reshape(-1)).sum())
+
+    before, left = eval_logits(teacher, batch), list(range(full.layers))
+    while len(left) > max(keep, 2):
+        left.remove(min(left[1:-1], key=lambda gone: loss([one for one in left if one != gone])))
+    if keep == 1:
+        left = min(([0], [full.layers - 1]), key=loss)
+    scores = score(teacher, [batch], depth="greedy", keep=keep)
+    assert choose_units(replace(full, layers=keep), scores).layers.tolist() == left
+    assert torch.equal(eval_logits(teacher, batch), before)
+    assert not any("forward" in vars(module) for module in teacher.model.modules())
+
+
+@pytest.mark.parametrize("method", ["activation", "gradient", "wanda"])
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
 def test_positions_of_weight_zero_and_the_cut_into_batches_do_not_count(name, method):
     teacher, batch = animal(name), packed(rows=4)
@@ -262,8 +361,9 @@ def test_positions_of_weight_zero_and_the_cut_into_batches_do_not_count(name, me
 def test_scoring_leaves_the_teacher_as_it_was():
     teacher = animal("gpt2")
     teacher.model.train()
-    for method in ("activation", "gradient", "random"):
-        score(teacher, [packed()], method=method)
+    for method in METHODS:
+        score(teacher, [packed()], method=method, depth="angular")
+    score(teacher, [packed()], depth="greedy")
     assert teacher.model.training
     assert not any(parameter.requires_grad for parameter in teacher.model.parameters())
     hooks = [m for m in teacher.model.modules() if m._forward_hooks or m._forward_pre_hooks]
@@ -275,15 +375,21 @@ def test_random_scores_are_a_seeds_own():
     a, b, c = (score(teacher, [batch], method="random", seed=seed) for seed in (1, 1, 2))
     assert torch.equal(a.ffn, b.ffn)
     assert not torch.equal(a.ffn, c.ffn)
+    layers = score(teacher, [batch], method="wanda", depth="random", seed=1)
+    assert torch.equal(layers.layers, a.layers)
+    units = score(teacher, [batch], method="random", depth="influence", seed=1)
+    assert torch.equal(units.ffn, a.ffn)
+    assert torch.equal(units.layers, score(teacher, [batch]).layers)
+    assert (units.method, units.depth, a.depth) == ("random", "influence", "random")
 
 
 def test_a_model_that_cannot_be_scored_is_an_error():
     teacher, batch = animal("llama"), packed()
     with pytest.raises(BadCorpus, match="calibration sample has no row with a token of weight > 0"):
         score(teacher, [replace(batch, weight=torch.zeros_like(batch.weight))])
-    with pytest.raises(BadSetting, match="one of activation, gradient, random; got 'magnitude'"):
+    with pytest.raises(BadSetting, match="one of activation, gradient, wanda, random; got 'magnitude'"):
         score(teacher, [batch], method="magnitude")
-    with pytest.raises(BadSetting, match="one of influence, angular; got 'loss'"):
+    with pytest.raises(BadSetting, match="one of influence, angular, greedy, random; got 'loss'"):
         score(teacher, [batch], depth="loss")
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import LlamaConfig
 
-from limbeck.errors import BadModel
+from limbeck.errors import BadModel, BadSetting
 from limbeck.models import memory
 from limbeck.models.build import new_model
 from limbeck.models.load import load
@@ -92,10 +92,20 @@ def test_blocks_and_hidden_states_on_disk_change_no_score(name, tmp_path, monkey
     assert_same(gradients, score(load(folder), sample(), method="gradient"))
 
 
-def test_depth_by_angle_and_random_scores_are_the_same_too(tmp_path):
-    folder = on_disk("gpt2", tmp_path)
-    assert_same(score(streamed(folder), sample(), depth="angular"), score(load(folder), sample(), depth="angular"))
-    assert_same(score(streamed(folder), [], method="random"), score(load(folder), [], method="random"))
+@pytest.mark.parametrize("name", ["gpt2", "olmo2"])
+def test_weighted_inputs_and_angles_over_layers_are_the_same_too(name, tmp_path, monkeypatch):
+    folder = on_disk(name, tmp_path)
+    monkeypatch.setitem(memory.BLOCK_TOKENS, "cpu", 2 * LENGTH)  # three passes over the weights
+    running, resident = streamed(folder), load(folder)
+    for method, keep in (("wanda", 2), ("gradient", 1), ("random", 3)):
+        ours, theirs = (
+            score(model, sample(), method=method, depth="angular", keep=keep) for model in (running, resident)
+        )
+        assert_same(ours, theirs)
+    assert_same(score(running, [], method="random"), score(resident, [], method="random"))
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    with pytest.raises(BadSetting, match="greedy runs it again for each layer that may go"):
+        score(running, sample(), depth="greedy")
 
 
 @pytest.mark.parametrize("computed", [torch.float32, torch.bfloat16])
@@ -148,7 +158,8 @@ def test_a_trimmed_vocabulary_gives_the_same_student(name, tmp_path):
     teacher = trim(whole, vocabulary)
     scores = score(teacher, [batch])
     assert_same(score(running, [batch]), scores)
-    assert_same(score(running, [batch], method="gradient"), score(teacher, [batch], method="gradient"))
+    for method in ("gradient", "wanda"):
+        assert_same(score(running, [batch], method=method), score(teacher, [batch], method=method))
     save(prune(teacher, shape=shape, scores=scores), tmp_path / "a")
     prune_stored(stored, shape=shape, scores=scores).save(tmp_path / "b")
     assert_same_files(tmp_path / "a", tmp_path / "b")

@@ -83,6 +83,7 @@ COMMANDS = (
                 "vocab",
                 "experts",
                 "method",
+                "depth",
                 "low_rank",
                 "factor",
                 "sparse",

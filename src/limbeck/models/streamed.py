@@ -97,13 +97,14 @@ class _Step:
 class Passing:
     """A micro-batch that has passed a ``layer``, whose number is that of the layers for what follows them.
 
-    ``before`` and ``after`` are its hidden states (B, T, D).
+    ``before`` and ``after`` are its hidden states (B, T, D), ``earlier`` those of more layers before, where these were asked for.
     """
 
     layer: int
     batch: Batch
     before: Float[Tensor, "B T D"]
     after: Float[Tensor, "B T D"]
+    earlier: Float[Tensor, "B T D"] | None = None
 
 
 @dataclass(frozen=True)
@@ -182,23 +183,29 @@ class StreamedModel:
                 yield from self._leave(block, states)
 
     @torch.no_grad()
-    def passing(self, batches: Iterable[Batch]) -> Iterator[Passing]:
+    def passing(self, batches: Iterable[Batch], *, span: int | None = None) -> Iterator[Passing]:
         """Each batch after each layer has computed it, layer by layer, and at last after what follows the layers.
 
         A block goes through all of them before the next one. Forward hooks on modules inside a layer have run once for each
-        layer when it is given; those on modules after the layers, such as the last norm, run for every layer too. Raises BadModel
-        for NaN among the weights.
+        layer when it is given; those on modules after the layers, such as the last norm, run for every layer too. With ``span``
+        the hidden states ``span`` layers before come along, which wait in files. Raises BadModel for NaN among the weights.
         """
         for block in self._blocks(batches):
-            with closing(self._states(block)) as states:
-                self._enter(block, states)
+            with ExitStack() as stack:
+                ring = [
+                    stack.enter_context(closing(self._states(block, on_disk=span is not None)))
+                    for _ in range(1 if span is None else span + 1)
+                ]
+                self._enter(block, ring[0])
                 give_back()
                 for number in self._loaded_layers():
-                    yield from self._push(number, block, states, states)
+                    states, outputs = (ring[place % len(ring)] for place in (number, number + 1))
+                    earlier = None if span is None or number + 1 < span else ring[(number + 1 - span) % len(ring)]
+                    yield from self._push(number, block, states, outputs, earlier)
                 give_back()
                 for number, batch in enumerate(block):
                     for part in self._micro(batch):
-                        hidden = states.get(number, part).to(self.device)
+                        hidden = ring[self._count % len(ring)].get(number, part).to(self.device)
                         yield Passing(self._count, batch.rows(part), hidden, self._end(hidden, batch.position[part]))
 
     @torch.no_grad()
@@ -209,12 +216,14 @@ class StreamedModel:
         passed: Callable[[Passing], None],
         loss: Callable[[Batch, Outputs], Float[Tensor, ""]],
         taken: Callable[[], list[Tensor]],
+        span: int | None = None,
     ) -> Iterator[Returning]:
         """Gradients of each batch's loss with respect to activations: what follows the layers first, the first layer last.
 
-        A block goes through all layers, which ``passed`` is given, and back through them, where each is computed again from its
-        input. The inputs of all layers wait in a file. ``taken`` gives the activations of the layer that has just run, in the
-        order of `Returning`; behind the layers it is their output. Raises BadModel for NaN among the weights.
+        A block goes through all layers, which ``passed`` is given (with ``span`` as in `passing`), and back through them, where
+        each is computed again from its input. The inputs of all layers wait in a file. ``taken`` gives the activations of the
+        layer that has just run, in the order of `Returning`; behind the layers it is their output. Raises BadModel for NaN among
+        the weights.
         """
         for block in self._blocks(batches):
             with ExitStack() as stack:
@@ -225,7 +234,8 @@ class StreamedModel:
                 self._enter(block, inputs[0])
                 give_back()
                 for number in self._loaded_layers():
-                    for passing in self._push(number, block, inputs[number], inputs[number + 1]):
+                    earlier = None if span is None or number + 1 < span else inputs[number + 1 - span]
+                    for passing in self._push(number, block, inputs[number], inputs[number + 1], earlier):
                         passed(passing)
                 give_back()
                 yield from self._turn(block, inputs[-1], gradients, loss)
@@ -237,7 +247,7 @@ class StreamedModel:
         self, block: Sequence[Batch], states: States, gradients: States, loss: Callable[[Batch, Outputs], Tensor]
     ) -> Iterator[Returning]:
         """The loss of a block, and its gradients with respect to the outputs of the last layer and what follows it."""
-        head = self._loaded_head()
+        head = self.loaded_head()
         for number, batch in enumerate(block):
             for part in self._micro(batch):
                 rows = batch.rows(part)
@@ -310,18 +320,21 @@ class StreamedModel:
                     tokens = batch.tokens[part] if self._kept is None else self._kept[batch.tokens[part]]
                     states.put(number, part, self._embed(tokens, batch.position[part]))
 
-    def _push(self, layer: int, block: Sequence[Batch], states: States, outputs: States) -> Iterator[Passing]:
+    def _push(
+        self, layer: int, block: Sequence[Batch], states: States, outputs: States, earlier: States | None = None
+    ) -> Iterator[Passing]:
         """Runs a whole block through one layer, from ``states`` into ``outputs``."""
         for number, batch in enumerate(block):
             for part in self._micro(batch):
                 hidden = states.get(number, part).to(self.device)
                 output = self._run(layer, hidden, batch.position[part])
-                yield Passing(layer, batch.rows(part), hidden, output)
+                before = None if earlier is None else earlier.get(number, part).to(self.device)
+                yield Passing(layer, batch.rows(part), hidden, output, before)
                 outputs.put(number, part, output)
 
     def _leave(self, block: Sequence[Batch], states: States) -> Iterator[tuple[Batch, Outputs]]:
         """Computes outputs from the hidden states of the last layer."""
-        head = self._loaded_head()
+        head = self.loaded_head()
         for number, batch in enumerate(block):
             hidden = torch.cat(
                 [
@@ -444,7 +457,8 @@ class StreamedModel:
             start += -(-size // ALIGNED) * ALIGNED
         return values
 
-    def _loaded_head(self) -> Head:
+    def loaded_head(self) -> Head:
+        """The head, with the kept tokens alone, whose weights are read for it. Raises BadModel for NaN among them."""
         with self._head.holding(self._read(self._head), self.device):
             head = self._whole.head
             if self._kept is None:

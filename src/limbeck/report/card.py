@@ -127,7 +127,8 @@ def _chosen(lineage: Mapping[str, Any]) -> str:
             f"The matrices of its layers are factors of rank {min(ranks)} to {max(ranks)} with {factors['keep']:.0%} of their "
             f"parameters{apart}, fitted by {plain(str(factors['method']))}.{out}"
         )
-    scored = f"Units to keep were scored by {plain(str(lineage['method']))}." if "method" in lineage else ""
+    by = [str(lineage[name]) for name in ("method", "depth") if name in lineage]
+    scored = f"Units to keep were scored by {plain(', layers by '.join(by))}." if by else ""
     return f"{experts_sentence(lineage['experts'])} {scored}" if "experts" in lineage else scored
 
 

@@ -58,7 +58,7 @@ def prune(teacher: LanguageModel, *, shape: Shape, scores: Scores) -> Student:
 
     for name, parameter in model.named_parameters():
         parameter.copy_(pruning.part(name, read))
-    return pruning.student(model.requires_grad_(True).train(), teacher, scores.method)
+    return pruning.student(model.requires_grad_(True).train(), teacher, scores)
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def prune_stored(teacher: StoredModel, *, shape: Shape, scores: Scores) -> Store
     def read(name: str) -> Tensor:
         return pruning.part(name, lambda theirs, indices: teacher.part(theirs, indices, wide))
 
-    return StoredStudent(pruning.student(model, teacher.about, scores.method), read, wide)
+    return StoredStudent(pruning.student(model, teacher.about, scores), read, wide)
 
 
 def choose_units(shape: Shape, scores: Scores) -> Kept:
@@ -129,7 +129,8 @@ def _best(scores: Float[Tensor, "*rows n"], count: int) -> Int[Tensor, "*rows k"
 def _best_layers(scores: Float[Tensor, " L"], count: int) -> Int[Tensor, " l"]:
     """Ascending indices of the layers to keep. The first and the last are removed only after all others.
 
-    They differ from all other layers (they read embeddings and prepare logits), which block influence does not show.
+    They differ from all other layers (they read embeddings and prepare logits), which block influence does not show. Among equal
+    scores the lower index is kept.
     """
     guarded = scores.clone()
     ends = torch.tensor([0, len(scores) - 1], device=scores.device)
@@ -181,10 +182,11 @@ class _Pruning:
             return (1 + part) / self.scale - 1  # Gemma's norms multiply by 1 + weight
         return part
 
-    def student(self, model: Any, teacher: LanguageModel, method: str) -> LanguageModel:
+    def student(self, model: Any, teacher: LanguageModel, scores: Scores) -> LanguageModel:
         """The student around a model of its configuration."""
         model.generation_config = copy.deepcopy(teacher.model.generation_config)
         kept = {name: getattr(self.kept, name).tolist() for name in Kept.__dataclass_fields__ if name != "vocab"}
-        lineage = {"teacher": teacher.name, "method": method, "shape": asdict(self.shape), "kept": kept}
+        lineage = {"teacher": teacher.name, "method": scores.method, "depth": scores.depth, "shape": asdict(self.shape)}
+        lineage |= {"kept": kept}
         lineage |= lineage_of_vocabulary(teacher) | lineage_of_experts(teacher)
         return LanguageModel(model, teacher.tokenizer, f"{teacher.name}-cut", lineage)

@@ -6,22 +6,25 @@ Sums over rows are taken in the order of the rows, for each layer, as with the t
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from limbeck.models.anatomy import Anatomy
 from limbeck.models.observing import hooked
 from limbeck.models.streamed import Passing, StreamedModel
 from limbeck.students.tally import Tally, gate_of, keep_read, loss_of, taps_of
+from limbeck.students.weighted import HEAD, Matrix, matrices, weights_of
 from limbeck.types import Batch
 
 
-def add_sizes(teacher: StreamedModel, anatomy: Anatomy, rows: Iterator[Batch], tally: Tally) -> None:
+def add_sizes(teacher: StreamedModel, anatomy: Anatomy, rows: Iterable[Batch], tally: Tally) -> None:
     """Adds rows, each a batch of its own, with the sizes of activations."""
     with _tapped(teacher, anatomy) as seen:
-        for passing in teacher.passing(rows):
+        for passing in teacher.passing(rows, span=tally.span):
             _add(passing, anatomy, tally)
             if passing.layer == anatomy.sizes.layers:
                 tally.size("hidden", -1, passing.batch, passing.after)  # of the last norm
@@ -31,7 +34,30 @@ def add_sizes(teacher: StreamedModel, anatomy: Anatomy, rows: Iterator[Batch], t
                 activations.clear()
 
 
-def add_gradients(teacher: StreamedModel, anatomy: Anatomy, rows: Iterator[Batch], tally: Tally) -> None:
+def add_weighted(teacher: StreamedModel, anatomy: Anatomy, rows: Iterable[Batch], tally: Tally) -> None:
+    """Adds rows, each a batch of its own, with the weights that read them and the sizes of what these read."""
+    read: list[tuple[Matrix, nn.Module, Tensor]] = []
+
+    def keep(matrix: Matrix, module: nn.Module) -> RemovableHandle:
+        return module.register_forward_pre_hook(lambda _, inputs: read.append((matrix, module, inputs[0])))
+
+    with hooked([keep(matrix, module) for matrix, module in matrices(teacher.whole.model, anatomy)]):
+        for passing in teacher.passing(rows, span=tally.span):
+            _add(passing, anatomy, tally)
+            if passing.layer == anatomy.sizes.layers:
+                tally.weighted.add(HEAD, passing.batch, passing.after, lambda: teacher.loaded_head().weight)
+            for matrix, module, inputs in read:
+                tally.weighted.add(matrix, passing.batch, inputs, partial(weights_of, module, anatomy))
+            read.clear()
+
+
+def add_turns(teacher: StreamedModel, anatomy: Anatomy, rows: Iterable[Batch], tally: Tally) -> None:
+    """Adds rows, each a batch of its own, with how much layers rotate them, and nothing of what is in the layers."""
+    for passing in teacher.passing(rows, span=tally.span):
+        _add(passing, anatomy, tally)
+
+
+def add_gradients(teacher: StreamedModel, anatomy: Anatomy, rows: Iterable[Batch], tally: Tally) -> None:
     """Adds rows, each a batch of its own, with the gradients of gates: through all layers, and back through them."""
     waiting: deque[list[Tensor]] = deque()  # gates of hidden channels of each row, from the last norm to the first
     with _tapped(teacher, anatomy) as seen:
@@ -46,7 +72,7 @@ def add_gradients(teacher: StreamedModel, anatomy: Anatomy, rows: Iterator[Batch
                 activations.clear()
             return found
 
-        for returning in teacher.returning(rows, passed=passed, loss=loss_of, taken=taken):
+        for returning in teacher.returning(rows, passed=passed, loss=loss_of, taken=taken, span=tally.span):
             found = list(map(gate_of, returning.activations, returning.gradients))
             if returning.layer == anatomy.sizes.layers:
                 tally.count(returning.batch)
@@ -63,9 +89,11 @@ def add_gradients(teacher: StreamedModel, anatomy: Anatomy, rows: Iterator[Batch
 
 
 def _add(passing: Passing, anatomy: Anatomy, tally: Tally) -> None:
-    """Adds how much a layer rotates a row; counts the row behind the last layer."""
+    """Adds how much a layer rotates a row, alone and with those before it; counts the row behind the last layer."""
     if passing.layer < anatomy.sizes.layers:
         tally.turn(passing.layer, passing.batch, passing.before, passing.after)
+        if passing.earlier is not None and tally.span is not None:
+            tally.turn_over(passing.layer + 1 - tally.span, passing.batch, passing.earlier, passing.after)
     else:
         tally.count(passing.batch)
 

@@ -13,6 +13,7 @@ from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from limbeck.models.anatomy import Anatomy
+from limbeck.students.weighted import WeightedInputs, wide
 from limbeck.types import Batch, Outputs
 
 
@@ -20,7 +21,7 @@ from limbeck.types import Batch, Outputs
 class Scores:
     """Importance scores; more important units have higher ones. Scores of one kind are comparable within a layer.
 
-    ``kv_heads`` are sums over the query heads of a group.
+    ``kv_heads`` are sums over the query heads of a group. ``method`` scored units inside layers, ``depth`` the layers.
     """
 
     layers: Float[Tensor, " L"]
@@ -29,25 +30,31 @@ class Scores:
     ffn: Float[Tensor, "L F"]
     hidden: Float[Tensor, " D"]
     method: str
+    depth: str
 
     def to(self, device: torch.device | str) -> Scores:
         """The same scores on another device."""
-        return replace(self, **{name: value.to(device) for name, value in vars(self).items() if name != "method"})
+        moved: dict[str, Any] = {
+            name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)
+        }
+        return replace(self, **moved)
 
 
 class Tally:
-    """Sums over the rows seen so far."""
+    """Sums over the rows seen so far. ``span``: over how many layers angles are measured; None: none are."""
 
-    def __init__(self, anatomy: Anatomy, device: torch.device) -> None:
+    def __init__(self, anatomy: Anatomy, device: torch.device, *, span: int | None = None) -> None:
         sizes = anatomy.sizes
-        self.anatomy = anatomy
+        self.anatomy, self.span = anatomy, span
+        self.weighted = WeightedInputs(anatomy)
         self.rows = 0
         self.weight = 0.0
 
         def zeros(*shape: int) -> Tensor:
             return torch.zeros(*shape, dtype=torch.float64, device=device)
 
-        self.influence, self.angle = zeros(sizes.layers), zeros(sizes.layers)
+        self.influence = zeros(sizes.layers)
+        self.angles = zeros(0 if span is None else sizes.layers - span + 1)  # of blocks, by their first layer
         self.heads, self.ffn = zeros(sizes.layers, sizes.heads), zeros(sizes.layers, sizes.ffn)
         self.hidden = zeros(sizes.layers * len(anatomy.kind.readers) + 1, sizes.hidden)
 
@@ -58,18 +65,18 @@ class Tally:
 
     def turn(self, layer: int, row: Batch, before: Float[Tensor, "1 T D"], after: Float[Tensor, "1 T D"]) -> None:
         """Adds how much a layer rotates its input in one row."""
-        weight = row.weight[0].double()
-        cosine = nn.functional.cosine_similarity(before.detach()[0].double(), after.detach()[0].double(), dim=-1)
-        cosine = cosine.clamp(-1, 1)
-        self.influence[layer] += (weight * (1 - cosine)).sum()
-        self.angle[layer] += (weight * torch.arccos(cosine) / torch.pi).sum()
+        self.influence[layer] += (row.weight[0].double() * (1 - _cosine(before, after))).sum()
+
+    def turn_over(self, layer: int, row: Batch, before: Float[Tensor, "1 T D"], after: Float[Tensor, "1 T D"]) -> None:
+        """Adds the angle, in units of pi, between the input of the ``span`` layers from this one on and their output."""
+        self.angles[layer] += (row.weight[0].double() * torch.arccos(_cosine(before, after)) / torch.pi).sum()
 
     def size(self, name: str, place: int, row: Batch, activation: Float[Tensor, "1 T n"]) -> None:
         """Adds the square of the mean size over positions of one row's activations. A head's size is its Euclidean norm.
 
         ``place`` is a layer for "heads" and "ffn", and for "hidden" the place of a norm among all.
         """
-        weight, sizes = row.weight.reshape(-1), activation[0].to(_wide(activation))
+        weight, sizes = row.weight.reshape(-1), activation[0].to(wide(activation))
         share = (weight / weight.sum()).to(sizes.dtype)
         if name == "heads":
             sizes = sizes.unflatten(-1, (self.anatomy.sizes.heads, -1)).norm(dim=-1)  # (T, H)
@@ -90,33 +97,42 @@ class Tally:
             hidden += gate
         self.hidden[0] += hidden.abs()
 
-    def scores(self, method: str, depth: str) -> Scores:
-        """The scores over all rows so far."""
-        layers = (self.influence if depth == "influence" else self.angle) / self.weight
-        # Activation: the square root of a sum of squares over rows. Gradient: a mean over rows.
-        close = (lambda total: total / self.rows) if method == "gradient" else torch.sqrt
-        heads = close(self.heads).float()
-        return Scores(
-            layers=layers.float(),
-            heads=heads,
-            kv_heads=heads.unflatten(1, (self.anatomy.sizes.kv_heads, -1)).sum(-1),
-            ffn=close(self.ffn).float(),
-            hidden=close(self.hidden).sum(0).float(),  # over norms
-            method=method,
-        )
+    def units(self, method: str) -> dict[str, Tensor]:
+        """The scores of what layers are made of over all rows so far, by their names in `Scores`."""
+        if method == "wanda":
+            heads, ffn, hidden = self.weighted.units()
+        else:
+            # Activation: the square root of a sum of squares over rows. Gradient: a mean over rows.
+            close = (lambda total: total / self.rows) if method == "gradient" else torch.sqrt
+            heads, ffn = close(self.heads).float(), close(self.ffn).float()
+            hidden = close(self.hidden).sum(0).float()  # over norms
+        return {"heads": heads, "kv_heads": grouped(heads, self.anatomy), "ffn": ffn, "hidden": hidden}
+
+    def influences(self) -> Float[Tensor, " L"]:
+        """Block influence: the mean over positions of 1 - cos of each layer's input and output."""
+        return (self.influence / self.weight).float()
+
+    def mean_angles(self) -> Float[Tensor, " blocks"]:
+        """The mean over positions of the angle over each block of ``span`` layers, in units of pi."""
+        return (self.angles / self.weight).float()
+
+
+def grouped(heads: Float[Tensor, "L H"], anatomy: Anatomy) -> Float[Tensor, "L KV"]:
+    """Sums over the query heads of each group."""
+    return heads.unflatten(1, (anatomy.sizes.kv_heads, -1)).sum(-1)
 
 
 def loss_of(row: Batch, outputs: Outputs) -> Tensor:
     """The mean cross-entropy of a row."""
     weight = row.weight.reshape(-1)
-    logits = outputs.logits().to(_wide(outputs.hidden))
+    logits = outputs.logits().to(wide(outputs.hidden))
     losses = nn.functional.cross_entropy(logits, row.targets.reshape(-1), reduction="none")
     return (weight * losses).sum() / weight.sum()
 
 
 def gate_of(activation: Float[Tensor, "1 T n"], gradient: Float[Tensor, "1 T n"]) -> Float[Tensor, " n"]:
     """dL/dgate of each channel of an activation."""
-    return (activation.detach().to(_wide(activation)) * gradient).sum((0, 1)).double()
+    return (activation.detach().to(wide(activation)) * gradient).sum((0, 1)).double()
 
 
 def taps_of(model: PreTrainedModel, anatomy: Anatomy) -> dict[str, list[nn.Module]]:
@@ -150,6 +166,6 @@ def keep_read(anatomy: Anatomy, taps: Sequence[nn.Module], keep: Callable[[Tenso
     return [*handles, last.register_forward_hook(output_hook)]
 
 
-def _wide(tensor: Tensor) -> torch.dtype:
-    """The tensor's format, at least float32, because sums of many small products lose bits in smaller formats."""
-    return torch.promote_types(tensor.dtype, torch.float32)
+def _cosine(before: Float[Tensor, "1 T D"], after: Float[Tensor, "1 T D"]) -> Float[Tensor, " T"]:
+    found = nn.functional.cosine_similarity(before.detach()[0].double(), after.detach()[0].double(), dim=-1)
+    return found.clamp(-1, 1)

@@ -99,6 +99,24 @@ class DistilSettings(TrainingSettings, TeacherSettings):
             synonyms=("moe_to_dense", "expert_merging", "num_experts"),
         ),
     ] = Field(default=None, exclude=True)
+    method: Annotated[
+        Literal["activation", "gradient", "wanda", "random"],
+        Flag(
+            "What scores the heads, neurons and channels of which a pruned student keeps the best; random is a control.",
+            "Model",
+            synonyms=("importance", "pruning_method", "prune_method", "importance_score", "saliency"),
+        ),
+    ] = Field(default="activation", exclude=True)
+    depth: Annotated[
+        Literal["influence", "angular", "greedy", "random"] | None,
+        Flag(
+            "What chooses the layers that a pruned student keeps: block influence, the angle over consecutive layers, measured "
+            "loss, one layer after the other, or chance.",
+            "Model",
+            default="influence; random with --method random",
+            synonyms=("layer_importance", "drop_layers", "depth_pruning", "layer_method"),
+        ),
+    ] = Field(default=None, exclude=True)
     mixers: Annotated[
         MixerNames,
         Flag(
@@ -272,14 +290,6 @@ class ShrinkSettings(DistilSettings):
     """The keys of `limbeck shrink`, which are also its flags. It makes one student, of one size."""
 
     params: Params = None
-    method: Annotated[
-        Literal["activation", "gradient", "random"],
-        Flag(
-            "How the importance of what may be pruned is scored.",
-            "Model",
-            synonyms=("importance", "criterion", "pruning_method"),
-        ),
-    ] = "activation"
     low_rank: Annotated[
         float | None,
         Field(gt=0, lt=1),

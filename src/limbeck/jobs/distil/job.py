@@ -53,7 +53,7 @@ from limbeck.jobs.distil.rollouts import rollouts_of
 from limbeck.jobs.distil.rounds import arms_of_rounds, make_in_rounds
 from limbeck.jobs.distil.teacher import RunTeacher, adopted
 from limbeck.jobs.distil.vocabulary import with_vocabulary
-from limbeck.jobs.pair.student import make_student, possible_shapes, stored_as
+from limbeck.jobs.pair.student import METHOD, make_student, possible_shapes, stored_as
 from limbeck.jobs.pair.vocabulary import given_student
 from limbeck.models.language_model import LanguageModel
 from limbeck.models.load import load, verified_folder
@@ -451,7 +451,8 @@ def _start(
     settings, target, conversion = plan.request.settings, plan.target, plan.conversion
     folder = settings.out / "cut"
     pruned = settings.out / (BASE if conversion else "cut")
-    if environment.world.first and target is not None and source.captured and not (pruned.exists() or plan.rounds):
+    other = pruned.exists() or plan.rounds or (settings.method, settings.depth) != (METHOD, None)
+    if environment.world.first and target is not None and source.captured and not other:
         source.captured.place_cut(possible_shapes(settings, plan.request.teacher), pruned, seed=settings.seed)
     environment.world.barrier()
     made = (folder / "config.json").exists()

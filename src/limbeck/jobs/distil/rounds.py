@@ -15,7 +15,7 @@ from limbeck.corpora import TokenStore
 from limbeck.jobs.common.environment import Environment
 from limbeck.jobs.distil.arms import Arm, Shared, train
 from limbeck.jobs.distil.plan import DistilPlan
-from limbeck.jobs.pair.student import METHOD, OnDisk, make_student, save_student, shrink_to
+from limbeck.jobs.pair.student import OnDisk, make_student, save_student, scored_by, shrink_to
 from limbeck.models.language_model import LanguageModel
 from limbeck.models.load import load, verified_folder
 from limbeck.students.rounds import composed
@@ -83,9 +83,7 @@ def _pruned(
         return make_student(settings, ref, shape, teacher, store, length=length, environment=environment, folder=folder)
     if environment.world.first and not (folder / "config.json").exists():
         larger = load(verified_folder(previous), device=environment.world.device)
-        student = shrink_to(
-            shape, larger, store, length=length, environment=environment, method=METHOD, seed=settings.seed
-        )
+        student = shrink_to(shape, larger, store, length=length, environment=environment, **scored_by(settings))
         before, now = larger.lineage or {}, student.lineage or {}
         kept = composed(before["kept"], now["kept"])
         student.lineage = {**before, **now, "teacher": before["teacher"], "kept": kept, ROUNDS: list(made)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict
+from typing import NotRequired, TypedDict, Unpack
 
 import torch
 
@@ -50,7 +50,7 @@ from limbeck.types import Batch
 
 _DTYPES = {name: getattr(torch, name) for name in FLOATS.values()}
 CALIBRATION_ROWS = 64
-METHOD = "activation"  # how importance is scored unless --method names another
+METHOD = "activation"  # how importance is scored unless --method names another; --depth is its own by default
 
 
 def target_shape(settings: DistilSettings, teacher: TeacherRef) -> Shape | None:
@@ -68,6 +68,7 @@ def target_shape(settings: DistilSettings, teacher: TeacherRef) -> Shape | None:
     if settings.student is not None and settings.experts is not None:
         raise BadSetting("--student and --experts both define the student: give one of them")
     if settings.student is not None or (settings.mixers is not None and not chosen):
+        _check_not_scored(settings)
         return None
     config = load_config(teacher.config_source)
     if settings.experts is not None and not is_mixture(config):
@@ -85,6 +86,18 @@ def target_shape(settings: DistilSettings, teacher: TeacherRef) -> Shape | None:
     if settings.mixers is not None:
         return choose_converted(config, lambda layers: mixers_for(settings, layers), budget=budget)
     return choose(config, parameters=budget, multiple=multiple_of(settings.qat))
+
+
+def _check_not_scored(settings: DistilSettings) -> None:
+    """Raises BadSetting for scores of importance where nothing is pruned."""
+    for flag, given in (("--method", settings.method != METHOD), ("--depth", settings.depth is not None)):
+        if given:
+            why = (
+                "with --student nothing is pruned"
+                if settings.student
+                else "with --mixers and no size nothing is pruned"
+            )
+            raise BadSetting(f"{flag} scores what is pruned out of the teacher, and {why}: leave one of the two out")
 
 
 def possible_shapes(settings: DistilSettings, teacher: TeacherRef) -> tuple[Shape, ...]:
@@ -204,7 +217,7 @@ def make_student(
     """
     folder = folder or settings.out / "cut"
     if environment.world.first and not (folder / "config.json").exists():
-        keys: Pruning = {"length": length, "environment": environment, "method": METHOD, "seed": settings.seed}
+        keys: Pruning = {"length": length, "environment": environment, **scored_by(settings)}
         if isinstance(teacher, OnDisk) and shape is not None:
             shrink_stored(shape, teacher.stored, teacher.run(), store, **keys).save(folder)
         else:
@@ -222,13 +235,24 @@ def save_student(student: LanguageModel, settings: DistilSettings, ref: TeacherR
     save(student, folder, dtype=own if holds(student, own) or lineage_of_experts(student) else None)
 
 
-class Pruning(TypedDict):
-    """How a student is pruned: the length of rows of its calibration sample, and what scores importance."""
+class Scoring(TypedDict):
+    """What scores importance, and by which seed."""
+
+    method: str
+    depth: NotRequired[str | None]
+    seed: int
+
+
+class Pruning(Scoring):
+    """How a student is pruned: also the length of rows of its calibration sample."""
 
     length: int
     environment: Environment
-    method: str
-    seed: int
+
+
+def scored_by(settings: DistilSettings) -> Scoring:
+    """What scores importance by the settings."""
+    return {"method": settings.method, "depth": settings.depth, "seed": settings.seed}
 
 
 @dataclass(frozen=True)
@@ -256,26 +280,16 @@ def _in_memory(
 
 
 def shrink_to(
-    shape: Shape,
-    teacher: LanguageModel,
-    store: TokenStore,
-    *,
-    length: int,
-    environment: Environment,
-    method: str,
-    seed: int,
-    experts: str | None = None,
+    shape: Shape, teacher: LanguageModel, store: TokenStore, *, experts: str | None = None, **how: Unpack[Pruning]
 ) -> LanguageModel:
     """A student of this shape, pruned from the teacher by importance on a calibration sample of the training text.
 
     A mixture of experts is made dense first, by ``experts`` of `students.dense`.
     """
     if is_mixture(teacher.config):
-        sample = _sample(store, length=length, environment=environment, seed=seed)
-        teacher = make_dense(teacher, sample, method=experts or CHOSEN)
+        teacher = make_dense(teacher, _sample(store, how), method=experts or CHOSEN)
         console.print(experts_sentence(lineage_of_experts(teacher)[LINEAGE]))
-    scores = _scores(teacher, store, length=length, environment=environment, method=method, seed=seed)
-    return prune(teacher, shape=shape, scores=scores)
+    return prune(teacher, shape=shape, scores=_scores(teacher, store, shape.layers, how))
 
 
 def shrink_stored(
@@ -283,31 +297,20 @@ def shrink_stored(
     teacher: StoredModel,
     runs: LanguageModel | StreamedModel,
     store: TokenStore,
-    *,
-    length: int,
-    environment: Environment,
-    method: str,
-    seed: int,
+    **how: Unpack[Pruning],
 ) -> StoredStudent:
     """The same from a teacher on disk. ``runs`` is what computes of it, with the same vocabulary."""
-    scores = _scores(runs, store, length=length, environment=environment, method=method, seed=seed)
-    return prune_stored(teacher, shape=shape, scores=scores)
+    return prune_stored(teacher, shape=shape, scores=_scores(runs, store, shape.layers, how))
 
 
-def _scores(
-    teacher: LanguageModel | StreamedModel,
-    store: TokenStore,
-    *,
-    length: int,
-    environment: Environment,
-    method: str,
-    seed: int,
-) -> Scores:
-    sample = _sample(store, length=length, environment=environment, seed=seed)
-    return score(teacher, sample, method=method, seed=seed)
+def _scores(teacher: LanguageModel | StreamedModel, store: TokenStore, keep: int, how: Pruning) -> Scores:
+    """The scores by which so many layers are kept."""
+    return score(
+        teacher, _sample(store, how), keep=keep, method=how["method"], depth=how.get("depth"), seed=how["seed"]
+    )
 
 
-def _sample(store: TokenStore, *, length: int, environment: Environment, seed: int) -> list[Batch]:
+def _sample(store: TokenStore, how: Pruning) -> list[Batch]:
     """The calibration sample of the training text."""
-    sample = Rows(store, length=length, seed=seed).take(CALIBRATION_ROWS)
-    return list(micro_batches(sample, environment.world.device))
+    sample = Rows(store, length=how["length"], seed=how["seed"]).take(CALIBRATION_ROWS)
+    return list(micro_batches(sample, how["environment"].world.device))

@@ -24,7 +24,7 @@ from limbeck.jobs.common.folder import command, require_empty
 from limbeck.jobs.common.opening import open_once
 from limbeck.jobs.common.sample import first_documents
 from limbeck.jobs.common.text import columns_of, passing_store
-from limbeck.jobs.pair.student import Pruning, shrink_stored, shrink_to, stored_as, target_shape
+from limbeck.jobs.pair.student import Pruning, scored_by, shrink_stored, shrink_to, stored_as, target_shape
 from limbeck.jobs.pair.trimmed import load_teacher, load_teacher_within, stored_teacher
 from limbeck.jobs.pair.vocabulary import trimmed_beside
 from limbeck.jobs.shrink.low_rank import check_flags, factored_student, sizes
@@ -126,7 +126,7 @@ def _pruned(
     environment: Environment,
 ) -> _Made:
     """The student that is pruned from the files of a teacher, or from a mixture of experts in memory."""
-    how: Pruning = {"length": length, "environment": environment, "method": settings.method, "seed": settings.seed}
+    how: Pruning = {"length": length, "environment": environment, **scored_by(settings)}
     if files is not None:
         cut = shrink_stored(shape, files, runs, store, **how)
         return _Made(cut.about, shape, _sizes(files.about, shape, cut.about.parameters_count), cut.save)

@@ -36,8 +36,9 @@ def check_flags(settings: ShrinkSettings) -> None:
                 f"--low-rank and {flag_of(DistilSettings, name)} both define the student: give one of them. A student that is "
                 "pruned first can be factored by a second limbeck shrink, with it as --teacher"
             )
-    if "method" in given:
-        raise BadSetting("--method scores what is pruned, and --low-rank prunes nothing: leave it out")
+    for name in ("method", "depth"):
+        if name in given:
+            raise BadSetting(f"--{name} scores what is pruned, and --low-rank prunes nothing: leave it out")
     Budget(settings.low_rank, settings.sparse)
 
 
