@@ -76,7 +76,7 @@ def times(mine: Sequence[float], other: Sequence[float]) -> Seen:
 
 
 def beside_trl(contender: str, found: Any) -> Seen:
-    """Tokens a CPU-second of a contender of the end-to-end benchmark, times TRL's."""
+    """Tokens a CPU-second of a contender of the end-to-end or on-policy benchmark, times TRL's."""
     mine, trl = ([1 / r["tokens_per_cpu_s"] for r in found["runs"] if r["contender"] == n] for n in (contender, "trl"))
     return times(mine, trl) if mine and trl else None
 
@@ -140,6 +140,7 @@ GOALS = (
     Goal("peak of cutting a model of 3B", False, 4, "cut", cut_in, " GiB"),
     Goal("live training, times TRL's GKD", True, 4.5, "distil", partial(beside_trl, "limbeck")),
     Goal("cached training, times TRL's GKD", True, 8, "distil", partial(beside_trl, "cached")),
+    Goal("on-policy training, times TRL's GKD", True, 2, "on-policy", partial(beside_trl, "limbeck")),
     Goal("live step, times a packed loop, vocabulary of 8,192", True, 1.3, "steps", partial(beside_packed, 8192)),
     Goal("live step, times a packed loop, vocabulary of 32,000", True, 1.8, "steps", partial(beside_packed, 32_000)),
     Goal("rows of 2,048, times rows of 256", True, 0.85, "steps", partial(by_length, 2048)),

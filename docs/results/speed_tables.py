@@ -39,6 +39,21 @@ def end_to_end() -> str:
     )
 
 
+def on_policy() -> str:
+    """Learned tokens for each CPU-second where half of the text is the student's own, and peak memory."""
+    runs = read("performance/on-policy.json")["runs"]
+    lines = []
+    for name, shown in (("limbeck", "limbeck"), ("trl", "TRL GKD")):
+        mine = [run for run in runs if run["contender"] == name]
+        own = sum(run["on_policy_steps"] for run in mine), sum(run["steps"] for run in mine)
+        rates, peaks = ([run[key] for run in mine] for key in ("tokens_per_cpu_s", "peak_mib"))
+        lines.append([shown, f"{own[0]} of {own[1]}", spread(rates, 0), spread(peaks, 0)])
+    return table(
+        "contender | steps with the student's own text | learned tokens per CPU-second | peak above the models, MiB",
+        lines,
+    )
+
+
 def real_pair(found: dict) -> str:
     """Results of benchmarks/real_pair.py: means over the seeds, bits per byte with their interval over documents and seeds."""
     lines = []
@@ -334,6 +349,7 @@ TABLES: Tables = {
     "performance.md": {
         "goals": goal_rows.table,
         "end-to-end": end_to_end,
+        "on-policy": on_policy,
         **({"real-pair": lambda: real_pair(read("performance/real-pair.json"))} if REAL_PAIR.exists() else {}),
         **({"real-model": real_model} if REAL_MODEL.exists() else {}),
         "losses": losses,

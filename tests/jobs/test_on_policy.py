@@ -74,7 +74,7 @@ def test_a_run_counts_and_says_what_its_student_wrote(here):
         threads=1,
     )
     rows = read_lines(here / "out" / "metrics.jsonl")
-    assert sum(row.get("rollouts", 0) for row in rows) > 10
+    assert sum(row["rollouts"] for row in rows) > 10
     run = json.loads((here / "out" / "run.json").read_text(encoding="utf-8"))
     assert run["signature"]["rollouts"] == "0.5"
     assert run["teacher"]["generated"] == 0.5

@@ -79,10 +79,8 @@ class Generated:
     texts: list[tuple[int, int, bool]] = field(default_factory=list)
     left_out: int = 0
 
-    def row(self) -> dict[str, float | int]:
-        """As a step's row of metrics.jsonl has it; nothing where nothing was generated."""
-        if not self.texts:
-            return {}
+    def row(self) -> dict[str, int]:
+        """As a step's row of metrics.jsonl has it."""
         return {
             "rollouts": len(self.texts),
             "rollout_tokens": sum(tokens for _, tokens, _ in self.texts),
@@ -214,8 +212,8 @@ class Rollouts:
         """Continues at a saved position."""
         self.rows.load_state_dict(state)
 
-    def facts(self) -> dict[str, float | int]:
-        """What was generated for the last rows that were taken, for the step's row of metrics.jsonl."""
+    def facts(self) -> dict[str, int]:
+        """What this rank generated for the last rows that were taken, for the step's row of metrics.jsonl."""
         return self.last.row()
 
 

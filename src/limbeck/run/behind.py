@@ -30,7 +30,7 @@ class Done:
     begun: Moment
     ended: Moment
     position: dict[str, Any]
-    facts: Mapping[str, float | int]
+    facts: Mapping[str, int]
 
 
 @dataclass

@@ -99,7 +99,7 @@ class Run:
     that is measured during the training, None for none. ``rule``: what follows from those measurements, None for nothing;
     ranks that do not measure have it too. ``tracked``: how a tracker shows the training, None for no tracker. ``background``:
     whether checkpoints are written while the training goes on, from a copy in host memory; None for where weights are on a GPU.
-    ``facts``: asked after each step for more columns of its row of metrics.jsonl.
+    ``facts``: asked after each step for more columns of its row of metrics.jsonl, counts that are summed over the ranks.
     """
 
     folder: Path
@@ -117,7 +117,7 @@ class Run:
     rule: Rule | None = None
     tracked: Tracked | None = None
     background: bool | None = None
-    facts: Callable[[], Mapping[str, float | int]] = dict
+    facts: Callable[[], Mapping[str, int]] = dict
     done: int = field(default=0, init=False)  # steps
     complete: bool = field(default=False, init=False)  # whether all steps are done, or as many as the rule allows
     selection: Selection | None = field(default=None, init=False)
@@ -194,7 +194,7 @@ class Run:
                 if average:
                     average.update(step)
                 ended = Moment.of(self.world.device)
-                behind.add(Done(step, tokens, report, lr, begun, ended, self.corpus.state_dict(), self.facts()))
+                behind.add(Done(step, tokens, report, lr, begun, ended, self.corpus.state_dict(), self._counts()))
                 if self._measures(step):
                     behind.finish()
                 self._select(watched(step, tokens), step, average)
@@ -217,6 +217,10 @@ class Run:
             if self.plan.weights == "bfloat16" and not self.world.sharded:  # whose gathered copy has it
                 set_format(self.student.model, torch.float32)  # as the saved model is loaded
             self._conclude(average)
+
+    def _counts(self) -> dict[str, int]:
+        """The facts of a step, over all ranks."""
+        return {name: round(self.world.sum(float(count))) for name, count in self.facts().items()}
 
     def _measures(self, step: int) -> bool:
         """Whether held-out text is measured after a step, here or on another rank."""
