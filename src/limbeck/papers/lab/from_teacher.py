@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -59,9 +59,15 @@ def divergence(teacher: LanguageModel, student: LanguageModel, batch: Batch) -> 
 def by_document(model: LanguageModel, batches: Sequence[Batch], documents: int) -> np.ndarray:
     """Sums of nats and tokens of each document, (2, documents)."""
     model.model.eval()
+    return summed(lambda batch: model(batch).logits(), batches, documents)
+
+
+@torch.no_grad()
+def summed(logits: Callable[[Batch], Tensor], batches: Sequence[Batch], documents: int) -> np.ndarray:
+    """The same for anything that gives the logits of a batch."""
     sums = np.zeros((2, documents))
     for batch in batches:
-        nats = F.cross_entropy(model(batch).logits().float(), batch.targets.flatten(), reduction="none")
+        nats = F.cross_entropy(logits(batch).float(), batch.targets.flatten(), reduction="none")
         weight = batch.weight.flatten()
         where = batch.document.flatten().cpu().numpy()
         counts = (weight > 0).cpu().numpy()
