@@ -45,7 +45,7 @@ def model_card(
         "library_name: transformers",
         "pipeline_tag: text-generation",
         "tags:",
-        "- distillation",
+        *([] if _is_only_grown(run) else ["- distillation"]),
         "- limbeck",
     ]
     # A JSON string is a YAML string, whatever a name holds.

@@ -9,6 +9,7 @@ gradients of copies differ by a factor alone, which Adam takes out again.
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 
 import torch
@@ -69,7 +70,7 @@ def _check_kind(anatomy: Anatomy, model_type: str, shape: Shape) -> None:
     if anatomy.kind.divides and shape.hidden % shape.heads:
         raise BadShape(
             f"in {model_type} models hidden is a multiple of heads, got hidden={shape.hidden} with heads={shape.heads}; give "
-            "other heads"
+            f"hidden={_next(shape.hidden, math.lcm(now.hidden, shape.heads))}, or other heads"
         )
     normed = any(axes in (("heads",), ("kv",)) for name, axes in anatomy.inside.items() if "norm" in name)
     uneven = shape.kv_heads % now.kv_heads or (shape.heads // shape.kv_heads) % (now.heads // now.kv_heads)

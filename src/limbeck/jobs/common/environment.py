@@ -35,6 +35,12 @@ class Environment:
         return torch.bfloat16 if self.bf16 else torch.float32
 
 
+def require_one_process(command: str) -> None:
+    """Raises BadSetting for a command that torchrun started in several processes, though it runs in one."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise BadSetting(f"{command} runs in one process: start it without torchrun")
+
+
 def environment_of(settings: Settings, *models: str | Path | None, width: int = 0) -> Environment:
     """Sets threads, denormals and full products, joins the other ranks, and chooses the number format.
 

@@ -15,7 +15,7 @@ from limbeck.config import GrowSettings
 from limbeck.disk import claims, remove_beside, take
 from limbeck.ending import Ending, show_ending
 from limbeck.errors import BadModel, BadSetting
-from limbeck.jobs.common.environment import Environment, environment_of, row_length
+from limbeck.jobs.common.environment import Environment, environment_of, require_one_process, row_length
 from limbeck.jobs.common.folder import command, require_empty
 from limbeck.jobs.common.held_out import HeldOut
 from limbeck.jobs.probe.text import RunFolder, Texts
@@ -45,10 +45,12 @@ def grow_model(settings: GrowSettings) -> dict[str, Any]:
     """Makes a larger model of a small one in ``settings.out``.
 
     Returns ``{"out", "parameters", "grown_from", "shape", "readings"}``: nats a token before and after growth, and KL(small ||
-    grown). Raises BadSetting for flags that do not go together, BadFolder for a folder that is not empty, BadModel for a model
-    that cannot be grown, BadShape for a shape that it does not grow to, Mismatch for two models that do not belong together.
+    grown). Raises BadSetting for flags that do not go together or several processes, BadFolder for a folder that is not empty,
+    BadModel for a model that cannot be grown, BadShape for a shape that it does not grow to, and Mismatch for two models that do
+    not belong together.
     """
     how = _checked(settings)
+    require_one_process("grow")
     environment = environment_of(settings)
     require_empty(settings.out)
     take(settings.out)

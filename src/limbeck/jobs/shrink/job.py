@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import tempfile
 from collections.abc import Callable
@@ -18,8 +17,7 @@ from limbeck.corpora import TokenStore
 from limbeck.corpora.source import resolve as resolve_source
 from limbeck.disk import claims, remove_beside, take
 from limbeck.ending import Ending, show_ending
-from limbeck.errors import BadSetting
-from limbeck.jobs.common.environment import Environment, environment_of, row_length
+from limbeck.jobs.common.environment import Environment, environment_of, require_one_process, row_length
 from limbeck.jobs.common.folder import command, require_empty
 from limbeck.jobs.common.opening import open_once
 from limbeck.jobs.common.sample import first_documents
@@ -51,8 +49,7 @@ def shrink(settings: ShrinkSettings) -> dict[str, Any]:
     several processes, BadFolder for a folder that is not empty, and the errors of a faulty text or teacher.
     """
     check_flags(settings)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise BadSetting("shrink runs in one process: start it without torchrun")
+    require_one_process("shrink")
     source = teacher_ref(settings.teacher)
     environment = environment_of(settings, computed_here(source))
     require_empty(settings.out)
