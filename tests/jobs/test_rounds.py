@@ -26,7 +26,7 @@ from limbeck.jobs.pair import rounds as planned
 from limbeck.models.anatomy import Anatomy
 from limbeck.models.load import load
 from limbeck.planning.checks.pair import Finding
-from limbeck.report.rounds import pruned_in
+from limbeck.report.before import pruned_in
 from limbeck.report.words import duration
 from limbeck.run.log import console
 from limbeck.run.run import Run

@@ -126,7 +126,7 @@ def test_what_a_student_was_expanded_from_is_in_its_lineage():
     ("use", "match"),
     [
         (lambda: Sharing(3, 4), "3 layers cannot share weights in 4 stages"),
-        (lambda: Sharing(1), "1 layers cannot share weights in a line"),
+        (lambda: Sharing(1), "1 layer is no line of layers"),
         (lambda: Sharing(4, 3).stage_of(2), "2 layers cannot be expanded from 4 layers of stages 0 0 1 2: give 3 to 4"),
         (lambda: Sharing(4, 3).stage_of(6), "6 layers cannot be expanded from 4 layers of stages 0 0 1 2: give 3 to 4"),
         (lambda: share(animal("llama"), Sharing(6, 3)), "has 4 layers, the auxiliary 6"),

@@ -8,6 +8,7 @@ from limbeck.config.settings import *  # noqa: F403
 from limbeck.config.values import (
     ATTENTION,
     BASELINES,
+    LAYERS,
     OF_TASK,
     OFF_POLICY,
     PTQ,
@@ -21,6 +22,7 @@ from limbeck.config.values import (
 __all__ = [
     "ATTENTION",
     "BASELINES",
+    "LAYERS",
     "OFF_POLICY",
     "OF_TASK",
     "PTQ",

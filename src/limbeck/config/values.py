@@ -24,6 +24,7 @@ Number = TypeVar("Number", int, float)
 BASELINES = ("cut", "cut+ce", "cut+ce@flops", "fresh+kd")
 ATTENTION = "attention"  # a baseline of a student of other mixers
 PTQ = "ptq"  # a baseline of a student that is trained with quantised weights
+LAYERS = "layers+kd"  # a baseline of a student that is expanded from shared layers
 OFF_POLICY = ("off-policy", "off-policy@flops")  # baselines of a student that generates a part of its text itself
 Stage = Literal["mixers", "blocks"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
@@ -80,6 +81,24 @@ def _sizes(value: Any) -> Any:
     return found if isinstance(found, tuple) else (found,)
 
 
+def _depths(value: Any) -> Any:
+    """Numbers of layers, each once, the deepest first; None for none."""
+    if value is None:
+        return None
+    parts = value.split(",") if isinstance(value, str) else value if isinstance(value, list | tuple) else [value]
+    if not parts or not all(re.fullmatch(r"\s*[1-9]\d{0,5}\s*", str(part)) for part in parts):
+        raise ValueError(f"expected numbers of layers between commas, such as 3,4,6, got {value!r}")
+    return tuple(sorted({int(part) for part in parts}, reverse=True))
+
+
+def _learngene(value: Any) -> Any:
+    """ "stages=N" or "linear"; None for none."""
+    found = None if value is None else re.fullmatch(r"\s*(?:stages\s*=\s*([1-9]\d{0,5})|linear)\s*", str(value))
+    if value is not None and not found:
+        raise ValueError(f"expected stages=3 (layers of a stage share their weights) or linear, got {value!r}")
+    return None if found is None else f"stages={found[1]}" if found[1] else "linear"
+
+
 _BYTES = {
     "": 1,
     "b": 1,
@@ -132,10 +151,11 @@ def _baselines(value: Any) -> Any:
     plain = (re.sub(r"^pruned(?=$|\+)", "cut", part.strip()) for part in parts)
     names = list(dict.fromkeys(part for part in plain if part.lower() not in {"", "none"}))
     for name in names:
-        if name not in (known := (*BASELINES, ATTENTION, PTQ, *OFF_POLICY)):
+        if name not in (known := (*BASELINES, ATTENTION, PTQ, LAYERS, *OFF_POLICY)):
             raise ValueError(
                 f"unknown baseline {name!r}{nearest(name, known)} There are: {', '.join(BASELINES)}, with --mixers also "
-                f"{ATTENTION}, with --qat also {PTQ}, with --rollouts also {' and '.join(OFF_POLICY)}, or none."
+                f"{ATTENTION}, with --qat also {PTQ}, with --learngene also {LAYERS}, with --rollouts also "
+                f"{' and '.join(OFF_POLICY)}, or none."
             )
     return names
 
@@ -347,6 +367,8 @@ _SEVERAL = Accepts("str | Sequence[str]", "NAME,...")
 Count = Annotated[int, BeforeValidator(count), Field(gt=0), _COUNT]
 Counts = Annotated[int | tuple[int, ...] | None, BeforeValidator(_counts), _SEVERAL_COUNTS]
 Sizes = Annotated[tuple[int, ...], BeforeValidator(_sizes), _SEVERAL_COUNTS]
+Depths = Annotated[tuple[int, ...] | None, BeforeValidator(_depths), Accepts("int | str | Sequence[int]", "LAYERS,...")]
+Learngene = Annotated[str | None, BeforeValidator(_learngene), Accepts("str", "stages=N|linear")]
 Bytes = Annotated[float, _measured(_BYTES, "24GiB"), Field(gt=0), Accepts("float | str", "BYTES")]
 Seconds = Annotated[float, _measured(_SECONDS, "20ms"), Field(gt=0), Accepts("float | str", "TIME")]
 Columns = Annotated[

@@ -9,10 +9,10 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from limbeck.report.before import trained_before
 from limbeck.report.experts import experts_sentence
 from limbeck.report.grown import grown_from
 from limbeck.report.quantised import quantised_sentence
-from limbeck.report.rounds import pruned_in
 from limbeck.report.start import Start, start_of
 from limbeck.report.tasks import card_rows
 from limbeck.report.words import bounded, count, label
@@ -140,6 +140,8 @@ def _origin(run: Mapping[str, Any], student: Mapping[str, Any], teacher: Mapping
         made, since = "pruned from its teacher", " since pruning"
         if run.get("conversion"):
             made = "made from its teacher with other mixers for attention"
+        elif "learngene" in run["lineage"]:
+            made, since = "expanded from layers of its teacher that a family shares", ""
         elif "low_rank" in run["lineage"]:
             made, since = "made of low-rank factors of its teacher's matrices", ""
         grown = plain(grown_from(run["lineage"]))
@@ -156,7 +158,7 @@ def _origin(run: Mapping[str, Any], student: Mapping[str, Any], teacher: Mapping
         mixed = (run.get("signature") or {}).get("bf16")
         how = "mixed precision (weights in float32, products in bfloat16)" if mixed else "float32"
         text += f" It was trained in {how} and rounded to {student['dtype']} at the end; measured is the rounded model."
-    text += f" {pruned_in(run.get('lineage') or {})}".rstrip() + quantised_sentence(run)
+    text += f" {trained_before(run.get('lineage') or {})}".rstrip() + quantised_sentence(run)
     mixers = (run.get("conversion") or {}).get("mixers")
     return text + (f" Its layers mix with {plain(_in_order(mixers))}." if mixers else "")
 

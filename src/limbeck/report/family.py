@@ -27,9 +27,9 @@ from limbeck.report.start import Start, start_of
 from limbeck.report.words import bounded, count, label, share
 from limbeck.types import Reading
 
-_ARMS = ("student", "cut+ce", "cut+ce@flops", "fresh+kd")
+_ARMS = ("student", "layers+kd", "cut+ce", "cut+ce@flops", "fresh+kd")
 _SAMPLES = 2  # documents
-_NEED_TEACHER = ("student", "fresh+kd")  # those that are trained with the objective of their student
+_NEED_TEACHER = ("student", "layers+kd", "fresh+kd")  # those that are trained with the objective of their student
 
 
 def write_family_report(folder: Path) -> Path:

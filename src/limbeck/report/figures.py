@@ -40,6 +40,7 @@ _PAGE = {
     "ptq": "#010212",
     "off-policy": "#010213",
     "off-policy@flops": "#010214",
+    "layers+kd": "#010215",
 }
 _STYLE = {
     "svg.fonttype": "none",

@@ -21,6 +21,7 @@ from markupsafe import Markup, escape
 from limbeck.disk import write_text
 from limbeck.probes.calibration import reliability
 from limbeck.probes.interval import FEWEST_DOCUMENTS
+from limbeck.report.before import trained_before
 from limbeck.report.decision import by_chance, rows_decided, rule, too_few
 from limbeck.report.experts import experts_sentence
 from limbeck.report.figures import (
@@ -34,7 +35,6 @@ from limbeck.report.figures import (
 )
 from limbeck.report.folder import RunFolder
 from limbeck.report.rollouts import generated_in
-from limbeck.report.rounds import pruned_in
 from limbeck.report.samples import in_whole_words
 from limbeck.report.start import Start, start_of
 from limbeck.report.state import fewer, state_rows
@@ -184,7 +184,7 @@ def render(found: RunFolder) -> str:
             shape=_shape(found),
             layers=_layers(run),
             lineage=run.get("lineage") or {},
-            rounds=pruned_in(run.get("lineage") or {}),
+            before=trained_before(run.get("lineage") or {}),
             moved=_moved(found),
             alignment=_alignment(found.reading("student", "representation_alignment")),
             experts_sentence=experts_sentence,

@@ -121,6 +121,20 @@ class Round(TypedDict):
     tokens: Count
 
 
+class SharedLayers(TypedDict):
+    """The shared layers that a student was expanded from, and what their training cost all students of the family together."""
+
+    kind: str
+    layers: Count
+    stages: list[Count]
+    parameters: NotRequired[Count]
+    students: NotRequired[Positive]
+    tokens: NotRequired[Count]
+    flops: NotRequired[float]
+    own_tokens: NotRequired[Count]
+    own_flops: NotRequired[float]
+
+
 class Lineage(TypedDict, total=False):
     """Which units of its teacher a student was pruned to, and how a mixture of ``experts`` became dense before that."""
 
@@ -128,6 +142,7 @@ class Lineage(TypedDict, total=False):
     method: str
     low_rank: LowRank
     rounds: list[Round]
+    learngene: SharedLayers
     experts: dict[str, Any]
 
 

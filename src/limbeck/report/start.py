@@ -56,6 +56,14 @@ ROUNDED = Start(
     "all seeds start from one student pruned in rounds",
 )
 
+EXPANDED = Start(
+    "expanded, before its own training",
+    "the student as expanded",
+    "The student as it was expanded from the layers that its family shares, which were distilled before.",
+    "all seeds start from one training of shared layers",
+    made="expanded",
+)
+
 
 def start_of(run: Mapping[str, Any]) -> Start:
     """The start of a run, from what its run.json holds."""
@@ -63,6 +71,8 @@ def start_of(run: Mapping[str, Any]) -> Start:
     if not conversion:
         if lineage.get("rounds"):
             return ROUNDED
+        if lineage.get("learngene"):
+            return EXPANDED
         if run.get("signature", {}).get("student"):
             return GIVEN
         if experts := lineage.get("experts"):

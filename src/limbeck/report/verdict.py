@@ -39,6 +39,7 @@ def _against(start: Start, *, at_most: bool) -> dict[str, tuple[str, str]]:
         "fresh+kd": ("the same training from random weights", "the same training from random weights"),
         "cut": (start.name, start.name),
         "attention": ("the same student with attention everywhere", "attention everywhere"),
+        "layers+kd": ("layers of the teacher distilled for as many tokens", "pruning layers of the teacher"),
         "ptq": ("the same training quantised afterwards", "quantising after the same training"),
         "off-policy": (f"the same distillation on the text alone {tokens}", "distillation on the text alone"),
         "off-policy@flops": (
@@ -102,7 +103,7 @@ def verdict(
     used: str = "",
 ) -> Verdict:
     """The verdict on ``arms["student"]``, with whichever of "cut+ce", "cut+ce@flops", "fresh+kd", "cut", "attention", "ptq",
-    "off-policy", "off-policy@flops" there are.
+    "off-policy", "off-policy@flops", "layers+kd" there are.
 
     ``price`` is what the teacher's logits cost, where the objective needs them. Each arm is a list of measurements, one a
     seed; seed k of two arms is compared with seed k. ``text_bytes`` are those of each document that the
@@ -129,6 +130,7 @@ def verdict(
         sentences.append(words)
         differences += [closed] if closed else []
     others = (
+        "layers+kd",
         "off-policy",
         "off-policy@flops",
         "ptq",

@@ -18,6 +18,7 @@ LABELS = {
     "ptq": "quantised after training",
     "off-policy": "on the text alone",
     "off-policy@flops": "on the text alone, equal compute",
+    "layers+kd": "layers of the teacher + KD",
 }
 ORDER = tuple(LABELS)
 

@@ -25,7 +25,7 @@ from limbeck.models.trim.model import lineage_of_vocabulary
 from limbeck.students.shape import Shape
 
 LINEAGE = "learngene"  # in a student's lineage
-STAGES, LINE = "stages", "line"
+STAGES, LINEAR = "stages", "linear"
 
 
 @dataclass(frozen=True)
@@ -39,15 +39,17 @@ class Sharing:
     stages: int | None = None
 
     def __post_init__(self) -> None:
-        least, most = (2, self.layers) if self.stages is None else (1, self.stages)
-        if self.layers < least or not 1 <= most <= self.layers:
-            parts = "a line" if self.stages is None else f"{self.stages} stages"
-            raise BadShape(f"{self.layers} layers cannot share weights in {parts}: give at most one stage a layer")
+        if self.stages is None and self.layers < 2:
+            raise BadShape(f"{self.layers} layer is no line of layers: give 2 or more")
+        if self.stages is not None and not 1 <= self.stages <= self.layers:
+            raise BadShape(
+                f"{self.layers} layers cannot share weights in {self.stages} stages: give 1 to {self.layers}"
+            )
 
     @property
     def kind(self) -> str:
-        """The name of the sharing: "stages" or "line"."""
-        return LINE if self.stages is None else STAGES
+        """The name of the sharing: "stages" or "linear"."""
+        return LINEAR if self.stages is None else STAGES
 
     def stage_of(self, layers: int) -> tuple[int, ...]:
         """The stage of each layer of a decoder of so many, the auxiliary or a student; of a line all are one stage.

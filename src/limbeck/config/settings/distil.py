@@ -22,12 +22,15 @@ from limbeck.config.settings.training import TrainingSettings
 from limbeck.config.values import (
     ATTENTION,
     BASELINES,
+    LAYERS,
     OFF_POLICY,
     PTQ,
     STAGES,
     Baselines,
     Count,
     Counts,
+    Depths,
+    Learngene,
     MixerNames,
     ObjectiveText,
     Rollouts,
@@ -89,6 +92,27 @@ class DistilSettings(TrainingSettings, TeacherSettings):
             synonyms=("iterations", "pruning_rounds", "num_rounds", "iterative_steps", "prune_iterations"),
         ),
     ] = Field(default=1, ge=1, le=8, exclude=True)
+    depths: Annotated[
+        Depths,
+        Flag(
+            "Students of so many layers of the teacher, each as wide as it is.",
+            "Model",
+            examples=("3,4,6",),
+            synonyms=("num_layers", "layers", "num_hidden_layers", "n_layers"),
+        ),
+    ] = Field(default=None, exclude=True)
+    learngene: Annotated[
+        Learngene,
+        Flag(
+            "Expand all students from layers that are distilled once, with weights shared in so many stages (SWS) or linear in "
+            "depth (TLEG); that takes half of --tokens.",
+            "Model",
+            needs="--depths",
+            default="each is pruned out of the teacher",
+            examples=("stages=3", "linear"),
+            synonyms=("shared_layers", "weight_sharing", "sws", "tleg", "stages"),
+        ),
+    ] = Field(default=None, exclude=True)
     experts: Annotated[
         Literal["chosen", "merged"] | None,
         Flag(
@@ -243,9 +267,10 @@ class DistilSettings(TrainingSettings, TeacherSettings):
             "What the student is compared with: cut (pruned, untrained), cut+ce (trained on the text alone for equal tokens), "
             "cut+ce@flops (for equal compute), fresh+kd (a new model, distilled), attention (with --mixers), ptq (with --qat: "
             "quantised after the same training), off-policy and off-policy@flops (with --rollouts: distilled on the text alone), "
-            "or none.",
+            "layers+kd (with --learngene: layers of the teacher, distilled for equal tokens), or none.",
             "Comparison",
-            default="{}; with --mixers also attention, with --qat also ptq, with --rollouts also off-policy and off-policy@flops",
+            default="{}; with --mixers also attention, with --qat also ptq, with --rollouts also off-policy and "
+            "off-policy@flops, with --learngene also layers+kd",
             synonyms=("baseline", "compare", "compare_with"),
         ),
     ] = BASELINES
@@ -271,19 +296,20 @@ class DistilSettings(TrainingSettings, TeacherSettings):
     @property
     def compared(self) -> tuple[str, ...]:
         """The baselines. Unless some are named, of a student of other mixers also itself with attention everywhere, of one
-        that is trained with quantised weights also itself quantised afterwards, and of one that generates rows itself also the
-        same distillation without these, at equal tokens and at equal compute.
+        that is trained with quantised weights also itself quantised afterwards, of one from shared layers also the teacher's
+        layers, and of one that generates rows itself also the same distillation without these, at equal tokens and at equal
+        compute.
         """
         if "baselines" in self.model_fields_set:
             return self.baselines
-        implied = {ATTENTION: self.mixers is not None, PTQ: self.qat is not None}
+        implied = {ATTENTION: self.mixers is not None, PTQ: self.qat is not None, LAYERS: self.learngene is not None}
         implied |= dict.fromkeys(OFF_POLICY, self.rollouts is not None)
         return (*self.baselines, *(name for name, there in implied.items() if there))
 
     @property
     def is_family(self) -> bool:
-        """Whether the settings describe several students, of several sizes or objectives."""
-        return isinstance(self.params, tuple) or len(self.objectives) > 1
+        """Whether the settings describe several students, of several sizes, depths or objectives."""
+        return isinstance(self.params, tuple) or self.depths is not None or len(self.objectives) > 1
 
 
 class ShrinkSettings(DistilSettings):

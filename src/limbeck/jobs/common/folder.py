@@ -59,6 +59,7 @@ _LATER = (
     *("optimizer", "weights_dtype", "dedup", "weight_bytes", "rounds", "experts", "body_params"),
     *("rollouts", "rollout_tokens", "rollout_temperature"),
     *("method", "depth"),
+    *("depths", "learngene"),
 )
 # In the versions of a run on a GPU: how products of float32 are computed there
 _FLOAT32, _IN_FULL, _IN_TF32 = "float32 on the gpu", "float32", "layers in TF32 in training steps, else float32"

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from limbeck.config import ATTENTION, OFF_POLICY, PTQ
+from limbeck.config import ATTENTION, LAYERS, OFF_POLICY, PTQ
 from limbeck.corpora import Rows, TokenStore
 from limbeck.corpora.pack import Blend, Start
 from limbeck.disk import link_or_copy, whole_folder
@@ -83,26 +83,26 @@ def arms_of(plan: DistilPlan, *, flops_steps: int, off_policy_steps: int = 0, me
     """All arms of a plan, the student of the first seed first, so that a run that is stopped early has its main result.
 
     ``flops_steps`` is how many steps of cross-entropy cost as many FLOPs as the student's steps, ``off_policy_steps`` how many of
-    the same distillation do in which it generates nothing. Arms that start from a
-    converted student are trained for fewer steps, by those of the conversion; other arms for all. ``member``: the student's name
+    the same distillation do in which it generates nothing. Arms that start from a converted student are trained for fewer steps,
+    by those of the conversion, and so are those from shared layers; other arms for all. ``member``: the student's name
     in a sweep.
     """
     settings, objective = plan.request.settings, plan.request.objective
-    out, steps, matched = settings.out, plan.budget.steps, plan.matched
+    out, steps, matched, taken = settings.out, plan.budget.steps, plan.matched, plan.taken
     seeds = range(settings.seed, settings.seed + settings.seeds)
     arms = []
     for seed in seeds:
         folder = out if seed == seeds[0] else out / "seeds" / f"seed{seed}"
-        arms.append(Arm("student", seed, folder, objective, steps - matched, taken=matched, on_policy=True))
+        arms.append(Arm("student", seed, folder, objective, steps - matched, taken=taken, on_policy=True))
     for seed in seeds:
         for name in settings.compared:
             if name == "cut" or (name.startswith("cut+ce") and not objective.needs_teacher):
                 continue  # cut needs no training; cut+ce would repeat the student
-            arm = Arm(name, seed, out / "baselines" / f"{name}-seed{seed}", CE, steps - matched, taken=matched)
+            arm = Arm(name, seed, out / "baselines" / f"{name}-seed{seed}", CE, steps - matched, taken=taken)
             if name == "fresh+kd":
                 arm = replace(arm, objective=objective, fresh=True, steps=steps, taken=0, on_policy=True)
-            if name == ATTENTION:
-                arm = replace(arm, objective=objective, start=out / ATTENTION, steps=steps, taken=0, on_policy=True)
+            if name in (ATTENTION, LAYERS):
+                arm = replace(arm, objective=objective, start=out / name, steps=steps, taken=0, on_policy=True)
             if name in (PTQ, *OFF_POLICY):
                 arm = replace(arm, objective=objective)
             if name == "off-policy@flops":

@@ -51,6 +51,7 @@ from limbeck.jobs.distil.plan import DistilPlan
 from limbeck.jobs.distil.request import DistilRequest
 from limbeck.jobs.distil.rollouts import rollouts_of
 from limbeck.jobs.distil.rounds import arms_of_rounds, make_in_rounds
+from limbeck.jobs.distil.shared_layers import make_from_shared
 from limbeck.jobs.distil.teacher import RunTeacher, adopted
 from limbeck.jobs.distil.vocabulary import with_vocabulary
 from limbeck.jobs.pair.student import METHOD, make_student, possible_shapes, stored_as
@@ -277,9 +278,9 @@ class _Start:
         plan, teacher = self.plan, self.source.about
         live = plan.request.objective.needs_teacher and isinstance(self.source, RunTeacher)
         uses = self.uses() if live else None
-        before = self._conversion(uses) + self._of_rounds(uses)
+        before = self._conversion(uses) + self._of_first(uses)
         findings = before + about_teacher
-        cut = _start(plan, self.source, store, environment=self.environment, share=partial(self._round, store))
+        cut = _start(plan, self.source, store, environment=self.environment, share=partial(self._before, store))
         student = load(verified_folder(cut), device="cpu")
         if not plan.conversion:
             findings = self.diagnose(Pair(teacher, student), uses=uses) + about_teacher
@@ -288,24 +289,30 @@ class _Start:
         _show(findings[-1:])
         return cut, student, findings
 
-    def _of_rounds(self, uses: float | None) -> list[Finding]:
-        """The doctor's findings about a student that is pruned in rounds, before the first; none without rounds.
+    def _of_first(self, uses: float | None) -> list[Finding]:
+        """The doctor's findings about a student with a training before its own, before that; none where there is none.
 
-        The findings on memory are those of the first round, whose model is the largest.
+        It is that of a round of pruning or of shared layers. The findings on memory are those of its model, the larger one.
         """
         plan, teacher = self.plan, self.source.about
-        if plan.rounds is None or plan.target is None:
+        if plan.target is None or not (plan.rounds or plan.learngene):
             return []
+        largest = plan.rounds.shapes[0] if plan.rounds else plan.target
+        if plan.learngene:
+            largest = replace(plan.target, layers=plan.learngene.sharing.layers)
         last, first = (
             self.diagnose(Pair(teacher, planned=config_of(shape, teacher.config)), uses=uses)
-            for shape in (plan.target, plan.rounds.shapes[0])
+            for shape in (plan.target, largest)
         )
         findings = [one for one in last if one.check != "memory"] + [one for one in first if one.check == "memory"]
         _show(findings)
         return findings
 
-    def _round(self, store: TokenStore, arm: Arm, cut: Path, student: LanguageModel) -> Shared:
-        """What the training of a round of pruning needs; averages of weights are of the last training alone."""
+    def _before(self, store: TokenStore, arm: Arm, cut: Path, student: LanguageModel) -> Shared:
+        """What a training before the student's needs: a round of pruning, or that of shared layers.
+
+        Averages of weights are of the last training alone.
+        """
         plan, environment = self.plan, self.environment
         shared = _shared(plan, self.source, store, cut, student, environment, {})
         run = plan.run(environment, documents=np.diff(store.starts))
@@ -313,7 +320,10 @@ class _Start:
         shared = replace(shared, plan=replace(computed(shared.plan, use), average=""), quantiser=None)
         if arm.taken == 0 and not (arm.folder / "metrics.jsonl").exists():
             found = estimate_time([arm], _cost(plan, self.source, student, environment, use), shared)
-            console.print(shown_before_rounds(found, self._flops(student)))
+            if plan.rounds:
+                console.print(shown_before_rounds(found, self._flops(student)))
+            else:
+                console.print(f"shared layers: {shown_before(found, [arm])}")
         return shared
 
     def _flops(self, student: LanguageModel) -> list[float]:
@@ -388,7 +398,7 @@ def _shared(
         most_rows=source.rows,
         counted=source.counted,
         reads_on=isinstance(source, CrossTokenizerTeacher),  # its logits cover only the rows of the plan
-        common=(settings.seed, plan.matched * budget.rows),
+        common=(settings.seed, plan.taken * budget.rows),
         data=settings.data if "sources" in store.manifest else "",
         rollouts=rollouts_of(settings, steps=budget.steps, rows=budget.rows),
         stored=stored_as(settings, plan.request.teacher),
@@ -446,12 +456,13 @@ def _start(
 ) -> Path:
     """The folder of the untrained student. Teacher weights that are needed only here are freed afterwards.
 
-    ``share`` gives what the training of a round of pruning needs.
+    ``share`` gives what a training before the student's needs.
     """
     settings, target, conversion = plan.request.settings, plan.target, plan.conversion
     folder = settings.out / "cut"
     pruned = settings.out / (BASE if conversion else "cut")
-    other = pruned.exists() or plan.rounds or (settings.method, settings.depth) != (METHOD, None)
+    later = plan.rounds or plan.learngene  # made after a training
+    other = pruned.exists() or later or (settings.method, settings.depth) != (METHOD, None)
     if environment.world.first and target is not None and source.captured and not other:
         source.captured.place_cut(possible_shapes(settings, plan.request.teacher), pruned, seed=settings.seed)
     environment.world.barrier()
@@ -460,6 +471,8 @@ def _start(
     weights = source.to_cut(environment, length=length, spill=settings.out) if needed else source.about
     if plan.rounds is not None:
         return folder if made else make_in_rounds(plan, weights, store, environment=environment, share=share)
+    if plan.learngene is not None:
+        return folder if made else make_from_shared(plan, weights, store, environment=environment, share=share)
     if conversion is None:
         ref = plan.request.teacher
         return make_student(settings, ref, target, weights, store, length=length, environment=environment)

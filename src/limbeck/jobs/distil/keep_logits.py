@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-from limbeck.config import CaptureSettings, DistilSettings
+from limbeck.config import LAYERS, CaptureSettings, DistilSettings
 from limbeck.corpora import Rows, TokenStore
 from limbeck.errors import BadSetting
 from limbeck.jobs.capture.certificate import why_not
@@ -92,7 +92,7 @@ def check_keeps(request: DistilRequest) -> None:
 
 def _readings(settings: DistilSettings) -> int:
     """The number of trainings of one student that need the teacher."""
-    return settings.seeds * (1 + ("fresh+kd" in settings.compared))
+    return settings.seeds * (1 + len({"fresh+kd", LAYERS} & set(settings.compared)))
 
 
 def _tokens(store: TokenStore, *, length: int) -> int:

@@ -24,6 +24,7 @@ from limbeck.jobs.distil.align import check_align
 from limbeck.jobs.distil.conversion import Conversion, Planned, check_conversion
 from limbeck.jobs.distil.request import DistilRequest
 from limbeck.jobs.distil.rollouts import check_rollouts
+from limbeck.jobs.pair.learngene import Learngene, check_learngene
 from limbeck.jobs.pair.rounds import Rounds, check_rounds
 from limbeck.jobs.pair.student import target_shape
 from limbeck.models.configuration import load_config
@@ -53,8 +54,8 @@ class DistilPlan:
     """The plan of one student, made once by `of` and passed to every stage.
 
     ``target``: the shape to prune to, None without pruning. ``conversion``: None if the mixers stay. The first ``matched`` of the
-    budget's steps are those of a conversion, or of the ``rounds`` of pruning before the last. ``quantiser``: None if the weights
-    are trained as they are.
+    budget's steps are those of a conversion, of the ``rounds`` of pruning before the last, or the student's share of the training
+    of shared layers (``learngene``). ``quantiser``: None if the weights are trained as they are.
     """
 
     request: DistilRequest
@@ -65,6 +66,12 @@ class DistilPlan:
     schedule: Schedule
     quantiser: Quantiser | None = None
     rounds: Rounds | None = None
+    learngene: Learngene | None = None
+
+    @property
+    def taken(self) -> int:
+        """Steps that are trained on rows before the student's own; of shared layers the shares of all students."""
+        return self.learngene.steps if self.learngene else self.matched
 
     @classmethod
     def of(cls, request: DistilRequest, environment: Environment) -> DistilPlan:
@@ -90,12 +97,15 @@ class DistilPlan:
         length = row_length(settings, context, environment.world.device, name=first, extra=extra)
         rows, steps = batch_rows(settings, length, environment.world.size)
         rounds = check_rounds(settings, request.teacher, target, steps=steps)
+        learngene = check_learngene(settings, request.teacher, steps=steps)
         matched = sum(conversion.steps(steps).values()) if conversion else sum(rounds.steps) if rounds else 0
+        if learngene:
+            matched = learngene.each
         planned = planned_config(request, target, conversion, config)
         quantiser = None if settings.qat is None else Quantiser.of(planned, KIND_OF[settings.qat])
         budget, schedule = Budget(length, rows, steps), schedule_of(settings, planned)
         blend_of(settings.data, steps=steps, rows=rows, schedule=schedule)  # for its errors
-        return cls(request, target, conversion, budget, matched, schedule, quantiser, rounds)
+        return cls(request, target, conversion, budget, matched, schedule, quantiser, rounds, learngene)
 
     def run(self, environment: Environment, *, documents: Int[np.ndarray, " n"]) -> PlannedRun:
         """The training, for estimates. ``documents``: the lengths of the documents of its text."""
@@ -139,6 +149,7 @@ def check_mesh(settings: DistilSettings, environment: Environment) -> None:
         ("--mixers", settings.mixers),
         ("--qat", settings.qat),
         ("--rounds", settings.rounds > 1),
+        ("--learngene", settings.learngene),
         ("--tokenizer-align", settings.tokenizer_align),
         ("--tasks", settings.tasks),
     ):

@@ -1,9 +1,10 @@
-"""`limbeck distil --params 1B,600M --objective "ForwardKL, TAID"`: students of several sizes and objectives in one run.
+"""`limbeck distil --params 1B,600M --objective "ForwardKL, TAID"`: students of several sizes (or depths) and objectives.
 
 Each student has its own folder, with the same bits as from `distil` for this size and objective alone. Students of one seed read
 the same rows, so each step needs one forward pass of the teacher for all of them. Arms without a teacher are trained one after
-the other; if students of several objectives share a baseline, it is trained once. One thing differs from separate runs: the
-students share the cost of the teacher's forward pass equally, so cross-entropy at equal compute gets fewer tokens.
+the other; if students of several objectives share a baseline, it is trained once. Two things differ from separate runs: the
+students share the cost of the teacher's forward pass equally, so cross-entropy at equal compute gets fewer tokens; and with
+--learngene they share a training before their own.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from limbeck.jobs.distil.request import DistilRequest
 from limbeck.jobs.distil.rollouts import check_rollouts
 from limbeck.jobs.distil.teacher import RunTeacher, adopted
 from limbeck.jobs.distil.vocabulary import with_vocabulary
+from limbeck.jobs.pair.learngene import check_depths, sharing_of
 from limbeck.jobs.pair.student import size_name, target_shape
 from limbeck.planning.checks.resources import free_memory
 from limbeck.planning.cost.fitting import FULL
@@ -42,7 +44,7 @@ from limbeck.run.world import World, leave
 
 @claims()
 def sweep(settings: DistilSettings) -> dict[str, Any]:
-    """Distils a student of each size and objective; returns ``{"out", "members"}``: the results of `distil` by student name."""
+    """Distils a student of each size (or depth) and objective; returns ``{"out", "members"}``: their results by name."""
     started = time.monotonic()
     request, logits = adopted(DistilRequest.of(settings))
     settings = request.settings
@@ -100,14 +102,16 @@ def _check(request: DistilRequest, name: str, environment: Environment) -> None:
         check_align(request)
         check_rollouts(request, environment)
         rule_of(request.settings)
+        sharing_of(request.settings, request.teacher)
         check_conversion(request, target_shape(request.settings, request.teacher))
     except LimbeckError as error:
         raise type(error)(f"{name}: {error}") from error
 
 
 def _wanted(request: DistilRequest) -> dict[str, DistilRequest]:
-    """The request of each student by its name, which is made of its size, its objective, or both."""
+    """The request of each student by its name, which is made of its size or depth, its objective, or both."""
     settings, objectives = request.settings, request.objectives
+    check_depths(settings)
     sizes = settings.params if isinstance(settings.params, tuple) else (settings.params,)
     names = [size_name(size) for size in sizes if size] if len(sizes) > 1 else [""]
     if len(set(names)) < len(names):
@@ -115,9 +119,14 @@ def _wanted(request: DistilRequest) -> dict[str, DistilRequest]:
     goals = [_objective(spec.text) for spec in objectives] if len(objectives) > 1 else [""]
     if len({spec.canonical for spec in objectives}) < len(objectives) or len(set(goals)) < len(goals):
         raise BadSetting(f"--objective {settings.objective!r}: two of these are the same; name each once")
+    wanted: list[tuple[str, dict[str, Any]]] = [
+        (name, {"params": size}) for name, size in zip(names, sizes, strict=True)
+    ]
+    if settings.depths is not None:
+        wanted = [(f"{layers}-layers", {"shape": f"layers={layers}"}) for layers in settings.depths]
     return {
-        "-".join(filter(None, (name, goal))): request.member(objective, params=size)
-        for name, size in zip(names, sizes, strict=True)
+        "-".join(filter(None, (name, goal))): request.member(objective, **size)
+        for name, size in wanted
         for goal, objective in zip(goals, objectives, strict=True)
     }
 
@@ -188,7 +197,8 @@ def _measuring(arms: Sequence[tuple[Comparison, Arm]]) -> float:
 
 def _same(member: Comparison, arm: Arm) -> tuple[Any, ...]:
     """A key that is equal for two arms of one name and seed if one training serves both."""
-    return member.settings.params, arm.objective, arm.steps, arm.fresh, arm.on_policy
+    own = member.settings.params, member.settings.shape
+    return own, arm.objective, arm.steps, arm.fresh, arm.on_policy
 
 
 def _groups(together: Sequence[tuple[Comparison, Arm]]) -> list[list[tuple[Comparison, Arm]]]:

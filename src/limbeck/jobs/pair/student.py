@@ -9,7 +9,7 @@ from typing import NotRequired, TypedDict, Unpack
 
 import torch
 
-from limbeck.config import ATTENTION, PTQ, DistilSettings, byte_budget, flag_of
+from limbeck.config import ATTENTION, LAYERS, PTQ, DistilSettings, byte_budget, flag_of
 from limbeck.config.defaults import SHRINK
 from limbeck.corpora import Rows, TokenStore
 from limbeck.errors import BadSetting
@@ -65,6 +65,10 @@ def target_shape(settings: DistilSettings, teacher: TeacherRef) -> Shape | None:
         raise BadSetting(f"{' and '.join(chosen)} both define the student: give one of them")
     check_conversion_flags(settings)
     _check_quantised_flags(settings)
+    if LAYERS in settings.baselines and settings.learngene is None:
+        raise BadSetting(
+            f"--baselines {LAYERS} is compared with a student of shared layers: give --learngene, or leave it out"
+        )
     if settings.student is not None and settings.experts is not None:
         raise BadSetting("--student and --experts both define the student: give one of them")
     if settings.student is not None or (settings.mixers is not None and not chosen):
@@ -76,6 +80,9 @@ def target_shape(settings: DistilSettings, teacher: TeacherRef) -> Shape | None:
             f"--experts {settings.experts}: {settings.teacher} is no mixture of experts that becomes a dense student "
             f"({', '.join(sorted(DENSE))}): leave --experts out"
         )
+    if settings.depths is not None and settings.shape is None:
+        shown = ",".join(map(str, settings.depths))
+        raise BadSetting(f"--depths {shown}: one student is made here; give --shape layers={settings.depths[0]}")
     if settings.shape is not None:
         return parse_shape(settings.shape, config)
     if isinstance(settings.params, tuple):
