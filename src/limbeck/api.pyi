@@ -102,6 +102,8 @@ def doctor(
     bytes: int | str | None = None,
     body_params: int | str | None = None,
     rounds: int | None = 1,
+    depths: int | str | Sequence[int] | None = None,
+    learngene: str | None = None,
     experts: Literal["chosen", "merged"] | None = None,
     method: Literal["activation", "gradient", "wanda", "random"] | None = "activation",
     depth: Literal["influence", "angular", "greedy", "random"] | None = None,
@@ -181,6 +183,10 @@ def doctor(
             example 400M.
         rounds: Prune in so many rounds, with training between them; all share --tokens, half of which the last
             has. For example 2. Default: 1.
+        depths: Students of so many layers of the teacher, each as wide as it is. For example 3,4,6.
+        learngene: With --depths: expand all students from layers that are distilled once, with weights shared in
+            so many stages (SWS) or linear in depth (TLEG); that takes half of --tokens. For example stages=3 or
+            linear. Default: each is pruned out of the teacher.
         experts: How a mixture of experts becomes a dense student: the experts with the largest routing weights
             are chosen, or all are merged into as many. Default: chosen.
         method: What scores the heads, neurons and channels of which a pruned student keeps the best; random is a
@@ -253,9 +259,10 @@ def doctor(
         baselines: What the student is compared with: cut (pruned, untrained), cut+ce (trained on the text alone
             for equal tokens), cut+ce@flops (for equal compute), fresh+kd (a new model, distilled), attention
             (with --mixers), ptq (with --qat: quantised after the same training), off-policy and off-policy@flops
-            (with --rollouts: distilled on the text alone), or none. Default: cut,cut+ce,cut+ce@flops,fresh+kd;
-            with --mixers also attention, with --qat also ptq, with --rollouts also off-policy and
-            off-policy@flops.
+            (with --rollouts: distilled on the text alone), layers+kd (with --learngene: layers of the teacher,
+            distilled for equal tokens), or none. Default: cut,cut+ce,cut+ce@flops,fresh+kd; with --mixers also
+            attention, with --qat also ptq, with --rollouts also off-policy and off-policy@flops, with --learngene
+            also layers+kd.
         tasks: Measure all models on standard tasks too: names of lm-eval, and files (.jsonl, .yaml), between
             commas. They may be added later in the same --out. For example lambada_openai,piqa,mine.jsonl.
         mixers: Replace attention by these mixers, layer by layer, or by one of them with --keep-attention. For
@@ -427,6 +434,8 @@ def distil(
     bytes: int | str | None = None,
     body_params: int | str | None = None,
     rounds: int | None = 1,
+    depths: int | str | Sequence[int] | None = None,
+    learngene: str | None = None,
     experts: Literal["chosen", "merged"] | None = None,
     method: Literal["activation", "gradient", "wanda", "random"] | None = "activation",
     depth: Literal["influence", "angular", "greedy", "random"] | None = None,
@@ -508,6 +517,10 @@ def distil(
             example 400M.
         rounds: Prune in so many rounds, with training between them; all share --tokens, half of which the last
             has. For example 2. Default: 1.
+        depths: Students of so many layers of the teacher, each as wide as it is. For example 3,4,6.
+        learngene: With --depths: expand all students from layers that are distilled once, with weights shared in
+            so many stages (SWS) or linear in depth (TLEG); that takes half of --tokens. For example stages=3 or
+            linear. Default: each is pruned out of the teacher.
         experts: How a mixture of experts becomes a dense student: the experts with the largest routing weights
             are chosen, or all are merged into as many. Default: chosen.
         method: What scores the heads, neurons and channels of which a pruned student keeps the best; random is a
@@ -580,9 +593,10 @@ def distil(
         baselines: What the student is compared with: cut (pruned, untrained), cut+ce (trained on the text alone
             for equal tokens), cut+ce@flops (for equal compute), fresh+kd (a new model, distilled), attention
             (with --mixers), ptq (with --qat: quantised after the same training), off-policy and off-policy@flops
-            (with --rollouts: distilled on the text alone), or none. Default: cut,cut+ce,cut+ce@flops,fresh+kd;
-            with --mixers also attention, with --qat also ptq, with --rollouts also off-policy and
-            off-policy@flops.
+            (with --rollouts: distilled on the text alone), layers+kd (with --learngene: layers of the teacher,
+            distilled for equal tokens), or none. Default: cut,cut+ce,cut+ce@flops,fresh+kd; with --mixers also
+            attention, with --qat also ptq, with --rollouts also off-policy and off-policy@flops, with --learngene
+            also layers+kd.
         tasks: Measure all models on standard tasks too: names of lm-eval, and files (.jsonl, .yaml), between
             commas. They may be added later in the same --out. For example lambada_openai,piqa,mine.jsonl.
         mixers: Replace attention by these mixers, layer by layer, or by one of them with --keep-attention. For
@@ -1014,9 +1028,9 @@ def reproduce(
     """Reproduce a published result: confirmed, refuted or inconclusive, by a criterion that stood before.
 
     Args:
-        recipe: One of arithmetic, based, capacity-gap, compressor, distillation-law, generalization, minima,
-            mixture-growth, pass-until, reversal, rich-lazy, robust-recovery, s4d, self-pretraining, taid-gap,
-            zoology, zoology-language, or one of a package that is installed.
+        recipe: One of arithmetic, based, capacity-gap, compressor, distillation-law, generalization, learngene,
+            minima, mixture-growth, pass-until, reversal, rich-lazy, robust-recovery, s4d, self-pretraining,
+            taid-gap, zoology, zoology-language, or one of a package that is installed.
         data: Dataset to use instead of the recipe's own.
         points: Folder of a pilot to judge, instead of training one.
         scale: How large the models are: smoke takes a minute, small an hour or two on two cores, gpu needs one.

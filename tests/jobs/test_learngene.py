@@ -136,6 +136,7 @@ def test_settings_of_depths_are_those_of_a_later_version():
         ({"shape": "hidden=32"}, "--shape and --depths both define the student"),
         ({"mixers": "gdn"}, "--learngene and --mixers: shared layers are expanded to the teacher's own"),
         ({"rounds": 2}, "--learngene and --rounds: both train before"),
+        ({"rollouts": "0.5"}, "--learngene and --rollouts: the shared layers are trained on the text alone"),
         ({"objective": "ForwardKL, ReverseKL"}, "shared layers are trained once, with one objective"),
         ({"tokens": "128"}, "1 step cannot be shared by two trainings"),
         ({"learngene": "stages"}, "expected stages=3 .* or linear"),

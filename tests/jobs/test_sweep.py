@@ -64,7 +64,8 @@ def alone(name: str, objective: str, *, price: float, seconds: float) -> tuple[S
     run = {"estimate": {"step_seconds": {objective: seconds}}, "teacher": {"price": price}}
     source = object.__new__(RunTeacher)
     object.__setattr__(source, "captured", None)
-    return SimpleNamespace(run=run, source=source, settings=SimpleNamespace(params=name)), arm
+    settings, shared = SimpleNamespace(params=name, shape=None), SimpleNamespace(rollouts=None)
+    return SimpleNamespace(run=run, source=source, settings=settings, shared=shared), arm
 
 
 def test_what_a_family_will_take_counts_the_teacher_once_and_twins_once():

@@ -63,6 +63,7 @@ def sharing_of(settings: DistilSettings, teacher: TeacherRef) -> Sharing | None:
         ("--mixers", settings.mixers is not None, "shared layers are expanded to the teacher's own"),
         ("--rounds", settings.rounds > 1, "both train before the student's training"),
         ("--experts", settings.experts is not None, "layers with experts are not shared"),
+        ("--rollouts", settings.rollouts is not None, "the shared layers are trained on the text alone"),
     ):
         if given:
             raise BadSetting(f"--learngene and {flag}: {why}; leave one of the two out")

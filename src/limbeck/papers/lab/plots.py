@@ -199,6 +199,15 @@ def draw_by_share(lines: Mapping[str, Mapping[float, Interval]], axis: str, file
         axes.legend(fontsize=7)
 
 
+def draw_by_depth(lines: Mapping[str, Mapping[int, Interval]], file: Path) -> None:
+    """Nats by the number of layers, a line for each arm. Bars are 95 % intervals."""
+    with _drawn(file) as axes:
+        _lines(axes, lines)
+        axes.set(xlabel="layers of the student", ylabel="nats per token held out")
+        _at_places(axes, lines)
+        axes.legend(fontsize=7)
+
+
 def draw_by_rank(lines: Mapping[str, Mapping[int, Interval]], file: Path) -> None:
     """An alignment by the rank of a start, a line for each task. Bars are 95 % intervals."""
     with _drawn(file) as axes:
