@@ -26,7 +26,7 @@ RESULTS = ROOT / "docs" / "results"
 TEXTS = ("stories", "stdlib")
 NAMES = ("[s4d", "SmolLM2-135M-Instruct", "95 %", "1 + elu", "H3", "rank 2")  # digits that are no figures
 # Studies that were added before they were run.
-MADE_LATER = ("smollm2", "smollm2-chat", "quantised", "rates", "law-smollm2", "values", "shapes")
+MADE_LATER = ("smollm2", "smollm2-chat", "quantised", "rates", "law-smollm2", "values", "shapes", "scores")
 FREE = re.compile(r"`[^`]*`|\]\([^)]*\)")  # code, and where links lead
 
 

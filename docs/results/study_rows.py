@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import median
 
 import chat_page
+import scores_criterion
 import shapes_criterion
 import values_criterion
 
@@ -251,6 +252,20 @@ def shapes_claim(name: str) -> str:
         "neurons": "of narrower MLPs alone",
     }
     return f"Students {first[rule]} are better than even ones, {budget}"
+
+
+def scores(folder: str = "scores") -> Iterator[Row]:
+    """Claims of the study scores, with the smallest of their differences; before it was run, what they are."""
+    if not there(folder):
+        for claim in scores_criterion.CLAIMS.values():
+            yield Row("scores", "scores", claim, NOT_RUN, "", f"{len(scores_criterion.SEEDS)} seeds")
+        return
+    found = read(f"{folder}/results.json")
+    for claim, one in found["claims"].items():
+        name, gain = min(one["gains"].items(), key=lambda pair: pair[1]["value"])
+        n = f"{found['documents'][name]} documents, {len(found['seeds'])} seeds"
+        words = f"{scores_criterion.CLAIMS[claim]} ({one['pair']})"
+        yield Row("scores", "scores", words, one["verdict"], f"{interval(gain)}, the least: {name}", n, bounds(gain))
 
 
 def quantised(folder: str = "quantised") -> Iterator[Row]:
@@ -623,6 +638,7 @@ def rows() -> list[Row]:
         *law_smollm2(),
         *chat(),
         *values(),
+        *scores(),
         *shapes(),
         *quantised(),
         *rates(),
