@@ -96,7 +96,7 @@ MUTANTS = (
     Mutant(
         "steps at equal compute that forget what matching took",
         "jobs/distil/job.py",
-        "flops_steps=round((plan.budget.steps - plan.matched) * ratio)",
+        "flops_steps=round(steps * ratio)",
         "flops_steps=round(plan.budget.steps * ratio)",
         (f"{_STATISTICS}cross_entropy_at_equal_compute_takes_the_steps_counted_by_hand",),
     ),
