@@ -176,7 +176,7 @@ def doctor(
             1B,600M,300M.
         shrink: Parameters of the teacher over those of the student. Default: 2.5.
         shape: Shape of the model, instead of a number of parameters. For example
-            layers=4,hidden=48,heads=6,kv_heads=3,ffn=96.
+            layers=4,hidden=48,heads=6,kv_heads=3,ffn=128.
         bytes: Most bytes of the student's weights, instead of a number of parameters: in the number format of its
             file, or in another, such as one of limbeck export --to gguf. For example 25MB or 12MB:q8_0.
         body_params: Parameters of the student without embeddings and head, instead of a number of all. For
@@ -332,7 +332,7 @@ def shrink(
         params: Parameters of the student. For example 250k, 6M or 1.3B.
         shrink: Parameters of the teacher over those of the student. Default: 2.5.
         shape: Shape of the model, instead of a number of parameters. For example
-            layers=4,hidden=48,heads=6,kv_heads=3,ffn=96.
+            layers=4,hidden=48,heads=6,kv_heads=3,ffn=128.
         bytes: Most bytes of the student's weights, instead of a number of parameters: in the number format of its
             file, or in another, such as one of limbeck export --to gguf. For example 25MB or 12MB:q8_0.
         body_params: Parameters of the student without embeddings and head, instead of a number of all. For
@@ -510,7 +510,7 @@ def distil(
             1B,600M,300M.
         shrink: Parameters of the teacher over those of the student. Default: 2.5.
         shape: Shape of the model, instead of a number of parameters. For example
-            layers=4,hidden=48,heads=6,kv_heads=3,ffn=96.
+            layers=4,hidden=48,heads=6,kv_heads=3,ffn=128.
         bytes: Most bytes of the student's weights, instead of a number of parameters: in the number format of its
             file, or in another, such as one of limbeck export --to gguf. For example 25MB or 12MB:q8_0.
         body_params: Parameters of the student without embeddings and head, instead of a number of all. For
@@ -947,7 +947,7 @@ def pretrain(
         vocab: Tokens of the vocabulary, which is trained here. Default: 2048.
         params: Parameters of the model. For example 250k, 6M or 1.3B.
         shape: Shape of the model, instead of a number of parameters. For example
-            layers=4,hidden=48,heads=6,kv_heads=3,ffn=96.
+            layers=4,hidden=48,heads=6,kv_heads=3,ffn=128.
         data: Dataset: .txt, .jsonl, .json (also .gz, .zst), .parquet, a folder, a glob, an address such as
             s3://BUCKET/FOLDER, hf:NAME[:CONFIG][/SPLIT], python:stdlib; several between commas, for a training
             each with a weight, and in stages. Records hold text, messages (with tools, weight), ShareGPT

@@ -56,7 +56,7 @@ Shape = Annotated[
         "Shape of the model, instead of a number of parameters.",
         "Model",
         metavar="NAME=INT,...",
-        examples=("layers=4,hidden=48,heads=6,kv_heads=3,ffn=96",),
+        examples=("layers=4,hidden=48,heads=6,kv_heads=3,ffn=128",),
     ),
 ]
 StudentShrink = Annotated[
