@@ -189,11 +189,11 @@ def doctor(
             linear. Default: each is pruned out of the teacher.
         experts: How a mixture of experts becomes a dense student: the experts with the largest routing weights
             are chosen, or all are merged into as many. Default: chosen.
-        method: What scores the heads, neurons and channels of which a pruned student keeps the best; random is a
-            control. Default: activation.
-        depth: What chooses the layers that a pruned student keeps: block influence, the angle over consecutive
-            layers, measured loss, one layer after the other, or chance. Default: influence; random with --method
-            random.
+        method: What scores the heads, neurons and channels of which a pruned student keeps the best: activation,
+            gradient, wanda, or random, a control. Default: activation.
+        depth: What chooses the layers that a pruned student keeps: influence (of each block), angular (over
+            consecutive layers), greedy (by measured loss, one after the other), or random. Default: influence;
+            random with --method random.
         any_teacher: Continue with a teacher that predicts the text no better than the frequency of each token
             does.
         data: Dataset: .txt, .jsonl, .json (also .gz, .zst), .parquet, a folder, a glob, an address such as
@@ -342,11 +342,11 @@ def shrink(
             example auto or 8k. Default: all tokens.
         experts: How a mixture of experts becomes a dense student: the experts with the largest routing weights
             are chosen, or all are merged into as many. Default: chosen.
-        method: What scores the heads, neurons and channels of which a pruned student keeps the best; random is a
-            control. Default: activation.
-        depth: What chooses the layers that a pruned student keeps: block influence, the angle over consecutive
-            layers, measured loss, one layer after the other, or chance. Default: influence; random with --method
-            random.
+        method: What scores the heads, neurons and channels of which a pruned student keeps the best: activation,
+            gradient, wanda, or random, a control. Default: activation.
+        depth: What chooses the layers that a pruned student keeps: influence (of each block), angular (over
+            consecutive layers), greedy (by measured loss, one after the other), or random. Default: influence;
+            random with --method random.
         data: Dataset on which importance is scored, in the forms that limbeck distil reads. For example
             a.jsonl:0.7,hf:b:0.3 or web:0.9,math:0.1; annealed: web:0.4,math:0.6. Default: python:stdlib.
         columns: Fields of the dataset that have other names than usual. For example text=body or
@@ -523,11 +523,11 @@ def distil(
             linear. Default: each is pruned out of the teacher.
         experts: How a mixture of experts becomes a dense student: the experts with the largest routing weights
             are chosen, or all are merged into as many. Default: chosen.
-        method: What scores the heads, neurons and channels of which a pruned student keeps the best; random is a
-            control. Default: activation.
-        depth: What chooses the layers that a pruned student keeps: block influence, the angle over consecutive
-            layers, measured loss, one layer after the other, or chance. Default: influence; random with --method
-            random.
+        method: What scores the heads, neurons and channels of which a pruned student keeps the best: activation,
+            gradient, wanda, or random, a control. Default: activation.
+        depth: What chooses the layers that a pruned student keeps: influence (of each block), angular (over
+            consecutive layers), greedy (by measured loss, one after the other), or random. Default: influence;
+            random with --method random.
         any_teacher: Continue with a teacher that predicts the text no better than the frequency of each token
             does.
         data: Dataset: .txt, .jsonl, .json (also .gz, .zst), .parquet, a folder, a glob, an address such as

@@ -368,7 +368,7 @@ Count = Annotated[int, BeforeValidator(count), Field(gt=0), _COUNT]
 Counts = Annotated[int | tuple[int, ...] | None, BeforeValidator(_counts), _SEVERAL_COUNTS]
 Sizes = Annotated[tuple[int, ...], BeforeValidator(_sizes), _SEVERAL_COUNTS]
 Depths = Annotated[tuple[int, ...] | None, BeforeValidator(_depths), Accepts("int | str | Sequence[int]", "LAYERS,...")]
-Learngene = Annotated[str | None, BeforeValidator(_learngene), Accepts("str", "WAY")]
+Learngene = Annotated[str | None, BeforeValidator(_learngene), Accepts("str", "stages=N|linear")]
 Bytes = Annotated[float, _measured(_BYTES, "24GiB"), Field(gt=0), Accepts("float | str", "BYTES")]
 Seconds = Annotated[float, _measured(_SECONDS, "20ms"), Field(gt=0), Accepts("float | str", "TIME")]
 Columns = Annotated[

@@ -126,17 +126,20 @@ class DistilSettings(TrainingSettings, TeacherSettings):
     method: Annotated[
         Literal["activation", "gradient", "wanda", "random"],
         Flag(
-            "What scores the heads, neurons and channels of which a pruned student keeps the best; random is a control.",
+            "What scores the heads, neurons and channels of which a pruned student keeps the best: activation, gradient, wanda, or "
+            "random, a control.",
             "Model",
+            metavar="SCORE",
             synonyms=("importance", "pruning_method", "prune_method", "importance_score", "saliency"),
         ),
     ] = Field(default="activation", exclude=True)
     depth: Annotated[
         Literal["influence", "angular", "greedy", "random"] | None,
         Flag(
-            "What chooses the layers that a pruned student keeps: block influence, the angle over consecutive layers, measured "
-            "loss, one layer after the other, or chance.",
+            "What chooses the layers that a pruned student keeps: influence (of each block), angular (over consecutive layers), "
+            "greedy (by measured loss, one after the other), or random.",
             "Model",
+            metavar="SCORE",
             default="influence; random with --method random",
             synonyms=("layer_importance", "drop_layers", "depth_pruning", "layer_method"),
         ),
