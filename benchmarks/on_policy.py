@@ -4,9 +4,9 @@
     python benchmarks/on_policy.py --documents 80 --repeats 1 --contenders limbeck
 
 Half of the text is the student's own: TRL tosses a coin for each step of 8 documents, limbeck for each row. Each continuation
-begins after a random beginning of at most half of a document and has 64 tokens at most, at temperature 1. What counts is learned
-tokens, the predictions in the loss, for each CPU-second of a process with one thread, generation among it. Each run is a
-fresh process, and all steps but the first count.
+begins after a random beginning of at most half of a document and has 64 tokens at most, at temperature 1. What counts is tokens
+of the text and those that the student generated, for each CPU-second of a process with one thread, generation among it. Each
+run is a fresh process, and all steps but the first count.
 """
 
 from __future__ import annotations
@@ -43,7 +43,10 @@ def trl(folder: Path, setting: Setting, meter: Meter) -> list[tuple[int, bool]]:
         def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
             before = inputs["labels"]
             loss = super().training_step(model, inputs, num_items_in_batch)
-            learned.append((int((inputs["labels"] != -100).sum()), inputs["labels"] is not before))
+            own = inputs["labels"] is not before
+            # of the text all is computed; that TRL learns no prompts is not held against it
+            counted = inputs["labels"] != -100 if own else inputs["attention_mask"][:, 1:] > 0
+            learned.append((int(counted.sum()), own))
             return loss
 
     tokenizer = AutoTokenizer.from_pretrained(setting.student)
@@ -162,7 +165,7 @@ def run_all(names: list[str], repeats: int, documents: int, setting: Setting) ->
             results.append({"repeat": repeat, **json.loads(done.stdout.splitlines()[-1])})
             row = results[-1]
             print(
-                f"{repeat} {name:8} {row['tokens_per_cpu_s']:6.0f} learned tokens/CPU-s, {row['on_policy_steps']} of "
+                f"{repeat} {name:8} {row['tokens_per_cpu_s']:6.0f} tokens/CPU-s, {row['on_policy_steps']} of "
                 f"{row['steps']} steps on-policy, peak {row['peak_mib']:.0f} MiB above the models",
                 file=sys.stderr,
                 flush=True,

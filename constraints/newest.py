@@ -14,11 +14,11 @@ TORCH = "torch==2.13.0"  # the newest of which there is a build without CUDA
 
 
 def newest() -> dict[str, str]:
-    """The version of each package that pip would install for limbeck into an empty environment, by name."""
+    """The version of each package that pip would install for limbeck and its tests into an empty environment, by name."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
         pip = [sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--report", str(report)]
-        subprocess.run([*pip, "--quiet", TORCH, "--editable", str(HERE.parent)], check=True)
+        subprocess.run([*pip, "--quiet", TORCH, "--editable", f"{HERE.parent}[dev]"], check=True)
         found = [item["metadata"] for item in json.loads(report.read_text())["install"]]
     return {item["name"]: item["version"] for item in found if item["name"] != "limbeck"}
 

@@ -40,7 +40,7 @@ def end_to_end() -> str:
 
 
 def on_policy() -> str:
-    """Learned tokens for each CPU-second where half of the text is the student's own, and peak memory."""
+    """Tokens for each CPU-second where half of the text is the student's own, and peak memory."""
     runs = read("performance/on-policy.json")["runs"]
     lines = []
     for name, shown in (("limbeck", "limbeck"), ("trl", "TRL GKD")):
@@ -49,7 +49,7 @@ def on_policy() -> str:
         rates, peaks = ([run[key] for run in mine] for key in ("tokens_per_cpu_s", "peak_mib"))
         lines.append([shown, f"{own[0]} of {own[1]}", spread(rates, 0), spread(peaks, 0)])
     return table(
-        "contender | steps with the student's own text | learned tokens per CPU-second | peak above the models, MiB",
+        "contender | steps with the student's own text | tokens per CPU-second | peak above the models, MiB",
         lines,
     )
 

@@ -52,8 +52,9 @@ def test_no_share_is_no_rollouts_and_a_share_is_over_all_rows():
     assert DistilSettings(teacher="t", rollouts=0).rollouts is None
     settings = DistilSettings(teacher="t", rollouts="0:0.50", rollout_tokens="64")
     assert settings.rollouts == "0:0.5"
-    plan = rollouts_of(settings, steps=10, rows=4)
-    assert (plan.share.at(40), plan.max_new_tokens, plan.temperature) == (0.5, 64, 1.0)
+    plan = rollouts_of(settings).over(20, 40)
+    assert [plan.share.at(row) for row in (0, 20, 40, 60, 80)] == [0, 0, 0.25, 0.5, 0.5]
+    assert (plan.max_new_tokens, plan.temperature, plan.steady.share.at(0)) == (64, 1.0, 0.25)
     assert settings.compared[-2:] == ("off-policy", "off-policy@flops")
     assert "off-policy" not in DistilSettings(teacher="t", rollouts=0.5, baselines="cut").compared
 

@@ -12,6 +12,8 @@ from limbeck.generation.rollouts import Continuing, RolloutPlan, Rollouts, Share
 from limbeck.objectives import ReverseKL
 from limbeck.planning.checks.price import Price
 from limbeck.report.rollouts import generated_in
+from limbeck.report.start import CUT
+from limbeck.report.trained import Trained, used_table
 from limbeck.run.run import Plan, Run
 from limbeck.run.world import alone
 from limbeck.types import Batch
@@ -164,13 +166,46 @@ def test_a_share_may_change_and_costs_a_pass_of_the_student():
 
 
 def test_a_report_says_how_long_texts_became():
-    rows = [
-        {"rollouts": 10, "rollout_tokens": 100 + 10 * step, "rollouts_ended": 9, "rollouts_left_out": 1}
-        for step in range(20)
-    ]
-    said = generated_in([{}, *rows])
+    same = {"rollouts": 10, "rollouts_ended": 9}
+    rows = [same | {"rollout_tokens": 100 + 10 * step} for step in range(20)]
+    said = generated_in([{}, {"rollouts": 0, "rollout_tokens": 0, "rollouts_ended": 0}, *rows])
     assert said == (
         "It generated 200 texts of 3.90 k tokens in all. In the first steps a text had 10 tokens on average and 90 % ended by "
-        "themselves, in the last 28 and 90 %; 10 % of the texts had no room in their rows and were not learned."
+        "themselves, in the last 28 and 90 %."
     )
     assert generated_in([{}]) == ""
+
+
+def test_prompts_are_as_random_where_few_rows_are_generated(store):
+    """Whether a row is generated says nothing of where its prompts end: these reach from none to half of a document."""
+    rollouts, lengths = generating(store, share=Share(0.1, 0.1)), []
+    for _ in range(60):
+        batch = rollouts.take(8)
+        own = batch.rows((batch.row == -1).nonzero().flatten())
+        lengths += [read for _, _, read, _ in sequences(own)]
+    assert max(lengths) > 0.3 * LENGTH  # of a half; one in ten of it where the same number decides both
+
+
+def test_nothing_that_is_generated_is_left_out(store):
+    rollouts = generating(store, temperature=1.0)
+    for _ in range(5):
+        batch = rollouts.take(8)
+        found = rollouts.facts()
+        assert found["rollouts"] >= 8
+        assert batch.weight.sum() <= found["rollout_tokens"] + found["rollouts_ended"] <= batch.weight.sum() + 8
+
+
+def test_a_row_without_a_document_to_continue_stays_as_it_is(store):
+    row = Rows(store, length=LENGTH).rows_of(range(2))
+    without = replace(row, weight=torch.stack([row.weight[0], torch.zeros(LENGTH)]))
+    found, _ = Continuing(llama(seed=2, tok=tokenizer()), MOST).rows(without, np.arange(2))
+    assert torch.equal(found.tokens[1], row.tokens[1])
+    assert found.row.tolist() == [-1, 1]
+
+
+def test_compute_that_was_used_is_that_of_rows_and_not_of_learned_tokens():
+    run = {"teacher": {"price": 0.6, "passes": 1.0, "generated": 0.6}}
+    arms = [("student", 10, 100), ("off-policy", 10, 300), ("off-policy@flops", 11, 330), ("cut+ce", 10, 300)]
+    trained = [Trained(arm, 0, steps, steps, tokens, steps - 1, None) for arm, steps, tokens in arms]
+    shares = [row[-1] for row in used_table(trained, run, CUT)]
+    assert shares == ["1.00×", "0.89×", "0.98×", "0.56×"]  # 1.8, 1.6, 1.6 and 1 a step

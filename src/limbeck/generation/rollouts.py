@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -20,19 +20,21 @@ from jaxtyping import Int64
 from limbeck.corpora import Rows
 from limbeck.generation.local import Continuation, generate
 from limbeck.models.language_model import LanguageModel
-from limbeck.types import Batch
+from limbeck.types import Batch, mapped
 
-_AT_ONCE = {"cpu": 32, "cuda": 256}  # prompts in a batch; fixed, since batches of other shapes round otherwise
+# Prompts in a batch, and tokens of all with their continuations; fixed, since batches of other shapes round otherwise.
+_AT_ONCE, _HELD = {"cpu": 32, "cuda": 256}, {"cpu": 2**14, "cuda": 2**17}
 _STREAM = 0x726F6C6C  # apart from other random numbers of a run's seed
-_OVER = 2  # rows whose continuations would all reach the limit have so many times the tokens that find room, at most
+_SHARES, _PROMPTS, _TEXTS = 1, 2, 3  # what random numbers of a row are for
 
 
 @dataclass(frozen=True)
 class Share:
-    """The share of rows that the student generates: from ``first`` at the first of ``rows`` rows, linearly to ``last``."""
+    """The share of rows that the student generates: from ``first`` at row ``begin``, linearly over ``rows`` rows to ``last``."""
 
     first: float
     last: float
+    begin: int = 0
     rows: int = 1
 
     @classmethod
@@ -43,7 +45,7 @@ class Share:
 
     def at(self, row: int) -> float:
         """The share at a row, which may lie before the first or beyond the last."""
-        return self.first + (self.last - self.first) * min(max(row / self.rows, 0.0), 1.0)
+        return self.first + (self.last - self.first) * min(max((row - self.begin) / self.rows, 0.0), 1.0)
 
     @property
     def mean(self) -> float:
@@ -59,25 +61,31 @@ class RolloutPlan:
     max_new_tokens: int
     temperature: float = 1.0
 
+    def over(self, begin: int, rows: int) -> RolloutPlan:
+        """The same for a training of so many rows, from row ``begin`` of the corpus on."""
+        return replace(self, share=replace(self.share, begin=begin, rows=rows))
+
+    @property
+    def steady(self) -> RolloutPlan:
+        """The same with the mean share all the time."""
+        return replace(self, share=Share(self.share.mean, self.share.mean))
+
 
 @dataclass(frozen=True)
 class _Prompt:
-    """The tokens of a beginning, the number of its document, and what seeds its continuation."""
+    """The tokens of a beginning, the row that it is from, the number of its document, and what seeds its continuation."""
 
     tokens: tuple[int, ...]
+    row: int
     document: int
     seed: tuple[int, ...]
 
 
 @dataclass
 class Generated:
-    """What was generated for some rows: of each continuation the document, its tokens, and whether it ended by itself.
-
-    ``left_out``: how many continuations found no room in the rows.
-    """
+    """What was generated for some rows: of each continuation the document, its tokens, and whether it ended by itself."""
 
     texts: list[tuple[int, int, bool]] = field(default_factory=list)
-    left_out: int = 0
 
     def row(self) -> dict[str, int]:
         """As a step's row of metrics.jsonl has it."""
@@ -85,7 +93,6 @@ class Generated:
             "rollouts": len(self.texts),
             "rollout_tokens": sum(tokens for _, tokens, _ in self.texts),
             "rollouts_ended": sum(ended for *_, ended in self.texts),
-            "rollouts_left_out": self.left_out,
         }
 
 
@@ -94,9 +101,10 @@ class Continuing:
     """How a model continues the beginnings of documents: at most ``max_new_tokens`` each, at a ``temperature``.
 
     A prompt is what comes before a learned part of a document, a random one where there are several (the turns of a
-    conversation); of a document that is learned from its first token, a random beginning of at most half of it. A document
-    gives as many prompts as find room in its place with the longest continuation, at least one, unless its row has twice as
-    many as would find room. ``bf16``: in mixed precision, as it is trained.
+    conversation); of a document that is learned from its first token, a random beginning of at most half of it. A row has as
+    many prompts as find room in it with their longest continuations, at least one, and a document as many as find room in its
+    place, at least one while its row has room. So a row costs one forward pass of its tokens at most, and nothing that is
+    generated is left out. ``bf16``: in mixed precision, as it is trained.
     """
 
     model: LanguageModel
@@ -106,48 +114,51 @@ class Continuing:
     bf16: bool = False
 
     def rows(self, batch: Batch, places: Int64[np.ndarray, " B"]) -> tuple[Batch, Generated]:
-        """As many rows as a batch in host memory has, of continuations of its documents; and what was generated for them.
+        """The rows of a batch in host memory with continuations of their documents, and what was generated for them.
 
-        ``places`` are numbers of the rows, which seed their continuations.
+        ``places`` are numbers of the rows, which seed their continuations. A row without a document to continue stays as it is.
         """
         numbered = enumerate(places.tolist())
         prompts = [prompt for row, place in numbered for prompt in self._prompts(batch, row, place)]
-        return _packed(prompts, self._continued(prompts), rows=len(batch.tokens), length=batch.tokens.shape[1])
+        return _packed(batch, prompts, self._continued(prompts, batch.tokens.shape[1]))
 
     def _prompts(self, batch: Batch, row: int, place: int) -> Iterator[_Prompt]:
         """The prompts of a row's documents, in their order."""
         length = batch.tokens.shape[1]
-        document, position, left = batch.document[row], batch.position[row], _OVER * length
+        document, position, left = batch.document[row], batch.position[row], length
         begins = torch.nonzero((position == 0) | (torch.arange(len(position)) == 0)).flatten().tolist()
         for number, (start, end) in enumerate(zip(begins, [*begins[1:], len(position)], strict=True)):
             weight = batch.weight[row, start:end]
             if int(document[start]) < 0 or not weight.any():
                 continue
-            learned, random = weight.numpy() > 0, _random(self.seed, place, number)
+            learned, random = weight.numpy() > 0, _random(self.seed, _PROMPTS, place, number)
             size, sample = int(np.flatnonzero(learned)[-1]) + 1, 0
             while size > 0:
                 read = _read(learned, random.random())
                 cost = read + self.max_new_tokens
                 size -= cost
-                room = left == _OVER * length or left >= cost
+                room = left == length or left >= cost
                 if read < length and room and (sample == 0 or size >= 0):
-                    left -= cost
+                    left -= min(cost, length)
                     tokens = tuple(batch.tokens[row, start : start + read].tolist())
-                    yield _Prompt(tokens, int(document[start]), (place, number, sample))
+                    yield _Prompt(tokens, row, int(document[start]), (_TEXTS, place, number, sample))
                 sample += 1
 
-    def _continued(self, prompts: Sequence[_Prompt]) -> list[Continuation]:
-        """The continuation of each prompt, computed in groups of similar length."""
+    def _continued(self, prompts: Sequence[_Prompt], length: int) -> list[Continuation]:
+        """The continuation of each prompt, computed in groups of similar length; in a row of ``length`` no longer one fits."""
         found: dict[int, Continuation] = {}
         model = self.model.model
         training = model.training
         model.eval()
         try:
             order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i].tokens), i))
-            at_once = _AT_ONCE["cuda" if self.model.device.type == "cuda" else "cpu"]
-            for start in range(0, len(order), at_once):
-                group = order[start : start + at_once]
-                most = min(self.max_new_tokens, self.model.context - len(prompts[group[0]].tokens))
+            kind = "cuda" if self.model.device.type == "cuda" else "cpu"
+            while order:
+                longest = len(prompts[order[0]].tokens)
+                at_once = max(1, min(_AT_ONCE[kind], _HELD[kind] // (longest + self.max_new_tokens)))
+                group, order = order[:at_once], order[at_once:]
+                shortest = len(prompts[group[-1]].tokens)
+                most = min(self.max_new_tokens, self.model.context - longest, length + 1 - shortest)
                 uniforms = np.stack([_random(self.seed, *prompts[i].seed).random(most) for i in group])
                 with torch.autocast(self.model.device.type, dtype=torch.bfloat16, enabled=self.bf16):
                     texts = generate(
@@ -190,7 +201,7 @@ class Rollouts:
         own = [
             row
             for row, place in enumerate(places.tolist())
-            if _random(self.seed, place).random() < self.how.share.at(place)
+            if _random(self.seed, _SHARES, place).random() < self.how.share.at(place)
         ]
         self.last = Generated()
         if not own:
@@ -217,34 +228,31 @@ class Rollouts:
         return self.last.row()
 
 
-def _packed(
-    prompts: Sequence[_Prompt], texts: Sequence[Continuation], *, rows: int, length: int
-) -> tuple[Batch, Generated]:
-    """Prompts and continuations in ``rows`` rows, each in the first with room for it; longer ones are cut at a row's end."""
-    empty = torch.zeros(rows, length, dtype=torch.long)
-    batch = Batch(
-        tokens=empty.clone(),
-        targets=empty.clone(),
-        weight=torch.zeros(rows, length),
-        position=torch.arange(length).repeat(rows, 1),
-        document=empty - 1,
-        row=torch.full((rows,), -1),
-    )
-    filled = [0] * rows
+def _packed(batch: Batch, prompts: Sequence[_Prompt], texts: Sequence[Continuation]) -> tuple[Batch, Generated]:
+    """Prompts and continuations in the place of the documents of their rows; what passes the end of a row is cut."""
+    length = batch.tokens.shape[1]
+    made = mapped(batch, torch.clone)
+    filled: dict[int, int] = {}
     found = Generated()
     for prompt, text in zip(prompts, texts, strict=True):
         found.texts.append((prompt.document, len(text.tokens), text.finished))
+        if prompt.row not in filled:
+            _clear(made, prompt.row)
+        start = filled.setdefault(prompt.row, 0)
         whole = [*prompt.tokens, *text.tokens, *([] if text.stop is None else [text.stop])]
-        size = min(len(whole) - 1, length)
-        row = next((row for row in range(rows) if length - filled[row] >= size), None)
-        if row is None or size < len(prompt.tokens):
-            found.left_out += 1
-            continue
-        _put(batch, row, filled[row], whole[: size + 1], learned=len(prompt.tokens) - 1, document=prompt.document)
-        filled[row] += size
-    for row, end in enumerate(filled):
-        batch.position[row, end:] = torch.arange(length - end)
-    return batch, found
+        size = min(len(whole) - 1, length - start)
+        _put(made, prompt.row, start, whole[: size + 1], learned=len(prompt.tokens) - 1, document=prompt.document)
+        filled[prompt.row] += size
+    for row, end in filled.items():
+        made.position[row, end:] = torch.arange(length - end)
+    return made, found
+
+
+def _clear(batch: Batch, row: int) -> None:
+    """Makes a row padding, of no number."""
+    for part in (batch.tokens, batch.targets, batch.weight):
+        part[row] = 0
+    batch.document[row], batch.row[row] = -1, -1
 
 
 def _random(seed: int, *numbers: int) -> np.random.Generator:

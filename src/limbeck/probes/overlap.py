@@ -19,7 +19,7 @@ from limbeck.disk import load_arrays, save_arrays, writing
 from limbeck.errors import BadSetting
 from limbeck.generation.rollouts import Continuing
 from limbeck.models.language_model import LanguageModel
-from limbeck.probes.interval import bootstrap, wilson
+from limbeck.probes.interval import bootstrap, share_interval
 from limbeck.probes.measurements import AGAIN
 from limbeck.probes.named import TEXT, ProbeContext, probe
 from limbeck.types import Batch, Reading
@@ -127,10 +127,8 @@ def overlap(model: str, runs: Sequence[Overlap], *, seed: int | None = None) -> 
     for (name, unit), interval in zip(_READINGS, found, strict=True):
         x = interval.within(0.0, 1.0) if unit == "share" else interval.within(0.0)
         readings.append(Reading(model, "overlap", name, x.value, unit, x.n, x.low, x.high, seed))
-    texts, ended = (
-        int(sum(part.sum() for part in parts)) for parts in zip(*((r.texts, r.ended) for r in runs), strict=True)
-    )
-    x = wilson(ended, texts)
+    texts, ended = (np.sum(parts, 0) for parts in zip(*((run.texts, run.ended) for run in runs), strict=True))
+    x = share_interval(ended[texts > 0], texts[texts > 0])
     return [*readings, Reading(model, "overlap", "texts_ended", x.value, "share", x.n, x.low, x.high, seed)]
 
 

@@ -19,16 +19,13 @@ def generated_in(rows: Sequence[Mapping[str, Any]]) -> str:
     generated = [row for row in rows if row.get("rollouts")]
     if not generated:
         return ""
-    texts, tokens, left_out = (sum(row[f"rollout{key}"] for row in generated) for key in ("s", "_tokens", "s_left_out"))
+    texts, tokens = (sum(row[key] for row in generated) for key in ("rollouts", "rollout_tokens"))
     part = max(1, len(generated) // _PART)
     first, last = _mean(generated[:part]), _mean(generated[-part:])
-    sentence = (
+    return (
         f"It generated {count(texts)} texts of {count(tokens)} tokens in all. In the first steps a text had {first[0]:.0f} "
-        f"tokens on average and {share(first[1])} ended by themselves, in the last {last[0]:.0f} and {share(last[1])}"
+        f"tokens on average and {share(first[1])} ended by themselves, in the last {last[0]:.0f} and {share(last[1])}."
     )
-    if left_out:
-        sentence += f"; {share(left_out / texts)} of the texts had no room in their rows and were not learned"
-    return f"{sentence}."
 
 
 def _mean(rows: Sequence[Mapping[str, Any]]) -> tuple[float, float]:

@@ -242,7 +242,6 @@ class Step(TypedDict, total=False):
     rollouts: Count
     rollout_tokens: Count
     rollouts_ended: Count
-    rollouts_left_out: Count
 
 
 class Training(TypedDict):

@@ -100,12 +100,12 @@ def used_table(trained: Sequence[Trained], run: Mapping[str, Any], start: Start)
     generating = float(teacher.get("generated") or 0.0) / 3
 
     def once(arm: str) -> float:
-        """FLOPs of a token, in those of a training step of the student."""
+        """FLOPs of a step, in those of a step of the student by cross-entropy."""
         if arm.startswith(("cut+ce", "model")):
             return 1.0
         return with_teacher if arm in OFF_POLICY else with_teacher + generating
 
-    spent = [one.tokens * once(one.arm) for one in trained]
+    spent = [one.steps * once(one.arm) for one in trained]  # tokens are those that were learned
     seeds = len({one.seed for one in trained}) > 1
     rows: list[tuple[str, ...]] = []
     for one, compute in zip(trained, spent, strict=True):

@@ -126,8 +126,8 @@ class DistilSettings(TrainingSettings, TeacherSettings):
     method: Annotated[
         Literal["activation", "gradient", "wanda", "random"],
         Flag(
-            "What scores the heads, neurons and channels of which a pruned student keeps the best: activation, gradient, wanda, or "
-            "random, a control.",
+            "What scores the heads, neurons and channels of which a pruned student keeps the best: activation, gradient, wanda, "
+            "or random, a control.",
             "Model",
             metavar="SCORE",
             synonyms=("importance", "pruning_method", "prune_method", "importance_score", "saliency"),

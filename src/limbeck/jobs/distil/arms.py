@@ -181,7 +181,8 @@ class Shared:
         how: dict[str, Any] = {"update": update, "watch": watch, "rule": self.rule, "tracked": tracked}
         if self.rollouts is None or not arm.on_policy:
             return Run(arm.folder, arm.label, start, teacher, rows, objective, plan, world, **how)
-        corpus = Rollouts(rows, start, self.rollouts, bf16=plan.bf16)
+        own = self.rollouts.over(arm.taken * plan.rows, arm.steps * plan.rows)
+        corpus = Rollouts(rows, start, own, bf16=plan.bf16)
         return Run(arm.folder, arm.label, start, teacher, corpus, objective, plan, world, facts=corpus.facts, **how)
 
 

@@ -6,7 +6,7 @@ The measured steps train copies, so they leave no trace in the trainings.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from limbeck.config import OFF_POLICY
@@ -33,6 +33,8 @@ class TimeEstimate:
 def estimate_time(arms: Sequence[Arm], cost: Cost, shared: Shared) -> TimeEstimate:
     """The estimate from some real steps of each kind of arm, at the current load of this machine."""
     world, step_seconds = shared.environment.world, {}
+    if shared.rollouts:
+        shared = replace(shared, rollouts=shared.rollouts.steady)
     for name in dict.fromkeys(map(_kind, arms)):
         longest = max((arm for arm in arms if _kind(arm) == name), key=lambda arm: arm.steps)
         run = shared.run(longest)

@@ -400,7 +400,7 @@ def _shared(
         reads_on=isinstance(source, CrossTokenizerTeacher),  # its logits cover only the rows of the plan
         common=(settings.seed, plan.taken * budget.rows),
         data=settings.data if "sources" in store.manifest else "",
-        rollouts=rollouts_of(settings, steps=budget.steps, rows=budget.rows),
+        rollouts=rollouts_of(settings),
         stored=stored_as(settings, plan.request.teacher),
         fresh_rate=fresh_rate_of(settings, student.parameters_count),
         quantiser=plan.quantiser,
@@ -507,8 +507,8 @@ def _arms(plan: DistilPlan, price: Price | None, *, member: str) -> list[Arm]:
 
 def _generated(plan: DistilPlan) -> float:
     """The mean share of the rows that the student generates itself."""
-    plan_of_rollouts = rollouts_of(plan.request.settings, steps=plan.budget.steps, rows=plan.budget.rows)
-    return plan_of_rollouts.share.mean if plan_of_rollouts else 0.0
+    rollouts = rollouts_of(plan.request.settings)
+    return rollouts.share.mean if rollouts else 0.0
 
 
 def _priced(price: Price | None, students: int) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 
 from limbeck.config import OFF_POLICY, DistilSettings, flag_of
 from limbeck.corpora import Document, Rows
@@ -66,12 +65,11 @@ def check_rollouts(request: DistilRequest, environment: Environment) -> None:
             )
 
 
-def rollouts_of(settings: DistilSettings, *, steps: int, rows: int) -> RolloutPlan | None:
-    """How the student generates in a training of ``steps`` steps of ``rows`` rows; None where it does not."""
+def rollouts_of(settings: DistilSettings) -> RolloutPlan | None:
+    """How the student generates in a training, whose rows are yet to be given (`RolloutPlan.over`); None where it does not."""
     if settings.rollouts is None:
         return None
-    of_rows = replace(Share.of(settings.rollouts), rows=steps * rows)
-    return RolloutPlan(of_rows, settings.rollout_tokens, settings.rollout_temperature)
+    return RolloutPlan(Share.of(settings.rollouts), settings.rollout_tokens, settings.rollout_temperature)
 
 
 def on_own_texts(
@@ -81,6 +79,7 @@ def on_own_texts(
 
     The student continues the beginnings of some documents. None if they cannot be tokenised, which other checks report.
     """
+    student.model.to(teacher.device)
     with suppress(BadCorpus):
         if store := store_in_memory(documents, Reader(student.tokenizer, student.end)):
             rows = Rows(store.packed(packing), length=min(length, student.context, teacher.context))

@@ -82,7 +82,7 @@ def _examined(request: DistilRequest, logits: dict[str, Any]) -> dict[str, Any]:
     findings += packed_documents(
         sample.documents, reads, packing=packing_in_settings(settings), length=length, context=reads.context
     )
-    if settings.rollouts is not None and student is not None:
+    if settings.rollouts is not None and student is not None and all(f.level != "error" for f in findings):
         packing = packing_in_settings(settings)
         findings += on_own_texts(student, teacher, sample.documents, length=length, packing=packing)
     findings += opening

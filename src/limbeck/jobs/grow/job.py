@@ -128,6 +128,13 @@ def _measured(
     return _Measured(before, after, kl, f"{text.description}{held_out.description}")
 
 
+def _text_flags(settings: GrowSettings) -> list[str]:
+    """How the text was read, for the next command, where that is not as usual."""
+    columns = ",".join(f"{ours}={theirs}" for ours, theirs in settings.columns or ())
+    given = {"--columns": columns, "--skip-bad": settings.skip_bad, "--seq-len": settings.length}
+    return [word for flag, value in given.items() if value for word in (flag, str(value))]
+
+
 def _finish(
     settings: GrowSettings, sources: Sequence[LanguageModel], grown: LanguageModel, measured: _Measured
 ) -> dict[str, Any]:
@@ -136,7 +143,7 @@ def _finish(
     own = small.stored
     stored = own if own is not None and holds(grown, own) else torch.float32
     wanted = ["--teacher", settings.model, "--student", str(out), "--objective", "CrossEntropy", "--baselines", "none"]
-    more = ["--data", settings.data, "--out", str(out.with_name(f"{out.name}-trained"))]
+    more = ["--data", settings.data, *_text_flags(settings), "--out", str(out.with_name(f"{out.name}-trained"))]
     then = shlex.join(["limbeck", "distil", *wanted, *more])
     save(grown, out.resolve(), card=model_card(_facts(settings, small, grown, stored), [], then=then), dtype=stored)
     shape = Shape.of(grown.config)
