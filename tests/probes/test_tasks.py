@@ -368,17 +368,17 @@ def json_of(fact):
         ),
         (
             {"probe": "mqar", "data": "x", "length": 64, "successes": 7, "threads": 1},
-            "--probe mqar does not use --data .used by change, likelihood, slices, values., --seq-len .*, "
+            "--probe mqar does not use --data .used by change, likelihood, overlap, slices, values., --seq-len .*, "
             "--successes .used by pass-until.: leave it out",
         ),
         (
             {"seed": 1},
-            "--probe likelihood does not use --seed .used by arithmetic, change, listops, mqar, pass-until",
+            "--probe likelihood does not use --seed .used by arithmetic, change, listops, mqar, overlap, pass-until",
         ),
         ({"probe": "pass-until", "task": "copy", "data": "x"}, "--probe pass-until does not use --data .used by"),
         (
             {"probe": "mqar,listops", "teacher": "builtin:stdlib"},
-            "--probe mqar,listops does not use --teacher .used by change, constraints, likelihood, slices, tasks.",
+            "--probe mqar,listops does not use --teacher .used by change, constraints, likelihood, overlap, slices, tasks.",
         ),
     ],
 )
