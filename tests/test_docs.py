@@ -103,6 +103,7 @@ def for_tiny_teachers(command: str) -> str:
     """The command for the teachers of these tests, which are smaller than a user's."""
     command = re.sub(r"--seq-len \d+", "--seq-len 64", small(command))
     command = re.sub(r"--params \S+,\S+", "--params 40k,30k", command)
+    command = re.sub(r"--depths \S+,\S+", "--depths 2,3", command)
     command = re.sub(r"--bytes [^\s:]+(?=[\s:]|$)", "--bytes 40kB", command)
     command = re.sub(r"--vocab \S+,\S+", "--vocab 280,270", command)
     command = command.replace("--latency 20ms", "--latency 60s")
@@ -133,6 +134,7 @@ def test_every_command_of_a_table_runs(page, place, run, monkeypatch):
         "fit-a-file",
         "low-rank",
         "on-policy",
+        "depths",
         "grow",
     ],
 )
