@@ -181,22 +181,12 @@ def _step(optimizer: Optimizer, student: PreTrainedModel, parts: Tensor, weight:
     optimizer.zero_grad()
 
 
-def trl(folder: Path, setting: Setting, meter: Meter, *, half: bool) -> Trained:
-    """TRL's GKD trainer, off policy (lmbda 0), forward KL (beta 0), in the order of the documents; in float32."""
-    from datasets import Dataset
-    from transformers import AutoTokenizer
-    from trl.experimental.gkd import GKDConfig, GKDTrainer
+def gkd_arguments(folder: Path, **own: Any) -> Any:
+    """The settings of TRL's GKD trainer: the steps of the other contenders in float32, in the order of the documents."""
+    from trl.experimental.gkd import GKDConfig
 
-    tokenizer = AutoTokenizer.from_pretrained(setting.student)
-    student, teacher = _models(setting)
-    meter.loaded(student, teacher)
-    documents = encode(_texts(folder / "train.jsonl"), tokenizer)
-    # the first token is the prompt; all that follow are learned
-    rows = [{"prompt": "", "input_ids": ids, "completion_mask": [0] + [1] * (len(ids) - 1)} for ids in documents]
-    arguments = GKDConfig(
+    return GKDConfig(
         output_dir=str(folder / "trl"),
-        lmbda=0.0,
-        beta=0.0,
         temperature=1.0,
         max_length=LENGTH,
         per_device_train_batch_size=DOCUMENTS_PER_STEP,
@@ -215,7 +205,23 @@ def trl(folder: Path, setting: Setting, meter: Meter, *, half: bool) -> Trained:
         report_to="none",
         disable_tqdm=True,
         seed=0,
+        **own,
     )
+
+
+def trl(folder: Path, setting: Setting, meter: Meter, *, half: bool) -> Trained:
+    """TRL's GKD trainer, off policy (lmbda 0), forward KL (beta 0), in the order of the documents; in float32."""
+    from datasets import Dataset
+    from transformers import AutoTokenizer
+    from trl.experimental.gkd import GKDTrainer
+
+    tokenizer = AutoTokenizer.from_pretrained(setting.student)
+    student, teacher = _models(setting)
+    meter.loaded(student, teacher)
+    documents = encode(_texts(folder / "train.jsonl"), tokenizer)
+    # the first token is the prompt; all that follow are learned
+    rows = [{"prompt": "", "input_ids": ids, "completion_mask": [0] + [1] * (len(ids) - 1)} for ids in documents]
+    arguments = gkd_arguments(folder, lmbda=0.0, beta=0.0)
     GKDTrainer(
         model=student,
         teacher_model=teacher,

@@ -24,18 +24,18 @@ from pathlib import Path
 from typing import Any
 
 from circumstances import made_by
-from distil import BETAS, DOCUMENTS_PER_STEP, ENVIRONMENT, LEARNING_RATE, Meter, _models, _texts
+from distil import DOCUMENTS_PER_STEP, ENVIRONMENT, LEARNING_RATE, Meter, _models, _texts, gkd_arguments
 from setting import LENGTH, Setting, encode, prepare, write_texts
 
 LAMBDA, NEW = 0.5, 64
 
 
 def trl(folder: Path, setting: Setting, meter: Meter) -> list[tuple[int, bool]]:
-    """Learned tokens of each step of TRL's GKD trainer, and whether the student generated them."""
+    """Tokens of each step of TRL's GKD trainer, and whether the student generated them."""
     import torch
     from datasets import Dataset
     from transformers import AutoTokenizer
-    from trl.experimental.gkd import GKDConfig, GKDTrainer
+    from trl.experimental.gkd import GKDTrainer
 
     learned: list[tuple[int, bool]] = []
 
@@ -57,30 +57,7 @@ def trl(folder: Path, setting: Setting, meter: Meter) -> list[tuple[int, bool]]:
     for ids in encode(_texts(folder / "train.jsonl"), tokenizer):
         read = 1 + int(cut.random() * len(ids) / 2)
         rows.append({"prompt": "", "input_ids": ids, "completion_mask": [0] * read + [1] * (len(ids) - read)})
-    arguments = GKDConfig(
-        output_dir=str(folder / "trl"),
-        lmbda=LAMBDA,
-        beta=0.5,
-        temperature=1.0,
-        max_new_tokens=NEW,
-        max_length=LENGTH,
-        per_device_train_batch_size=DOCUMENTS_PER_STEP,
-        num_train_epochs=1,
-        train_sampling_strategy="sequential",
-        learning_rate=LEARNING_RATE,
-        lr_scheduler_type="constant",
-        adam_beta1=BETAS[0],
-        adam_beta2=BETAS[1],
-        weight_decay=0.0,
-        max_grad_norm=1.0,
-        bf16=False,
-        gradient_checkpointing=False,
-        use_cpu=True,
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        seed=0,
-    )
+    arguments = gkd_arguments(folder, lmbda=LAMBDA, beta=0.5, max_new_tokens=NEW)
     torch.manual_seed(0)
     random.seed(0)
     Counting(
@@ -94,7 +71,7 @@ def trl(folder: Path, setting: Setting, meter: Meter) -> list[tuple[int, bool]]:
 
 
 def limbeck(folder: Path, setting: Setting, meter: Meter) -> list[tuple[int, bool]]:
-    """Learned tokens of each step of limbeck, and whether the student generated some of them."""
+    """Tokens of each step of limbeck, and whether the student generated some of them."""
     from limbeck.corpora import Rows, build_stores
     from limbeck.disk import read_lines
     from limbeck.generation.rollouts import RolloutPlan, Rollouts, Share
@@ -111,7 +88,7 @@ def limbeck(folder: Path, setting: Setting, meter: Meter) -> list[tuple[int, boo
     padded_steps = -(-store.documents // DOCUMENTS_PER_STEP)
     at_once = max(1, round(rows.n_rows / padded_steps))
     steps = round(rows.n_rows / at_once)
-    corpus = Rollouts(rows, student, RolloutPlan(Share(LAMBDA, LAMBDA, steps * at_once), NEW))
+    corpus = Rollouts(rows, student, RolloutPlan(Share(LAMBDA, LAMBDA), NEW))
     plan = Plan(steps=steps, rows=at_once, lr=LEARNING_RATE, schedule="constant", weight_decay=0.0)
     (folder / "run").mkdir()
     run = Run(

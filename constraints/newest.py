@@ -10,15 +10,17 @@ import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).parent
-TORCH = "torch==2.13.0"  # the newest of which there is a build without CUDA
 
 
-def newest() -> dict[str, str]:
-    """The version of each package that pip would install for limbeck and its tests into an empty environment, by name."""
+def newest(torch: str) -> dict[str, str]:
+    """The version of each package that pip would install for limbeck and its tests into an empty environment, by name.
+
+    ``torch``: the requirement for it, since the newest has no build without CUDA.
+    """
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
         pip = [sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--report", str(report)]
-        subprocess.run([*pip, "--quiet", TORCH, "--editable", f"{HERE.parent}[dev]"], check=True)
+        subprocess.run([*pip, "--quiet", torch, "--editable", f"{HERE.parent}[dev]"], check=True)
         found = [item["metadata"] for item in json.loads(report.read_text())["install"]]
     return {item["name"]: item["version"] for item in found if item["name"] != "limbeck"}
 
@@ -40,7 +42,9 @@ def plain(name: str) -> str:
 
 
 if __name__ == "__main__":
-    different = others(newest(), (HERE / "cpu.txt").read_text())
+    pins = (HERE / "cpu.txt").read_text()
+    (torch,) = (line for line in pins.splitlines() if line.startswith("torch=="))
+    different = others(newest(torch), pins)
     same = "all versions are those of constraints/cpu.txt, with which the tests run"
     print(f"newest: {'; '.join(different) or same}")
     sys.exit(bool(different))

@@ -22,6 +22,7 @@ from limbeck.ending import Ending
 from limbeck.jobs.common.environment import Environment
 from limbeck.jobs.common.folder import update
 from limbeck.jobs.common.held_out import Apart, HeldOut, unwatched
+from limbeck.jobs.common.seeds import each_and_all
 from limbeck.jobs.distil.arms import Arm
 from limbeck.jobs.distil.other_tokens import CrossTokenizerTeacher, TeacherSource, across
 from limbeck.jobs.distil.overlap import OverlapEvaluation
@@ -351,10 +352,8 @@ class Evaluation:
         """All readings: of each seed, and over all seeds (seed null) if there are several."""
         readings = [*self._costs, *self._moved]
         for name, runs in self._runs.items():
-            sets: list[tuple[int | None, list[Measurements]]] = [(seed, [runs[seed]]) for seed in sorted(runs)]
-            if len(runs) > 1:
-                sets.append((None, [runs[seed] for seed in sorted(runs)]))
-            for seed, measured in sets:
+            for seed, seeds in each_and_all(runs):
+                measured = [runs[one] for one in seeds]
                 text = self._teachers if name == "teacher" else self.held_out
                 found = likelihood(name, measured, text_bytes=text.text_bytes(measured[0]), seed=seed)
                 if text is not self.held_out:  # only bits per byte compare between tokenizers

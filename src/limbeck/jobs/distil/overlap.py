@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from limbeck.jobs.common.held_out import HeldOut
+from limbeck.jobs.common.seeds import each_and_all
 from limbeck.models.language_model import LanguageModel
 from limbeck.probes.overlap import TOP, Overlap, measure_overlap, overlap
 from limbeck.report.start import Start
@@ -34,10 +35,8 @@ class OverlapEvaluation:
         """Of each seed, and over the seeds (seed null) where there are several."""
         found = []
         for name, runs in self._runs.items():
-            for seed in sorted(runs):
-                found += overlap(name, [runs[seed]], seed=seed)
-            if len(runs) > 1:
-                found += overlap(name, [runs[seed] for seed in sorted(runs)])
+            for seed, seeds in each_and_all(runs):
+                found += overlap(name, [runs[one] for one in seeds], seed=seed)
         return found
 
     def sentence(self, start: Start) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from limbeck.errors import LimbeckError
+from limbeck.jobs.common.seeds import each_and_all
 from limbeck.models.language_model import LanguageModel
 from limbeck.probes.standard.compare import differences, levels
 from limbeck.probes.standard.evaluate import evaluate, load_tasks
@@ -53,7 +54,7 @@ class TaskEvaluation:
         found: list[Reading] = []
         teacher = next(iter(self._scores.get("teacher", {}).values()), None)
         for name, runs in self._scores.items():
-            for seed, seeds in _sets(runs):
+            for seed, seeds in each_and_all(runs):
                 for key in runs[seeds[0]]:
                     ours = [runs[one][key] for one in seeds]
                     found += levels(name, ours, seed=seed)
@@ -73,10 +74,3 @@ class TaskEvaluation:
             ours = [self._scores["student"][one][key] for one in (shared if len(others) > 1 else seeds)]
             found += differences("student", ours, other, others, seed=seed)
         return found
-
-
-def _sets(runs: Mapping[int, object]) -> list[tuple[int | None, list[int]]]:
-    """(what the readings are put down to, the seeds they are of)."""
-    seeds = sorted(runs)
-    alone: list[tuple[int | None, list[int]]] = [(seed, [seed]) for seed in seeds]
-    return alone + ([(None, seeds)] if len(seeds) > 1 else [])

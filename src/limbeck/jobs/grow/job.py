@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,15 +16,15 @@ from limbeck.disk import claims, remove_beside, take
 from limbeck.ending import Ending, show_ending
 from limbeck.errors import BadModel, BadSetting
 from limbeck.jobs.common.environment import Environment, environment_of, require_one_process, row_length
-from limbeck.jobs.common.folder import command, require_empty
+from limbeck.jobs.common.folder import require_empty
 from limbeck.jobs.common.held_out import HeldOut
+from limbeck.jobs.common.made import made_of
 from limbeck.jobs.probe.text import RunFolder, Texts
 from limbeck.models.configuration import load_config
 from limbeck.models.language_model import LanguageModel
 from limbeck.models.load import load
 from limbeck.models.save import holds, save
-from limbeck.models.sidecar import licence_of
-from limbeck.models.source import resolve, resolve_description
+from limbeck.models.source import resolve
 from limbeck.probes.fidelity import fidelity
 from limbeck.probes.likelihood import likelihood
 from limbeck.probes.measurements import measure
@@ -145,8 +145,9 @@ def _finish(
     wanted = ["--teacher", settings.model, "--student", str(out), "--objective", "CrossEntropy", "--baselines", "none"]
     more = ["--data", settings.data, *_text_flags(settings), "--out", str(out.with_name(f"{out.name}-trained"))]
     then = shlex.join(["limbeck", "distil", *wanted, *more])
-    save(grown, out.resolve(), card=model_card(_facts(settings, small, grown, stored), [], then=then), dtype=stored)
     shape = Shape.of(grown.config)
+    facts = made_of(settings.model, small, grown, shape=shape, stored=stored)
+    save(grown, out.resolve(), card=model_card(facts, [], then=then), dtype=stored)
     show_ending(
         Ending(
             f"{small.parameters_count:,} -> {grown.parameters_count:,} parameters: {shape}. KL(small || grown) is "
@@ -166,27 +167,6 @@ def _finish(
             name: {"value": one.value, "low": one.low, "high": one.high, "unit": one.unit, "n": one.n}
             for name, one in (("before", measured.before), ("after", measured.after), ("kl", measured.kl))
         },
-    }
-
-
-def _facts(
-    settings: GrowSettings, small: LanguageModel, grown: LanguageModel, stored: torch.dtype
-) -> Mapping[str, Any]:
-    """What the card is made of."""
-    return {
-        "teacher": {
-            "name": small.name,
-            "parameters": small.parameters_count,
-            "shape": asdict(Shape.of(small.config)),
-            "stated": licence_of(resolve_description(settings.model)),
-        },
-        "student": {
-            "parameters": grown.parameters_count,
-            "shape": asdict(Shape.of(grown.config)),
-            "dtype": str(stored).removeprefix("torch."),
-        },
-        "lineage": grown.lineage,
-        "command": command(),
     }
 
 

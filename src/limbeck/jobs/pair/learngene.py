@@ -10,12 +10,11 @@ from dataclasses import dataclass
 
 from limbeck.config import DistilSettings, flag_of
 from limbeck.errors import BadSetting, BadShape
+from limbeck.jobs.pair.student import SIZES
 from limbeck.models.anatomy import Anatomy
 from limbeck.models.configuration import load_config
 from limbeck.students.share import Sharing
 from limbeck.teachers.ref import TeacherRef
-
-SIZES = ("student", "params", "shrink", "shape", "weight_bytes", "body_params")  # other ways to say what a student is
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ def check_depths(settings: DistilSettings) -> None:
         raise BadSetting(
             f"--objective {settings.objective!r} with --learngene: shared layers are trained once, with one objective; give one"
         )
-    for name in SIZES:
+    for name in ("student", *SIZES):
         if getattr(settings, name) is not None:
             raise BadSetting(
                 f"{flag_of(DistilSettings, name)} and --depths both define the student: give one of them (students of --depths "

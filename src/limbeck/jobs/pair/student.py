@@ -50,6 +50,7 @@ from limbeck.types import Batch
 
 _DTYPES = {name: getattr(torch, name) for name in FLOATS.values()}
 CALIBRATION_ROWS = 64
+SIZES = ("params", "shrink", "shape", "weight_bytes", "body_params")  # settings that say how large a pruned student is
 METHOD = "activation"  # how importance is scored unless --method names another; --depth is its own by default
 
 
@@ -59,8 +60,7 @@ def target_shape(settings: DistilSettings, teacher: TeacherRef) -> Shape | None:
     None for an existing student, and for a conversion that keeps the teacher's shape. Raises BadSetting if several flags define
     the student, or several sizes are given, and BadShape if no shape fits.
     """
-    sizes = ("student", "params", "shrink", "shape", "weight_bytes", "body_params")
-    chosen = [flag_of(DistilSettings, name) for name in sizes if getattr(settings, name) is not None]
+    chosen = [flag_of(DistilSettings, name) for name in ("student", *SIZES) if getattr(settings, name) is not None]
     if len(chosen) > 1:
         raise BadSetting(f"{' and '.join(chosen)} both define the student: give one of them")
     check_conversion_flags(settings)

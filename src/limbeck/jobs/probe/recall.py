@@ -12,6 +12,7 @@ from pathlib import Path
 from limbeck.config import ATTENTION
 from limbeck.corpora import TokenStore
 from limbeck.jobs.common.held_out import HeldOut
+from limbeck.jobs.common.seeds import each_and_all
 from limbeck.models.language_model import LanguageModel
 from limbeck.probes import Bigrams, Slices, measure_slices, slices
 from limbeck.probes.recall import Recall, measure_recall, passages_of, recall
@@ -50,12 +51,12 @@ class RecallEvaluation:
         found = []
         attention = self._slices.get(ATTENTION, {})
         for name, runs in self._slices.items():
-            for seed, seeds in _sets(runs):
+            for seed, seeds in each_and_all(runs):
                 both = name not in (ATTENTION, "teacher") and set(seeds) <= set(attention)
                 against = [attention[one] for one in seeds] if both else []
                 found += slices(name, [runs[one] for one in seeds], against=against, seed=seed)
         for name, others in self._recall.items():
-            for seed, seeds in _sets(others):
+            for seed, seeds in each_and_all(others):
                 found += recall(name, [others[one] for one in seeds], seed=seed)
         return found
 
@@ -92,10 +93,3 @@ def _more(gap: Reading) -> str:
         return said
     low, high = sorted((sign * gap.low, sign * gap.high))
     return f"{said} ({low:.3f} to {high:.3f})"
-
-
-def _sets(runs: dict[int, Slices] | dict[int, Recall]) -> list[tuple[int | None, list[int]]]:
-    """(what the readings are put down to, the seeds they are of)."""
-    seeds = sorted(runs)
-    alone: list[tuple[int | None, list[int]]] = [(seed, [seed]) for seed in seeds]
-    return alone + ([(None, seeds)] if len(seeds) > 1 else [])

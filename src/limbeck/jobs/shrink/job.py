@@ -10,15 +10,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from limbeck.config import ShrinkSettings
 from limbeck.corpora import TokenStore
 from limbeck.corpora.source import resolve as resolve_source
 from limbeck.disk import claims, remove_beside, take
 from limbeck.ending import Ending, show_ending
 from limbeck.jobs.common.environment import Environment, environment_of, require_one_process, row_length
-from limbeck.jobs.common.folder import command, require_empty
+from limbeck.jobs.common.folder import require_empty
+from limbeck.jobs.common.made import made_of
 from limbeck.jobs.common.opening import open_once
 from limbeck.jobs.common.sample import first_documents
 from limbeck.jobs.common.text import columns_of, passing_store
@@ -30,8 +29,6 @@ from limbeck.models.configuration import load_config
 from limbeck.models.experts import expert_count, is_mixture
 from limbeck.models.language_model import LanguageModel
 from limbeck.models.save import save
-from limbeck.models.sidecar import licence_of
-from limbeck.models.source import resolve_description
 from limbeck.models.stored import StoredModel
 from limbeck.models.streamed import StreamedModel
 from limbeck.planning.checks.finding import show
@@ -95,7 +92,8 @@ def _shrunk(settings: ShrinkSettings, source: TeacherRef, environment: Environme
     stored = stored_as(settings, source)
     wanted = ["--teacher", settings.teacher, "--student", str(out), "--data", settings.data]
     then = shlex.join(["limbeck", "distil", *wanted, "--out", str(out.with_name(f"{out.name}-distilled"))])
-    card = model_card(_facts(settings, teacher, made, stored), [], then=then)
+    facts = made_of(settings.teacher, teacher, student, shape=made.shape, stored=stored)
+    card = model_card(facts, [], then=then)
     made.save(out.resolve(), card=card, dtype=stored)  # --out may be a link
     ending = Ending(
         f"{teacher.parameters_count:,} -> {student.parameters_count:,} parameters: {made.shape}",
@@ -143,25 +141,6 @@ def _factored(
     student = factored_student(settings, runs, store, length=length, environment=environment)
     assert isinstance(runs, LanguageModel)
     return _Made(student, Shape.of(runs.config), sizes(runs, student), partial(save, student))
-
-
-def _facts(settings: ShrinkSettings, teacher: LanguageModel, made: _Made, stored: torch.dtype) -> dict[str, Any]:
-    """What the student's card is made of."""
-    return {
-        "teacher": {
-            "name": teacher.name,
-            "parameters": teacher.parameters_count,
-            "shape": asdict(Shape.of(teacher.config)),
-            "stated": licence_of(resolve_description(settings.teacher)),
-        },
-        "student": {
-            "parameters": made.about.parameters_count,
-            "shape": asdict(made.shape),
-            "dtype": str(stored).removeprefix("torch."),
-        },
-        "lineage": made.about.lineage,
-        "command": command(),
-    }
 
 
 def _sizes(teacher: LanguageModel, shape: Shape, parameters: int) -> list[list[str]]:

@@ -9,7 +9,7 @@ from limbeck.config import DistilSettings, ShrinkSettings, flag_of
 from limbeck.corpora import Rows, TokenStore
 from limbeck.errors import BadSetting
 from limbeck.jobs.common.environment import Environment
-from limbeck.jobs.pair.student import CALIBRATION_ROWS
+from limbeck.jobs.pair.student import CALIBRATION_ROWS, SIZES
 from limbeck.models.language_model import LanguageModel
 from limbeck.models.streamed import StreamedModel
 from limbeck.run.micro import micro_batches
@@ -17,7 +17,6 @@ from limbeck.students.factor import Budget, linears
 from limbeck.students.low_rank import LINEAGE, low_rank, stored_parameters
 
 _TIMES = 2  # tokens of the sample for each input of the widest matrix, at least
-_OTHERS = ("params", "shrink", "shape", "weight_bytes", "body_params")
 
 
 def check_flags(settings: ShrinkSettings) -> None:
@@ -30,7 +29,7 @@ def check_flags(settings: ShrinkSettings) -> None:
                     f"{flag_of(ShrinkSettings, name)} is about low-rank factors: give --low-rank SHARE too, or leave it out"
                 )
         return
-    for name in _OTHERS:
+    for name in SIZES:
         if getattr(settings, name) is not None:
             raise BadSetting(
                 f"--low-rank and {flag_of(DistilSettings, name)} both define the student: give one of them. A student that is "
