@@ -15,8 +15,8 @@ from limbeck.papers.arithmetic import recipe as arithmetic
 from limbeck.papers.arithmetic import sums
 from limbeck.papers.arithmetic.completion import by_rank_two, by_sums
 from limbeck.papers.arithmetic.recipe import SCALES, Jump, Scale
-from limbeck.papers.arithmetic.sums import Cell, answer_of, lines_of, training_pairs, unseen_pairs
-from limbeck.papers.lab import trainings
+from limbeck.papers.arithmetic.sums import Cell, answer_of, questions_of, training_pairs, unseen_pairs
+from limbeck.papers.lab import lines, trainings
 from limbeck.papers.lab.recipe import RecipeContext
 from limbeck.papers.lab.trainings import Trainings
 from tests.helpers.reproduced import here, reproduced_twice
@@ -56,40 +56,22 @@ def test_test_sums_are_in_training_in_neither_order():
 @pytest.mark.parametrize("form", FORMATS)
 def test_answers_and_their_end_are_targets(form):
     pairs = np.array([[3, 4], [98, 7]])
-    batch = lines_of(pairs, replace(CELL, form=form))
+    questions = questions_of(pairs, replace(CELL, form=form))
+    batch = lines.lines_of(questions)
     for row, (a, b) in enumerate(pairs.tolist()):
         said = batch.targets[row][batch.weight[row] > 0].tolist()
         assert bytes(said) == question(Sum(a, b, 2), form).answer.encode() + b"\0"
-    whole = lines_of(pairs, replace(CELL, form=form, whole_line=True))
+    whole = lines.lines_of(questions, whole_line=True)
     text = question(Sum(3, 4, 2), form)
     assert whole.weight[0].sum() == len(text.prompt) + len(text.answer)  # all but the first, and the end
 
 
-class Copier(torch.nn.Module):
-    """Stands for a decoder that writes the digits of a table, whatever it is asked, and then ends."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.text = torch.tensor([*text.encode(), 0])
-        self.lm_head = torch.nn.Linear(1, 1)
-
-    def forward(self, input_ids, past_key_values, use_cache, logits_to_keep):
-        step = 0 if past_key_values is None else past_key_values
-        logits = torch.nn.functional.one_hot(self.text[step], sums.VOCAB).float()
-        return type("Out", (), {"logits": logits.expand(len(input_ids), 1, -1), "past_key_values": step + 1})
-
-
-def test_writing_stops_at_the_end_and_at_the_limit():
-    assert sums.generate(Copier("12\n"), ["1+1=", "10+2=", "3+3="], most=9) == ["12\n"] * 3
-    assert sums.generate(Copier("12345"), ["1+1="], most=3) == ["123"]
-
-
 def test_generation_is_greedy_after_the_whole_text():
-    model = sums.new_decoder(CELL).eval()
+    model = lines.new_decoder(CELL)
     prompts = ["11+2=", "3+4=", "1+12="]
-    for prompt, text in zip(prompts, sums.generate(model, prompts, most=5), strict=True):
+    for prompt, text in zip(prompts, lines.greedy(model, prompts, most=5), strict=True):
         tokens = torch.tensor([list((prompt + text).encode())])
-        logits = model(input_ids=tokens).logits[0, len(prompt) - 1 :].argmax(-1).tolist()
+        logits = model.model(input_ids=tokens).logits[0, len(prompt) - 1 :].argmax(-1).tolist()
         assert logits[: len(text)] == list(text.encode())
 
 
@@ -114,8 +96,8 @@ def test_training_learns():
 
 
 def test_solved_sums_end_a_training(monkeypatch):
-    monkeypatch.setattr(sums, "SOLVED", 0.0)
-    monkeypatch.setattr(sums, "LOOK", 4)
+    monkeypatch.setattr(lines, "SOLVED", 0.0)
+    monkeypatch.setattr(lines, "LOOK", 4)
     found = sums.train(replace(CELL, digits=1, samples=20))
     assert found["trained_steps"] == 4
     assert set(found["by_steps"]) == {"6", "12"}

@@ -1,8 +1,8 @@
 """The criterion of a recipe as a digest, so that no change of a criterion after its first results stays unseen.
 
 The digest is computed from the source: a recipe's `run` and its functions ``judge...``, with every function, class and constant
-that they name, and so on. Comments, docstrings and format do not count. Trainings (files that import torch, and a few names) and
-what is only displayed are left out. The values that a run's scale sets, such as its grid, count.
+that they name, and so on. Comments, docstrings and format do not count. Trainings (files that import torch or `lab.lines`, and a
+few names) and what is only displayed are left out. The values that a run's scale sets, such as its grid, count.
 
 Names and places do not count. A definition appears in others by its content, and a local variable by its number. So code can
 move to another file, or be renamed, with the same criterion.
@@ -28,6 +28,7 @@ REGISTER = Path(__file__).parent / "criteria.json"
 PACKAGE = Path(__file__).parents[2]
 _FOLLOWED = ("limbeck.papers", "limbeck.probes", "limbeck.planning", "limbeck.jobs.pilot.results")
 _DRAWS = "limbeck.papers.lab.plots"
+_LINES = "limbeck.papers.lab.lines"  # trainings that need not import torch themselves
 _SHOWN = {"_ours", "_numbers", "_figures"}  # in a recipe's file: they only display
 _RUN = {"evidence", "train_ladder", "TrainedLadder", "climb"}  # they train, or read results
 _SCALES = {"SCALES", "SIZES", "LADDERS", "_SIZES"}  # these count by value, for the run's scale only
@@ -55,7 +56,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class _Source:
-    """A module: its definitions by name, the origins of imported names, and whether it imports torch."""
+    """A module: its definitions by name, the origins of imported names, and whether it trains."""
 
     defined: Mapping[str, ast.stmt]
     imported: Mapping[str, tuple[str, str]]
@@ -290,7 +291,10 @@ def _source(module: str) -> _Source:
             folder = module if file.name == "__init__.py" else module.rpartition(".")[0]
             whence = resolve_name("." * node.level + (node.module or ""), folder)
             imported |= {name.asname or name.name: (whence, name.name) for name in node.names}
-            trains |= whence.partition(".")[0] == "torch"
+            trains |= whence.partition(".")[0] == "torch" or _LINES in (
+                whence,
+                *(f"{whence}.{one.name}" for one in node.names),
+            )
         elif isinstance(node, ast.Import):
             trains |= any(name.name.partition(".")[0] == "torch" for name in node.names)
     return _Source(defined, imported, trains)
