@@ -376,7 +376,7 @@ def shrink(
 def grow(
     model: str,
     *,
-    op: Literal["widen", "stack", "interleave", "mixture"] | None = "widen",
+    op: Literal["widen", "pad", "stack", "interleave", "mixture"] | None = "widen",
     shape: str | None = None,
     new_layers: Literal["copies", "identity"] | None = None,
     second: str | None = None,
@@ -397,10 +397,11 @@ def grow(
 
     Args:
         model: Folder or hub id of the model.
-        op: How it grows: widen copies channels, heads and neurons, stack repeats its layers, interleave puts new
-            layers between them, mixture puts two trained models side by side. Default: widen.
+        op: How it grows: widen copies channels, heads and neurons, pad adds new ones, and layers, that change no
+            logit, stack repeats its layers, interleave puts new layers between them, mixture puts two trained
+            models side by side. Default: widen.
         shape: Shape of the grown model; what it leaves out stays. For example
-            layers=8,hidden=128,heads=8,ffn=256. Default: twice the widths, with stack and interleave twice the
+            layers=8,hidden=128,heads=8,ffn=256. Default: twice the widths; with stack and interleave twice the
             layers.
         new_layers: With --op stack or interleave: new layers are copies with their weights, or identities, which
             change no logit. Default: as published: copies with stack, identity with interleave.
@@ -845,6 +846,7 @@ def pilot(
     scale: Literal["smoke", "small", "gpu"] | None = "small",
     objective: str | Objective | Sequence[str | Objective] | None = "0.5*CrossEntropy + 0.5*ForwardKL",
     law: bool | None = None,
+    grow: bool | None = False,
     seed: int | None = 0,
     seeds: int | None = 3,
     workers: int | None = None,
@@ -872,6 +874,8 @@ def pilot(
         objective: Distillation loss, by name, as a weighted sum, or FILE.py:CLASS. Default: 0.5*CrossEntropy +
             0.5*ForwardKL.
         law: Also train what a distillation law needs: students for fewer tokens, teachers for more.
+        grow: Grow each teacher but the smallest from the one below, and train it on 0.6 of the tokens; the
+            results say what that saved.
         seed: Seed of data order, new weights and samples. Default: 0.
         seeds: Number of seeds, from --seed on. Default: 3.
         workers: Processes, of one thread each. Default: one a core.

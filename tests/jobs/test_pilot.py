@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -21,10 +22,12 @@ from limbeck.disk import read_json, write_json
 from limbeck.errors import BadFolder, BadSetting, Mismatch, NonFiniteLoss
 from limbeck.jobs.common.task import RESULT, do
 from limbeck.jobs.pilot import job
-from limbeck.jobs.pilot.grid import SCALES, Grid, Scale, grid, ladder, nested_shapes, weights
+from limbeck.jobs.pilot.grid import GROWN, SCALES, Grid, Scale, grid, ladder, nested_shapes, weights
+from limbeck.jobs.pilot.results import saved
 from limbeck.jobs.pilot.tasks import PLAN, Pilot, task_of, tasks_left
 from limbeck.jobs.pretrain.job import llama_config
 from limbeck.models.build import build
+from limbeck.models.load import load
 from limbeck.planning.laws.points import read_points
 from limbeck.run.log import console
 from limbeck.run.run import Run
@@ -214,6 +217,45 @@ def test_every_scale_has_a_grid_of_its_own(name):
     made = grid(scale, students=students, teachers=teachers, vocab=scale.vocab, seeds=range(3), corpus_tokens=10**9)
     assert len({cell.shape for cell in made.cells}) == scale.students
     assert len(made.teachers) == 6
+
+
+def test_grown_teachers_have_fewer_tokens_and_their_flops_are_added():
+    students, teachers = ladder(TINY, students="1", teachers="3")
+    sizes = {"students": students, "teachers": teachers, "vocab": 259, "seeds": range(1), "corpus_tokens": 10**6}
+    scratch, grown = (grid(TINY, **sizes, grow=grow).teachers for grow in (False, True))
+    assert [rung.start for rung in grown] == [None, "t0", "t1"]
+    assert [rung.scratch_tokens for rung in grown] == [None, *(rung.tokens for rung in scratch[1:])]
+    assert [rung.tokens for rung in grown] == [scratch[0].tokens, *(round(GROWN * r.tokens) for r in scratch[1:])]
+    found = [
+        {"name": "t0", "tokens": 10, "flops": 20.0, "loss": 3.0},
+        {"name": "t1", "tokens": 6, "flops": 60.0, "loss": 2.0, "start": "t0", "scratch_tokens": 10},
+    ]
+    assert saved(found[:1]) is None
+    growth = saved(found) or {}
+    assert (growth["flops"], growth["scratch_flops"]) == (80.0, 20.0 + 60.0 * 10 / 6)
+    assert growth["share"] == pytest.approx(80 / 120)
+
+
+def test_growth_does_not_go_with_a_law(tmp_path):
+    with pytest.raises(BadSetting, match="--grow does not go with --law"):
+        limbeck.pilot(data="python:stdlib", grow=True, law=True, out=tmp_path / "law")
+    assert not (tmp_path / "law").exists()
+
+
+@pytest.mark.long
+def test_a_pilot_grows_each_teacher_from_the_one_below(tmp_path, monkeypatch):
+    monkeypatch.setitem(SCALES, "smoke", TINY)
+    monkeypatch.setattr(job, "grid", lambda *a, **k: (made := grid(*a, **k)) and Grid(made.teachers, made.cells[:2]))
+    monkeypatch.setattr(job, "run_here", lambda tasks, workers, report: [do(task) for task in tasks if not task.done])
+    asked: Any = {"data": str(write_corpus(tmp_path, 100)), "scale": "smoke", "students": "1", "seeds": 1}
+    asked |= {"out": tmp_path / "out", "teachers": "3", "any_teacher": True}
+    growth = limbeck.pilot(grow=True, **asked)["growth"]
+    assert [rung["start"] for rung in growth["rungs"]] == [None, "t0", "t1"]
+    assert all(rung["flops"] < rung["scratch_flops"] for rung in growth["rungs"][1:])
+    lineage = load(tmp_path / "out" / "teachers" / "t2" / "model").lineage["grown"]
+    assert lineage["op"] == lineage["of"][0]["lineage"]["grown"]["op"] == "pad"  # from one that was grown itself
+    with pytest.raises(BadFolder, match="grow: True there"):
+        limbeck.pilot(**asked)
 
 
 def test_a_folder_of_other_data_is_refused(whole, tmp_path):

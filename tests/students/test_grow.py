@@ -10,8 +10,9 @@ from limbeck.models.anatomy import Anatomy
 from limbeck.models.build import build
 from limbeck.models.language_model import LanguageModel
 from limbeck.students.deepen import IDENTITY, INTERLEAVE, STACK, order
-from limbeck.students.grow import WIDEN, Growth, grow, grow_mixture, growth
+from limbeck.students.grow import PAD, WIDEN, Growth, grow, grow_mixture, growth
 from limbeck.students.mixture import COPY, ZERO, check_pair, mixtures
+from limbeck.students.pad import FAMILIES
 from limbeck.students.shape import Shape
 from tests.helpers.zoo import CONFIGS, animal, packed, words
 
@@ -57,6 +58,30 @@ def test_the_shares_of_copies_differ_so_that_their_gradients_do():
         assert gradient is not None
         first, second = gradient.chunk(2)
         assert torch.cosine_similarity(first, second, dim=1).median() < 0.95
+
+
+@pytest.mark.parametrize(
+    "name", ["llama-bias-untied", *(n if n == "llama" else pytest.param(n, marks=pytest.mark.long) for n in FAMILIES)]
+)
+def test_a_padded_model_has_the_small_ones_logits_and_trains_all_that_is_new(name):
+    """Hidden channels grow by a quarter, of which norms know: their mean squares are over zeros too."""
+    small = animal(name)
+    grown = grow(small, growth(small.config, PAD, shape="hidden=40,heads=10,ffn=47,layers=5".replace(
+        "heads=10", "heads=10" if name in ("llama", "llama-bias-untied") else "heads=6"), new_layers=None, seed=3))  # fmt: skip
+    torch.testing.assert_close(logits(grown), logits(small), rtol=0, atol=EXACT)
+    assert (grown.lineage or {})["grown"]["layers"] == [0, 0, 1, 2, 3]
+    before = {name: parameter.detach().clone() for name, parameter in grown.model.named_parameters()}
+    for _ in range(3):  # what writes moves first, then what it reads
+        grown(packed()).logits().logsumexp(-1).sum().backward()
+        for parameter in grown.model.parameters():
+            assert parameter.grad is not None
+            parameter.data -= 1e-2 * parameter.grad
+    theirs = dict(small.model.named_parameters())
+    for name, parameter in grown.model.named_parameters():
+        new = torch.ones_like(parameter, dtype=torch.bool)
+        if name in theirs:
+            new[tuple(slice(length) for length in theirs[name].shape)] = False
+        assert (parameter != before[name])[new].float().mean() > 0.3 or not new.any(), name  # embeddings of tokens
 
 
 def test_stacked_copies_are_whole_layers_in_order():
@@ -109,6 +134,8 @@ def test_an_orthogonal_mixture_is_of_the_layers_and_orthogonal_to_its_own():
         ("llama", WIDEN, "hidden=80", r"hidden=80 is no multiple of the model's 32.*hidden=96"),
         ("llama", WIDEN, "heads=9,kv_heads=3", r"in llama models hidden is a multiple of heads.*give hidden=288"),
         ("mistral", WIDEN, "heads=7", r"heads=7 do not fit kv_heads=2.*heads=8"),
+        ("mistral", PAD, "heads=6,kv_heads=2", r"heads=6 do not fit kv_heads=2.*kv_heads=3"),
+        ("mistral", PAD, "hidden=31", "limbeck shrink"),
         ("mistral", WIDEN, "layers=8", r"widen adds no layers; give --op stack"),
         ("mistral", STACK, "layers=6", r"layers=6 is no multiple of the model's 4.*layers=8.*--op interleave"),
         ("mistral", STACK, "hidden=64", r"stack adds layers, and the shape"),
@@ -131,5 +158,7 @@ def test_models_that_do_not_belong_side_by_side_are_refused():
         check_pair(first, tied, ZERO)
     with pytest.raises(Mismatch, match="two tokenizers"):
         check_pair(first, LanguageModel(first.model, words(39), "other"), ZERO)
+    with pytest.raises(BadModel, match=r"a gpt2 model cannot be padded: limbeck pads granite, llama.* or --op widen"):
+        growth(CONFIGS["gpt2"], PAD, shape=None, new_layers=None, seed=0)
     with pytest.raises(BadModel, match=r"one self_attn.k_norm.weight for all heads"):
         grow_mixture(animal("qwen3"), animal("qwen3", seed=1))

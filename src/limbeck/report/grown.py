@@ -10,6 +10,7 @@ from limbeck.report.words import count
 _HOW = {
     "widen": "by copies of its channels, heads and neurons",
     "stack": "by repeating its layers",
+    "pad": "by channels, heads, neurons and layers that were zeros at first",
     "interleave": "by new layers between its own",
     "mixture": "side by side",
 }

@@ -1,4 +1,4 @@
-"""Grows a decoder: a larger one of the same architecture with its weights, wider (`widen`), deeper (`deepen`) or both.
+"""Grows a decoder: a larger one of its architecture with its weights, wider (`widen`, `pad`), deeper (`deepen`) or both.
 
 Two of one shape become one of twice the width by `students.mixture`.
 """
@@ -20,11 +20,13 @@ from limbeck.models.language_model import LanguageModel
 from limbeck.models.trim.model import lineage_of_vocabulary
 from limbeck.students.deepen import COPIES, IDENTITY, INTERLEAVE, PUBLISHED, STACK, deepen, order
 from limbeck.students.mixture import ORTHOGONAL, ZERO, doubled, side_by_side
+from limbeck.students.pad import check_padding, pad
 from limbeck.students.shape import Shape, shape_axes
 from limbeck.students.widen import check_widths, widen
 
-WIDEN, MIXTURE = "widen", "mixture"
-OPS = (WIDEN, STACK, INTERLEAVE, MIXTURE)
+WIDEN, PAD, MIXTURE = "widen", "pad", "mixture"
+OPS = (WIDEN, PAD, STACK, INTERLEAVE, MIXTURE)
+_DEEPER = {PAD: INTERLEAVE}  # where an operator puts new layers, if not as its name says
 LINEAGE = "grown"  # in a model's lineage: what it was grown from, and how
 
 
@@ -43,23 +45,23 @@ class Growth:
     @property
     def exact(self) -> bool:
         """Whether the grown decoder has the logits of the small one."""
-        return self.op == WIDEN or self.new_layers == IDENTITY
+        return self.op in (WIDEN, PAD) or self.new_layers == IDENTITY
 
 
 def growth(config: PreTrainedConfig, op: str, *, shape: str | None, new_layers: str | None, seed: int) -> Growth:
-    """The growth of a decoder by widen, stack or interleave. ``shape``: a text such as ``layers=8,hidden=128``.
+    """The growth of a decoder by any operator but a mixture. ``shape``: a text such as ``layers=8,hidden=128``.
 
-    Without it, widen doubles all widths, the others the layers. An axis that it leaves out stays; kv_heads stay a fixed part of
-    heads. Raises BadModel for an architecture that cannot be grown, BadShape for a shape that this one does not grow to.
+    Without it, widen and pad double all widths, the others the layers. An axis that it leaves out stays; kv_heads stay a fixed
+    part of heads. Raises BadModel for an architecture that cannot be grown, BadShape for a shape that this one does not grow to.
     """
     check_family(config)
     anatomy = Anatomy.of(config)
     now = Shape.of_anatomy(anatomy)
     if shape is None:
-        wanted = doubled(now) if op == WIDEN else replace(now, layers=2 * now.layers)
+        wanted = doubled(now) if op in (WIDEN, PAD) else replace(now, layers=2 * now.layers)
     else:
         wanted = _wanted(now, shape_axes(shape))
-    check_widths(anatomy, config.model_type, wanted)
+    (check_padding if op == PAD else check_widths)(anatomy, config.model_type, wanted)
     if wanted == now:
         raise BadShape(f"the model has that shape already, {now}; give a larger one")
     if op == WIDEN and wanted.layers > now.layers:
@@ -73,7 +75,7 @@ def growth(config: PreTrainedConfig, op: str, *, shape: str | None, new_layers: 
                 f"{op} adds layers, and the shape {wanted} has the model's {now.layers}; give more, or --op widen"
             )
         order(op, now.layers, wanted.layers)  # for its errors
-    return Growth(op, wanted, new_layers or PUBLISHED.get(op, COPIES), seed)
+    return Growth(op, wanted, new_layers or PUBLISHED.get(_DEEPER.get(op, op), COPIES), seed)
 
 
 def _wanted(now: Shape, given: Mapping[str, int]) -> Shape:
@@ -107,10 +109,10 @@ def grow(model: LanguageModel, how: Growth) -> LanguageModel:
     facts: dict[str, Any] = {"op": how.op, "seed": how.seed}
     grown, layers = model, list(range(now.layers))
     if replace(how.shape, layers=now.layers) != now:
-        wide = widen(model, replace(how.shape, layers=now.layers), seed=how.seed)
+        wide = (pad if how.op == PAD else widen)(model, replace(how.shape, layers=now.layers), seed=how.seed)
         grown = LanguageModel(wide, model.tokenizer, model.name)
-    if how.op in PUBLISHED:
-        layers = order(how.op, now.layers, how.shape.layers)
+    if how.shape.layers > now.layers:
+        layers = order(_DEEPER.get(how.op, how.op), now.layers, how.shape.layers)
         deep = deepen(grown, layers, identity=how.new_layers == IDENTITY)
         grown = LanguageModel(deep, model.tokenizer, model.name)
         facts |= {"layers": layers, "new_layers": how.new_layers}

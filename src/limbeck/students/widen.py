@@ -31,11 +31,11 @@ _LEAST, _MOST = 0.1, 1.9  # of what shares are drawn from, before they are divid
 def check_widths(anatomy: Anatomy, model_type: str, shape: Shape) -> None:
     """Raises BadShape unless a decoder can be widened to the channels, heads and neurons of this shape."""
     now = Shape.of_anatomy(anatomy)
-    _check_larger(now, shape)
+    check_larger(now, shape)
     if shape.hidden % now.hidden:
         raise BadShape(
             f"hidden={shape.hidden} is no multiple of the model's {now.hidden}: norms are means over the channels, which copies "
-            f"leave as they are only if each channel has equally many; give hidden={_next(shape.hidden, now.hidden)}"
+            f"leave as they are only if each channel has equally many; give hidden={_next(shape.hidden, now.hidden)}, or --op pad"
         )
     queries = now.heads // now.kv_heads
     if shape.heads % shape.kv_heads or shape.heads // shape.kv_heads < queries:
@@ -43,10 +43,11 @@ def check_widths(anatomy: Anatomy, model_type: str, shape: Shape) -> None:
             f"heads={shape.heads} do not fit kv_heads={shape.kv_heads}: each key-value head has equally many query heads, at "
             f"least the model's {queries}; give heads={_next(shape.heads, shape.kv_heads * queries)}, or other kv_heads"
         )
-    _check_kind(anatomy, model_type, shape)
+    check_kind(anatomy, model_type, shape)
 
 
-def _check_larger(now: Shape, shape: Shape) -> None:
+def check_larger(now: Shape, shape: Shape) -> None:
+    """Raises BadShape for a shape that is smaller on some axis."""
     for axis, ours in asdict(shape).items():
         if ours < getattr(now, axis):
             raise BadShape(
@@ -55,7 +56,8 @@ def _check_larger(now: Shape, shape: Shape) -> None:
             )
 
 
-def _check_kind(anatomy: Anatomy, model_type: str, shape: Shape) -> None:
+def check_kind(anatomy: Anatomy, model_type: str, shape: Shape) -> None:
+    """Raises BadShape for a shape that models of this architecture never have."""
     now, head_dim = Shape.of_anatomy(anatomy), anatomy.sizes.head_dim
     if anatomy.kind.square and shape.hidden != shape.heads * head_dim:
         raise BadShape(

@@ -14,10 +14,10 @@ class GrowSettings(Settings):
 
     model: Annotated[str, Flag("Folder or hub id of the model.")]
     op: Annotated[
-        Literal["widen", "stack", "interleave", "mixture"],
+        Literal["widen", "pad", "stack", "interleave", "mixture"],
         Flag(
-            "How it grows: widen copies channels, heads and neurons, stack repeats its layers, interleave puts new layers "
-            "between them, mixture puts two trained models side by side.",
+            "How it grows: widen copies channels, heads and neurons, pad adds new ones, and layers, that change no logit, stack "
+            "repeats its layers, interleave puts new layers between them, mixture puts two trained models side by side.",
             "Model",
             synonyms=("operator", "method", "growth"),
         ),
@@ -29,7 +29,7 @@ class GrowSettings(Settings):
             "Model",
             metavar="NAME=INT,...",
             examples=("layers=8,hidden=128,heads=8,ffn=256",),
-            default="twice the widths, with stack and interleave twice the layers",
+            default="twice the widths; with stack and interleave twice the layers",
         ),
     ] = None
     new_layers: Annotated[

@@ -133,6 +133,15 @@ class PilotSettings(ScaledSettings, TextSettings):
             synonyms=("scaling_law",),
         ),
     ] = None
+    grow: Annotated[
+        bool,
+        Flag(
+            "Grow each teacher but the smallest from the one below, and train it on 0.6 of the tokens; the results say what that "
+            "saved.",
+            "Training",
+            synonyms=("progressive", "stacking", "grow_teachers"),
+        ),
+    ] = Field(default=False, exclude=True)
     ray: Annotated[
         str | None,
         Flag(

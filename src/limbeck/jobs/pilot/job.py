@@ -6,7 +6,7 @@ import os
 import shlex
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from limbeck.jobs.common.cluster import cluster
 from limbeck.jobs.common.folder import claim, now, same_corpus, signature_of, update
 from limbeck.jobs.common.task import Task, drop_checkpoints
 from limbeck.jobs.common.text import columns_of, print_notes, records_of
-from limbeck.jobs.pilot.grid import SCALES, Scale, grid, ladder, weights
+from limbeck.jobs.pilot.grid import SCALES, Grid, Scale, grid, ladder, weights
 from limbeck.jobs.pilot.knowing import require_one, warnings_of
 from limbeck.jobs.pilot.results import write_results
 from limbeck.jobs.pilot.tasks import Pilot, result_of, tasks_left, tasks_of
@@ -41,39 +41,16 @@ from limbeck.run.log import console
 def pilot(settings: PilotSettings) -> dict[str, Any]:
     """Trains the grid of a pilot; gives ``{"out", "points", "teachers", "students", "valleys", "failed", "cpu_seconds"}``.
 
-    Finished trainings are kept. Raises BadSetting for an objective without a teacher, BadFolder for a folder of another pilot,
-    and the errors of a faulty text.
+    With ``grow`` also ``"growth"``: what that saved, as `results.saved` has it. Finished trainings are kept. Raises BadSetting
+    for an objective without a teacher or growth with a law, BadFolder for a folder of another pilot, and the errors of a faulty
+    text.
     """
-    scale = SCALES[settings.scale]
-    if not ObjectiveSpec.of(settings.objective).needs_teacher:
-        raise BadSetting(
-            f"--objective {settings.objective} needs no teacher, so a pilot of it measures nothing about one"
-        )
-    resolve_source(settings.data, columns_of(settings))
+    plan, run = begin(settings)
     out = settings.out
-    students, teachers = ladder(scale, students=settings.students, teachers=settings.teachers)
-    # one table must not mix trainings of two versions
-    run = claim(
-        out,
-        signature_of(settings, "pilot", students=students, teachers=teachers, limbeck=__version__, packing=BEST_FIT),
-    )
-    vocab, tokens = _text(settings, scale, run)
-    seeds = range(settings.seed, settings.seed + settings.seeds)
-    plan = grid(
-        scale,
-        students=students,
-        teachers=teachers,
-        vocab=vocab,
-        seeds=seeds,
-        corpus_tokens=tokens,
-        law=bool(settings.law),
-    )
-    tf32 = Pilot(plan, scale, settings.objective).write(out, begun=run.get("tf32"))
-    if "tf32" not in run:
-        update(out, run, tf32=tf32)
     tasks = tasks_of(out, plan)
     drop_checkpoints(tasks)
     left = tasks_left(tasks)
+    vocab = ids_of(PreTrainedTokenizerFast.from_pretrained(out / "tokenizer"))
     sizes = [weights(rung.shape, vocab) for rung in plan.teachers]
     console.print(
         f"pilot: {len(plan.teachers)} teachers of {min(sizes):,} to {max(sizes):,} parameters, "
@@ -98,6 +75,49 @@ def pilot(settings: PilotSettings) -> dict[str, Any]:
     return {"out": str(out), **result, "cpu_seconds": run["cpu_seconds"]}
 
 
+def begin(settings: PilotSettings, change: Callable[[Grid], Grid] = lambda plan: plan) -> tuple[Grid, dict[str, Any]]:
+    """Claims the folder, makes tokenizer and text, and writes the plan; gives the grid and what run.json holds.
+
+    ``change`` of the grid is for a study of its parts. Raises as `pilot`.
+    """
+    scale = SCALES[settings.scale]
+    if not ObjectiveSpec.of(settings.objective).needs_teacher:
+        raise BadSetting(
+            f"--objective {settings.objective} needs no teacher, so a pilot of it measures nothing about one"
+        )
+    if settings.grow and settings.law:
+        raise BadSetting(
+            "--grow does not go with --law: a law is fitted to teachers that were trained from random weights, each on a known "
+            "number of tokens; leave one of them out"
+        )
+    resolve_source(settings.data, columns_of(settings))
+    out = settings.out
+    students, teachers = ladder(scale, students=settings.students, teachers=settings.teachers)
+    # one table must not mix trainings of two versions
+    run = claim(
+        out,
+        signature_of(settings, "pilot", students=students, teachers=teachers, limbeck=__version__, packing=BEST_FIT),
+    )
+    vocab, tokens = _text(settings, scale, run)
+    seeds = range(settings.seed, settings.seed + settings.seeds)
+    plan = change(
+        grid(
+            scale,
+            students=students,
+            teachers=teachers,
+            vocab=vocab,
+            seeds=seeds,
+            corpus_tokens=tokens,
+            law=bool(settings.law),
+            grow=settings.grow,
+        )
+    )
+    tf32 = Pilot(plan, scale, settings.objective).write(out, begun=run.get("tf32"))
+    if "tf32" not in run:
+        update(out, run, tf32=tf32)
+    return plan, run
+
+
 def ending(out: Path, result: Mapping[str, Any]) -> Ending:
     """The last screen: the teachers, the paths of the points and their figure, and the resulting plan."""
     found = [valley for valleys in result["valleys"].values() for valley in valleys]
@@ -106,6 +126,8 @@ def ending(out: Path, result: Mapping[str, Any]) -> Ending:
         f"{counted(result['students'], 'training')} of students of {counted(len(result['teachers']), 'teacher')}: "
     )
     headline += f"of {len(found)} curves of loss over the teacher's size {best} have their optimum within the ladder"
+    if growth := result.get("growth"):
+        headline += f"; grown, the teachers took {growth['share']:.0%} of the FLOPs of trainings from random weights"
     if result["failed"]:
         headline += f"; {counted(len(result['failed']), 'training')} failed"
     rows = [

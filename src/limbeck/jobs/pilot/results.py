@@ -7,7 +7,7 @@ Otherwise, a rate that suits one end could look like a capacity gap.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import stdev
 from typing import Any
@@ -41,7 +41,9 @@ def write_results(out: Path, tasks: Sequence[Task]) -> dict[str, Any]:
         )
     said = {arm: [str(v) for v in fit.valleys] if isinstance(fit, RatioFit) else [fit] for arm, fit in fits.items()}
     files = sums(out, [name for name in ("points.parquet", "rates.parquet", "ladder.png") if (out / name).exists()])
-    facts = {"valleys": said, "rates": _rates(rows), "skipped": list(found_points.skipped), "files": files}
+    growth = saved(list(found["teacher"].values()))
+    grown = {"growth": growth} if growth else {}
+    facts = {"valleys": said, "rates": _rates(rows), "skipped": list(found_points.skipped), "files": files} | grown
     write_json(out / "fits.json", facts)
     failed = [cell["name"] for kind in found.values() for cell in kind.values() if "failed" in cell]
     return {
@@ -50,7 +52,26 @@ def write_results(out: Path, tasks: Sequence[Task]) -> dict[str, Any]:
         "students": len(points),
         "valleys": said,
         "failed": failed,
-    }
+    } | grown
+
+
+def saved(teachers: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """What growth saved: FLOPs of the teachers' trainings, of the same from random weights, their ratio, and of each rung.
+
+    None where none was grown, or one is not trained yet.
+    """
+    if not any(one.get("start") for one in teachers) or any("flops" not in one for one in teachers):
+        return None
+    rungs = [
+        {"name": one["name"], "start": one.get("start"), "tokens": one["tokens"], "loss": one["loss"]}
+        | {
+            "flops": one["flops"],
+            "scratch_flops": one["flops"] * one.get("scratch_tokens", one["tokens"]) / one["tokens"],
+        }
+        for one in teachers
+    ]
+    flops, scratch = (sum(rung[key] for rung in rungs) for key in ("flops", "scratch_flops"))
+    return {"flops": flops, "scratch_flops": scratch, "share": flops / scratch, "rungs": rungs}
 
 
 def ratio_fits(points: Sequence[Point]) -> dict[str, RatioFit | str]:
@@ -97,7 +118,8 @@ def _row(cell: dict[str, Any], teachers: dict[str, dict[str, Any]]) -> dict[str,
         "teacher_params": teacher.get("inside") and float(teacher["inside"]),
         "teacher_all_params": teacher.get("parameters"),
         "teacher_loss": teacher.get("loss"),
-        "teacher_tokens": teacher.get("tokens") and float(teacher["tokens"]),
+        # those of a grown teacher are not what a law of trainings from random weights asks for
+        "teacher_tokens": None if teacher.get("start") else teacher.get("tokens") and float(teacher["tokens"]),
         "arm": cell["arm"],
         "seed": cell["seed"],
         "lr": cell["lr"],

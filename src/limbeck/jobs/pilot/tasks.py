@@ -43,11 +43,14 @@ from limbeck.models.save import save
 from limbeck.objectives.base import Objective
 from limbeck.objectives.basic import CrossEntropy
 from limbeck.objectives.spec import ObjectiveSpec
+from limbeck.planning.cost.size import Size
 from limbeck.probes import likelihood, measure
 from limbeck.probes.measurements import Measurements
 from limbeck.run.optim import suggested_learning_rate
 from limbeck.run.run import Plan, Run
 from limbeck.run.world import alone
+from limbeck.students.deepen import IDENTITY
+from limbeck.students.grow import PAD, Growth, grow
 from limbeck.students.shape import Shape
 from limbeck.teachers import HiddenStates, NumberedRows, capture
 from limbeck.types import CausalLM
@@ -66,8 +69,12 @@ def task_of(out: Path, kind: str, name: str, needs: tuple[Path, ...] = ()) -> Ta
 
 
 def tasks_of(out: Path, grid: Grid) -> list[Task]:
-    """All tasks of a pilot in the order of their start: the largest teachers first, since all others depend on them."""
-    teachers = [task_of(out, "teacher", rung.name) for rung in reversed(grid.teachers)]
+    """All tasks of a pilot in the order of their start: the largest teachers first, since all others depend on them.
+
+    A grown teacher needs the one it is grown from, and comes after it.
+    """
+    first = grid.teachers if any(rung.start for rung in grid.teachers) else reversed(grid.teachers)
+    teachers = [task_of(out, "teacher", r.name, (out / "teachers" / r.start,) if r.start else ()) for r in first]
     answers = [task_of(out, "answers", task.name, (task.folder,)) for task in teachers]
     cells = [task_of(out, "cell", c.name, (out / "answers" / c.teacher,) if c.teacher else ()) for c in grid.cells]
     return [*teachers, *answers, *cells]
@@ -93,6 +100,9 @@ class _Planned(TypedDict):
     shape: _Shape
     tokens: Count
     teacher: NotRequired[Bare | None]
+    start: NotRequired[Bare | None]
+    seed: NotRequired[Count]
+    scratch_tokens: NotRequired[Count | None]
 
 
 class _Grid(TypedDict):
@@ -191,21 +201,38 @@ class Work:
 
 
 def _teacher(work: Work, pilot: Pilot, environment: Environment) -> dict[str, Any]:
-    """Trains a teacher from scratch, with cross-entropy."""
-    plan = next(rung for rung in pilot.grid.teachers if rung.name == work.name)
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(work.out / "tokenizer")
-    model = new_model(llama_config(plan.shape, tokenizer), tokenizer, 0, name=plan.name)
+    """Trains a teacher, from random weights or grown, with cross-entropy.
+
+    A grown one reads the text in another order than the one below, which began as it would.
+    """
+    number, plan = next((i, rung) for i, rung in enumerate(pilot.grid.teachers) if rung.name == work.name)
+    model = _new_teacher(work.out, plan, environment)
     lr = suggested_learning_rate(model.parameters_count)
-    tokens = _train(work, pilot, model, _Setup(CrossEntropy(), plan.tokens, lr, seed=0), environment)
+    setup = _Setup(CrossEntropy(), plan.tokens, lr, plan.seed + (number if plan.start else 0))
+    tokens = _train(work, pilot, model, setup, environment)
     save(model, work.folder / "model")
     measured = _measure(work.out, model, None, pilot.scale, environment)
+    _save_documents(work.folder, measured)
     facts = {**_sizes(model, plan.shape), "tokens": tokens, **_loss(measured)}
+    size = Size.of(model.config)
+    facts["flops"] = tokens * (size.forward_flops(pilot.scale.length) + size.backward_flops(pilot.scale.length))
+    facts |= {"start": plan.start, "scratch_tokens": plan.scratch_tokens} if plan.start else {}
     model.model.eval()
     items = of_store(text_of_run(work.out)[0])
     found = compare_to_unigram(
         model, items, vocab=model.vocab, length=pilot.scale.length, device=environment.world.device
     )
     return facts if found is None else facts | {"known": finite(asdict(found))}
+
+
+def _new_teacher(out: Path, plan: TeacherPlan, environment: Environment) -> LanguageModel:
+    """A teacher before its training."""
+    if plan.start is not None:
+        small = _load_teacher(out, plan.start, environment)
+        grown = grow(small, Growth(PAD, plan.shape, IDENTITY, seed=plan.seed))
+        return LanguageModel(grown.model, small.tokenizer, plan.name, grown.lineage)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(out / "tokenizer")
+    return new_model(llama_config(plan.shape, tokenizer), tokenizer, plan.seed, name=plan.name)
 
 
 def _answers(work: Work, pilot: Pilot, environment: Environment) -> dict[str, Any]:
@@ -278,8 +305,7 @@ def _cell(work: Work, pilot: Pilot, environment: Environment) -> dict[str, Any]:
     if plan.keep:
         save(student, work.folder / "student")
     measured = _measure(work.out, student, live, pilot.scale, environment)
-    with replacing(work.folder / DOCUMENTS) as beside, beside.open("wb") as file:
-        np.save(file, np.stack([measured.nats, measured.tokens]))
+    _save_documents(work.folder, measured)
     kl = None if measured.kl is None else float(measured.kl.sum() / measured.tokens.sum())
     return {**facts, "tokens": tokens, **_loss(measured), "kl": kl}
 
@@ -327,6 +353,12 @@ def _measure(
     model.model.to(environment.world.device)
     with evaluating(model.model):
         return measure(model, teacher, held_out.batches(), documents=store.documents)
+
+
+def _save_documents(folder: Path, measured: Measurements) -> None:
+    """Writes nats and tokens of each held-out document, (2, documents)."""
+    with replacing(folder / DOCUMENTS) as beside, beside.open("wb") as file:
+        np.save(file, np.stack([measured.nats, measured.tokens]))
 
 
 def _load_teacher(out: Path, name: str, environment: Environment) -> LanguageModel:
