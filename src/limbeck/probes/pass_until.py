@@ -21,6 +21,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from limbeck.corpora.tasks.checked import Checked
 from limbeck.corpora.tokenizer import Frame, document_tokens, frame
 from limbeck.errors import BadSetting, Mismatch
 from limbeck.generation.local import decoded_completion, draw_tokens, stop_tokens
@@ -104,7 +105,7 @@ def log_probability(model: LanguageModel, task: Task, *, rows: int = 64) -> list
     pairs = [
         (i, *spelled(model, instance.prompt, instance.answers[0]))
         for i, instance in enumerate(task.instances)
-        if instance.unique
+        if isinstance(instance, Instance) and instance.unique
     ]
     found: list[float | None] = [None] * len(task.instances)
     pairs.sort(key=lambda pair: (len(pair[1]), len(pair[2])))
@@ -128,7 +129,7 @@ def log_probability(model: LanguageModel, task: Task, *, rows: int = 64) -> list
 class _Draws:
     """The samples of one instance, in the order in which they start."""
 
-    instance: Instance
+    instance: Instance | Checked
     prompt: list[int]
     number: int
     seed: int
@@ -154,7 +155,7 @@ class _Draws:
     @property
     def longest(self) -> int:
         """The most tokens of a completion that can pass: each token is at least one byte, and one token ends it."""
-        return max(len(answer.encode()) for answer in self.instance.answers) + 2
+        return self.instance.longest + 2
 
     def uniforms(self, samples: Int[np.ndarray, " samples"], step: int) -> Float[np.ndarray, " samples"]:
         """The random numbers in [0, 1) that choose the token at ``step`` of these samples. They are deterministic."""
@@ -230,7 +231,7 @@ def _uniforms(batch: Sequence[_Draws], owner: np.ndarray, sample: np.ndarray, st
     return found
 
 
-def _prompts(model: LanguageModel, task: Task) -> list[tuple[Instance, list[int]]]:
+def _prompts(model: LanguageModel, task: Task) -> list[tuple[Instance | Checked, list[int]]]:
     """Each instance with its prompt's tokens, with the start of a document and without its end."""
     begin = Frame(frame(model.tokenizer, end=model.end).begin, None)
     tokens = document_tokens(model.tokenizer, [i.prompt for i in task.instances], frame=begin)
@@ -259,7 +260,7 @@ def _line_breaks(model: LanguageModel) -> set[int]:
 
 def _check_room(model: LanguageModel, task: Task) -> None:
     for instance, prompt in _prompts(model, task):
-        needed = len(prompt) + max(len(answer.encode()) for answer in instance.answers) + 2
+        needed = len(prompt) + instance.longest + 2
         if needed > model.context:
             raise Mismatch(
                 f"the prompt {instance.prompt[:60]!r} of {task.name} may need {needed} tokens with its answer, and the "

@@ -19,6 +19,7 @@ import numpy as np
 from limbeck.config import nearest
 from limbeck.corpora.jsonl import Record, records_of
 from limbeck.corpora.records import kind
+from limbeck.corpora.tasks.checked import Checked
 from limbeck.disk import existing, shown, write_text
 from limbeck.errors import BadCorpus, BadRecord, BadSetting, BadTask
 
@@ -40,6 +41,11 @@ class Instance:
         return len(self.answers) == 1
 
     @property
+    def longest(self) -> int:
+        """The bytes of the longest answer."""
+        return max(len(answer.encode()) for answer in self.answers)
+
+    @property
     def name(self) -> str:
         """Twelve hexadecimal digits that identify the instance by its content, independent of its file."""
         return hashlib.sha256(json.dumps([self.prompt, *self.answers]).encode()).hexdigest()[:12]
@@ -57,10 +63,10 @@ class Instance:
 
 @dataclass(frozen=True)
 class Task:
-    """A named list of distinct instances."""
+    """A named list of distinct instances, with answers that are listed or checked."""
 
     name: str
-    instances: tuple[Instance, ...]
+    instances: tuple[Instance | Checked, ...]
 
     @property
     def sha256(self) -> str:
