@@ -164,6 +164,7 @@ EXAMPLES = {
     "ray": "auto",
     "seq_len": "1024",
     "shards": "64",
+    "start": "runs/grown",
     "shrink": "2.5",
     "skip_bad": "10",
     "student": "Qwen/Qwen3-0.6B",

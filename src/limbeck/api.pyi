@@ -905,6 +905,7 @@ def pretrain(
     file: str | PathLike[str] | None = None,
     /,
     *,
+    start: str | None = None,
     vocab: int | str | None = 2048,
     params: int | str | None = None,
     shape: str | None = None,
@@ -948,6 +949,8 @@ def pretrain(
 
     Args:
         file: A TOML run file with the same keys; keys given here win.
+        start: Model to go on from, with its tokenizer, instead of new weights: a folder or hub id. Default:
+            random weights and a new tokenizer.
         vocab: Tokens of the vocabulary, which is trained here. Default: 2048.
         params: Parameters of the model. For example 250k, 6M or 1.3B.
         shape: Shape of the model, instead of a number of parameters. For example

@@ -183,9 +183,9 @@ def test_a_model_from_scratch_keeps_the_rate_that_it_began_with(tmp_path, monkey
         out=tmp_path / "run",
     )
     monkeypatch.setattr(Run, "train", lambda run: None)  # as if it were killed before its first step
-    monkeypatch.setattr("limbeck.jobs.pretrain.job._finish", lambda *about: {"lr": about[2].plan.lr})
+    monkeypatch.setattr("limbeck.jobs.pretrain.job._finish", lambda *about: {"lr": about[1].plan.lr})
     assert pretrain(settings)["lr"] == 4e-3
-    monkeypatch.setattr("limbeck.jobs.pretrain.job.suggested_learning_rate", lambda parameters: 1e-5)
+    monkeypatch.setattr("limbeck.jobs.common.rates.suggested_learning_rate", lambda parameters, **start: 1e-5)
     assert pretrain(settings)["lr"] == 4e-3
 
 

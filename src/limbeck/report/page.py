@@ -34,6 +34,7 @@ from limbeck.report.figures import (
     task_points,
 )
 from limbeck.report.folder import RunFolder
+from limbeck.report.pretrained import trained_how
 from limbeck.report.rollouts import generated_in
 from limbeck.report.samples import in_whole_words
 from limbeck.report.start import Start, start_of
@@ -207,7 +208,7 @@ def render(found: RunFolder) -> str:
 def _title(run: Mapping[str, Any]) -> str:
     teacher = (run.get("teacher") or {}).get("name")
     if _from_scratch(run):
-        return "A model trained from scratch"
+        return f"A model {trained_how(run)}"
     return f"A student of {teacher}" if teacher else "A run of limbeck"
 
 

@@ -146,6 +146,13 @@ class Lineage(TypedDict, total=False):
     experts: dict[str, Any]
 
 
+class Started(TypedDict):
+    """The model from which `limbeck pretrain --start` went on, and the SHA-256 of its weights."""
+
+    name: str
+    weights: str
+
+
 class Run(TypedDict, total=False):
     """run.json."""
 
@@ -156,6 +163,7 @@ class Run(TypedDict, total=False):
     started: str
     ended: str
     seconds: Seconds
+    start: Started | None
     teacher: Model | None
     student: Model | None
     objective: str | None

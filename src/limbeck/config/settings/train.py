@@ -1,4 +1,4 @@
-"""Settings of `limbeck pretrain` and `limbeck pilot`, which train models from new weights."""
+"""Settings of `limbeck pretrain` and `limbeck pilot`, which train models on text alone."""
 
 from __future__ import annotations
 
@@ -30,7 +30,16 @@ class PretrainSettings(TrainingSettings, Settings):
     """The keys of `limbeck pretrain`, which are also its flags."""
 
     mesh: MeshText = None
-
+    start: Annotated[
+        str | None,
+        Flag(
+            "Model to go on from, with its tokenizer, instead of new weights: a folder or hub id.",
+            "Model",
+            metavar="MODEL",
+            default="random weights and a new tokenizer",
+            synonyms=("init_from", "from_pretrained", "model_name_or_path", "base_model", "resume_from", "checkpoint"),
+        ),
+    ] = Field(default=None, exclude=True)
     vocab: Annotated[
         Count,
         Flag(

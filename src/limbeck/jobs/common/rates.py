@@ -13,13 +13,15 @@ from limbeck.run.optim import PUBLISHED, TUNED, Schedule, Start, suggested_learn
 _TRY = "try a third and three times as much on a few steps, with --lr"
 
 
-def start_of(settings: DistilSettings) -> Start:
-    """The kind of start of the run's student."""
+def start_of(settings: DistilSettings | PretrainSettings) -> Start:
+    """The kind of start of the run's student, or of a model that is trained on text alone."""
+    if isinstance(settings, PretrainSettings):
+        return "fresh" if settings.start is None else "made"
     return "made" if settings.mixers is None else "converted"
 
 
-def rate_of(settings: DistilSettings, parameters: int, *, kept: float | None = None) -> float:
-    """The peak rate of the settings, else the one suggested for a student of this size.
+def rate_of(settings: DistilSettings | PretrainSettings, parameters: int, *, kept: float | None = None) -> float:
+    """The peak rate of the settings, else the one suggested for a student, or a model, of this size.
 
     ``kept``: that of a run which was begun, perhaps by an older version that suggested another; it stays.
     """
@@ -38,7 +40,7 @@ def schedule_of(settings: DistilSettings, student: PreTrainedConfig) -> Schedule
     return suggested_schedule(Size.of(student).parameters, start=start_of(settings))
 
 
-def rate_finding(settings: DistilSettings, parameters: int, *, kept: float | None = None) -> Finding:
+def rate_finding(settings: DistilSettings | PretrainSettings, parameters: int, *, kept: float | None = None) -> Finding:
     """The finding whether the rate was tested for this size. ``kept``: as of `rate_of`."""
     rate, today = rate_of(settings, parameters, kept=kept), rate_of(settings, parameters)
     if settings.lr is not None:
@@ -67,7 +69,10 @@ def rate_finding(settings: DistilSettings, parameters: int, *, kept: float | Non
 
 
 def fresh_rate_finding(settings: DistilSettings | PretrainSettings, parameters: int) -> list[Finding]:
-    """A warning where a model of random weights takes a rate that was never tried out for its size; none elsewhere."""
+    """A warning where a model of random weights takes a rate that was never tried out for its size; none elsewhere.
+
+    ``settings`` of a distillation are asked for its baseline of random weights.
+    """
     if settings.lr is not None or parameters <= TUNED["fresh"]:
         return []
     rate = suggested_learning_rate(parameters)
@@ -85,7 +90,8 @@ def optimiser_findings(settings: TrainingSettings, parameters: int) -> list[Find
     What published recoveries take: Minitron (arXiv 2407.14679), Llama-3.1-Minitron and MN-Minitron (arXiv 2408.11796).
     """
     left = {"weight_decay", "warmup"} - settings.model_fields_set
-    tuned = TUNED["fresh" if isinstance(settings, PretrainSettings) else "made"]
+    fresh = isinstance(settings, PretrainSettings) and start_of(settings) == "fresh"
+    tuned = TUNED["fresh" if fresh else "made"]
     if not left or parameters <= tuned:
         return []
     ours = {

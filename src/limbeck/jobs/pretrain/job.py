@@ -1,6 +1,6 @@
-"""`limbeck pretrain`: trains a tokenizer and a model from scratch with cross-entropy.
+"""`limbeck pretrain`: trains a tokenizer and a model from scratch, or goes on with a model, with cross-entropy.
 
-The model is Llama-like, or a decoder of any mixture of layers (`jobs.pair.mixers`).
+A new model is Llama-like, or a decoder of any mixture of layers (`jobs.pair.mixers`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import LlamaConfig, PreTrainedTokenizerFast
+from transformers import LlamaConfig, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from limbeck.config import PretrainSettings
 from limbeck.corpora import Rows, TokenStore, require_rows, train_tokenizer
@@ -32,16 +32,23 @@ from limbeck.jobs.common.folder import claim_together, now, same_corpus, signatu
 from limbeck.jobs.common.held_out import Apart, HeldOut, kept_apart, watch_of, write_apart
 from limbeck.jobs.common.memory import computed, memory_use, needs_documents, planned_run
 from limbeck.jobs.common.mixture import blend_of, mixture_facts, print_mixture, wanted_tokens
-from limbeck.jobs.common.rates import early_stop_findings, fresh_rate_finding, optimiser_findings
+from limbeck.jobs.common.rates import (
+    early_stop_findings,
+    fresh_rate_finding,
+    optimiser_findings,
+    rate_finding,
+    rate_of,
+)
 from limbeck.jobs.common.text import columns_of, records_of, stores_of
 from limbeck.jobs.common.trained import place_best, write_training
 from limbeck.jobs.common.training import plan_of, rule_of, tracked_of
 from limbeck.jobs.pair.mixers import CONTEXT, Mixed, context_of, mixed, remarks, shown_bytes, shown_pattern
+from limbeck.jobs.pretrain.start import check_start, start_facts, start_signature
 from limbeck.models.build import new_model
 from limbeck.models.decoder import LimbeckConfig
 from limbeck.models.language_model import LanguageModel
-from limbeck.models.load import verified_folder
-from limbeck.models.save import save
+from limbeck.models.load import load, verified_folder
+from limbeck.models.save import round_to, save
 from limbeck.models.vocabulary import ids_of
 from limbeck.objectives.basic import CrossEntropy
 from limbeck.planning.checks.pair import show
@@ -52,27 +59,26 @@ from limbeck.probes.likelihood import likelihood
 from limbeck.probes.measurements import measure
 from limbeck.probes.samples import samples
 from limbeck.report.page import write_report
+from limbeck.report.pretrained import pretrained_card, trained_how
 from limbeck.report.words import bounded, count
 from limbeck.run.log import console
-from limbeck.run.optim import suggested_learning_rate
 from limbeck.run.run import Run
 from limbeck.run.save import drop_best
 from limbeck.run.world import World, leave
 from limbeck.students.shape import Shape, shape_axes
-from limbeck.types import Reading
 
 _FLOAT32 = 4  # bytes of a number of the model while it is trained
 
 
 @claims()
 def pretrain(settings: PretrainSettings) -> dict[str, Any]:
-    """Trains a model from scratch, and saves it as an ordinary Hugging Face folder.
+    """Trains a model from scratch, or from another one, and saves it as an ordinary Hugging Face folder.
 
     Returns ``{"out", "model", "readings"}``, an empty dict on ranks other than 0. Raises a LimbeckError for settings or text that
     do not fit.
     """
     begun = _begin(settings)
-    training, apart = _training(begun, _new_model(begun))
+    training, apart = _training(begun, _model(begun))
     training.train()
     world = begun.world
     whole = world.gathered(training.student)
@@ -80,7 +86,7 @@ def pretrain(settings: PretrainSettings) -> dict[str, Any]:
     if world.first and whole is not None:
         whole.model.to(world.device)
         training.student = whole
-        result = _finish(settings, begun.run, training, begun.stores, begun.length, begun.environment, apart)
+        result = _finish(begun, training, apart)
     world.barrier()
     leave()
     return result
@@ -88,13 +94,16 @@ def pretrain(settings: PretrainSettings) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Begun:
-    """A job before its model: settings, environment, shape, what run.json holds, (training, held-out) text, and the steps."""
+    """A job before its training: settings, what run.json holds, (training, held-out) text, and the steps.
+
+    ``shape``: that of a new model; of a model that goes on, its weights.
+    """
 
     settings: PretrainSettings
     environment: Environment
-    shape: Shape | Mixed
+    shape: Shape | Mixed | LanguageModel
     run: dict[str, Any]
-    tokenizer: PreTrainedTokenizerFast
+    tokenizer: PreTrainedTokenizerBase
     stores: tuple[TokenStore, TokenStore]
     length: int
     rows: int
@@ -105,23 +114,28 @@ class _Begun:
         """The processes of the job."""
         return self.environment.world
 
+    @property
+    def stored(self) -> torch.dtype:
+        """The number format of the saved model: that of the one that goes on, else float32."""
+        own = self.shape.stored if isinstance(self.shape, LanguageModel) else None
+        return own or torch.float32
+
 
 def _begin(settings: PretrainSettings) -> _Begun:
     """Checks the settings, claims the folder, and makes tokenizer and text."""
     rule_of(settings)  # for its errors
-    context = CONTEXT if settings.mixers is None else context_of(settings.length)
-    shape = _shape(settings, context)
-    environment = environment_of(settings, width=shape.hidden if isinstance(shape, Shape) else shape.width)
+    shape, context, environment = _shape_and_place(settings)
     out, world = settings.out, environment.world
-    length = row_length(settings, context, world.device, name="the new model")
+    length = row_length(settings, context, world.device, name=settings.start or "the new model")
     rows, steps = batch_rows(settings, length, world.size)
     blend_of(settings.data, steps=steps, rows=rows, schedule=settings.schedule)  # for its errors
     for source in filter(None, (plain(settings.data), settings.eval_data)):
         resolve_source(source, columns_of(settings))
     signature = signature_of(settings, "pretrain", length=length, rows=rows, bf16=environment.bf16)
-    run = claim_together(out, signature, world, tf32=environment.tf32)
+    run = claim_together(out, signature | start_signature(settings), world, tf32=environment.tf32)
     most = wanted_tokens(settings, length=length, ranks=world.size)
-    tokenizer = _tokenizer(settings, out, environment, most=most)
+    own = shape.tokenizer if isinstance(shape, LanguageModel) else None
+    tokenizer = own or _tokenizer(settings, out, environment, most=most)
     stores = store, held_out = stores_of(settings, tokenizer, environment, most=most)
     require_rows(store, length=length)
     if world.first:
@@ -129,11 +143,27 @@ def _begin(settings: PretrainSettings) -> _Begun:
     return _Begun(settings, environment, shape, run, tokenizer, stores, length, rows, steps)
 
 
-def _new_model(begun: _Begun) -> LanguageModel:
-    """The model of the shape with random weights, where it computes."""
+def _shape_and_place(settings: PretrainSettings) -> tuple[Shape | Mixed | LanguageModel, int, Environment]:
+    """The shape of the new model, or the one that goes on; its context; and where it computes."""
+    if settings.start is not None:
+        check_start(settings)
+        environment = environment_of(settings, settings.start)
+        model = load(settings.start, train=True)
+        return model, model.context, environment
+    context = CONTEXT if settings.mixers is None else context_of(settings.length)
+    shape = _shape(settings, context)
+    width = shape.hidden if isinstance(shape, Shape) else shape.width
+    return shape, context, environment_of(settings, width=width)
+
+
+def _model(begun: _Begun) -> LanguageModel:
+    """The model before its training, where it computes: of the shape with random weights, or the one that goes on."""
     settings, shape, tokenizer = begun.settings, begun.shape, begun.tokenizer
-    config = llama_config(shape, tokenizer) if isinstance(shape, Shape) else mixed_config(shape, tokenizer)
-    model = new_model(config, tokenizer, settings.seed, name=settings.out.name)
+    if isinstance(shape, LanguageModel):
+        model = shape
+    else:
+        config = llama_config(shape, tokenizer) if isinstance(shape, Shape) else mixed_config(shape, tokenizer)
+        model = new_model(config, tokenizer, settings.seed, name=settings.out.name)
     begun.world.place(model, train=True)
     return model
 
@@ -141,7 +171,7 @@ def _new_model(begun: _Begun) -> LanguageModel:
 def _rate(begun: _Begun, model: LanguageModel) -> float:
     """The peak learning rate: that of the settings, of the run's beginning, or the one suggested for this size."""
     kept: float | None = json.loads(begun.world.share(json.dumps(begun.run.get("lr"))))
-    rate = begun.settings.lr or kept or suggested_learning_rate(model.parameters_count)
+    rate = rate_of(begun.settings, model.parameters_count, kept=kept)
     if begun.world.first and kept is None:
         update(begun.settings.out, begun.run, lr=rate)
     return rate
@@ -151,12 +181,14 @@ def _announce(begun: _Begun, model: LanguageModel, rate: float) -> None:
     """Prints the model, the steps and the rate, what was found about them, and the layers of a mixture."""
     settings, parameters, (store, _) = begun.settings, model.parameters_count, begun.stores
     wanted = f" ({settings.params:,} wanted)" if settings.params not in (None, parameters) else ""
+    wanted += f" of {model.name}" if settings.start is not None else ""
     rows, length = begun.rows, begun.length
     console.print(
         f"pretrain: {parameters:,} parameters{wanted}, {begun.steps:,} steps of {rows} x {length} tokens "
         f"({begun.steps * rows / store.layout(length).rows:.1f} epochs of {store.tokens:,} tokens), peak learning rate {rate:.2g}"
     )
-    findings = fresh_rate_finding(settings, parameters) + optimiser_findings(settings, parameters)
+    rates = [rate_finding(settings, parameters)] if settings.start else fresh_rate_finding(settings, parameters)
+    findings = [one for one in rates if one.level != "ok"] + optimiser_findings(settings, parameters)
     show([*findings, *early_stop_findings(settings, settings.schedule)], console)
     if isinstance(begun.shape, Mixed):
         _print_layers(begun.shape, model, length)
@@ -197,21 +229,15 @@ def _training(begun: _Begun, model: LanguageModel) -> tuple[Run, Apart | None]:
     return training, apart
 
 
-def _finish(
-    settings: PretrainSettings,
-    run: dict[str, Any],
-    training: Run,
-    stores: tuple[TokenStore, TokenStore],
-    length: int,
-    environment: Environment,
-    apart: Apart | None,
-) -> dict[str, Any]:
-    out, (store, held_out), model, plan = settings.out, stores, training.student, training.plan
+def _finish(begun: _Begun, training: Run, apart: Apart | None) -> dict[str, Any]:
+    settings, run, length, (store, held_out) = begun.settings, begun.run, begun.length, begun.stores
+    out, model, plan = settings.out, training.student, training.plan
+    stored = round_to(model, begun.stored)
     if training.rule is not None:
         write_training(training)
     without = None if apart is None else apart.documents
     every_row = held_out.layout(length).rows
-    text = HeldOut(held_out, length=length, environment=environment, rows=every_row, without=without)
+    text = HeldOut(held_out, length=length, environment=begun.environment, rows=every_row, without=without)
     measured = measure(model, None, text.batches(), documents=held_out.documents)
     readings = likelihood("model", [measured], text_bytes=text.text_bytes(measured), seed=settings.seed)
     write_lines(out / "readings.jsonl", [r.row() for r in readings])
@@ -229,17 +255,18 @@ def _finish(
     facts: dict[str, Any] = {"tokens": tokens, "parameters": model.parameters_count, "flops": spent, "lr": plan.lr}
     if size.mixture is not None:
         facts |= {"layers": size.mixture.layers, "state_bytes": size.state_bytes(length, _FLOAT32)}
+    facts |= start_facts(settings, model, stored)
     update(out, run, ended=now(), corpus=store.manifest, **facts)
-    save(model, out / "model", card=_card(run, readings))
+    save(model, out / "model", card=pretrained_card(run, readings), dtype=stored)
     if training.rule is not None and not training.rule.best:  # else the same command would look for them
-        place_best(out, out / "model", dtype=torch.float32)
+        place_best(out, out / "model", dtype=stored)
         drop_best(out)
     loss = readings[0]
     if few := too_few_steps(plan.steps):
         console.print(f"note: {few}")
     student = ["--data", settings.data, "--out", str(out.with_name(f"{out.name}-student"))]
     ending = Ending(
-        f"{model.parameters_count:,} parameters, trained from scratch on {count(tokens)} tokens: cross-entropy on held-out text "
+        f"{model.parameters_count:,} parameters, {trained_how(run)} on {count(tokens)} tokens: cross-entropy on held-out text "
         f"{loss.value:.4f} {loss.unit} ({loss.low:.4f} to {loss.high:.4f}, {loss.n} documents)",
         [
             ["held out", "value", "unit", "documents"],
@@ -377,45 +404,6 @@ def _print_layers(shape: Mixed, model: LanguageModel, length: int) -> None:
     )
     for remark in remarks(size.mixture, length):
         console.print(f"note: {remark}")
-
-
-def _card(run: dict[str, Any], readings: list[Reading]) -> str:
-    """The model card (README.md): the command, the corpus and the readings."""
-    corpus, versions = run["corpus"], run["versions"]
-    lines = "\n".join(
-        f"| {r.name} | {r.value:.4f} | {r.low:.4f} to {r.high:.4f} | {r.unit} | {r.n} |" for r in readings
-    )
-    settings = run["signature"]
-    kind = "A decoder of limbeck's" if "layers" in run else "A Llama"
-    layers = f" with the layers {', '.join(run['layers'])}" if "layers" in run else ""
-    return f"""---
-library_name: transformers
-pipeline_tag: text-generation
-tags: [limbeck]
----
-{kind} of {run["parameters"]:,} parameters{layers}, trained from scratch with limbeck {versions["limbeck"]}:
-
-    {shlex.join(run["command"])}
-
-on {run["tokens"]:,} tokens ({run["tokens"] / corpus["tokens"]:.1f} epochs of the {corpus["tokens"]:,} in the training part of
-`{settings["data"]}`, on which its tokenizer was trained too),
-{run["tokens"] / run["parameters"]:.1f} tokens a parameter, seed {settings["seed"]}, peak learning rate {run["lr"]:.2g},
-from {run["started"]} to {run["ended"]}; torch {versions["torch"]}, transformers {versions["transformers"]},
-Python {versions["python"]}.
-
-Measured on documents held out from {_held_out_from(corpus)} (95 % intervals over documents):
-
-| reading | value | interval | unit | documents |
-|---|---|---|---|---|
-{lines}
-"""
-
-
-def _held_out_from(corpus: dict[str, Any]) -> str:
-    """Which trainings the documents that were measured took no part in."""
-    if not (overlap := corpus.get("overlap")):
-        return "both trainings"
-    return f"the training of the tokenizer, while {overlap:,} documents of the model's training text are among them"
 
 
 def _tokenizer(
