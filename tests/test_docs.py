@@ -134,6 +134,7 @@ def test_every_command_of_a_table_runs(page, place, run, monkeypatch):
         "fit-a-file",
         "low-rank",
         "on-policy",
+        "tune",
         "depths",
         "grow",
     ],

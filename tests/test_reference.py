@@ -29,7 +29,7 @@ def test_the_pages_are_those_of_todays_settings():
 def test_every_run_file_of_the_page_is_read_with_and_without_its_examples(generate):
     generate["check_run_files"]()
     page = (ROOT / "docs" / "reference" / "toml.md").read_text(encoding="utf-8")
-    assert page.count("```toml") == 5
+    assert page.count("```toml") == 6
 
 
 def test_the_example_of_the_python_page_runs_as_it_stands(generate, tmp_path):

@@ -121,6 +121,8 @@ def wrapped(text: str, width: int = 96) -> list[str]:
 
 def assigned(setting: Setting) -> list[str]:
     """The line that sets a key, commented out where there is no fixed default."""
+    if setting.required:
+        return [f"{setting.key} = {toml_value(example_of(setting))}"]
     fixed = not setting.flag.needs and not setting.flag.default
     if fixed and setting.default is not None and setting.default != ():
         return [f"{setting.key} = {toml_value(default_of(setting))}"]
@@ -150,6 +152,8 @@ def example_of(setting: Setting) -> object:
 
 
 EXAMPLES = {
+    "alpha": "32",
+    "baselines": "full",
     "mesh": "shard",  # of keys whose description needs none
     "batch_tokens": "16k",
     "eval_data": "held-out.jsonl",
@@ -305,10 +309,11 @@ def check_run_files() -> None:
         if command.file:
             text = run_file(command)
             resolve(command.settings, None, tomllib.loads(text))
+            needed = {setting.key: example_of(setting) for setting in command.taken() if setting.required}
             for line in text.splitlines():
                 key, equals, _ = line.removeprefix("# ").partition(" = ")
                 if equals and line.startswith("# ") and key.isidentifier():
-                    resolve(command.settings, None, tomllib.loads(line.removeprefix("# ")))
+                    resolve(command.settings, None, needed | tomllib.loads(line.removeprefix("# ")))
 
 
 def main() -> int:

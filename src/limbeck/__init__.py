@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # for type checkers; a test compares these names with _PUBLIC
     from limbeck.api import probe as probe
     from limbeck.api import reproduce as reproduce
     from limbeck.api import shrink as shrink
+    from limbeck.api import tune as tune
     from limbeck.corpora import Rows as Rows
     from limbeck.corpora import TokenStore as TokenStore
     from limbeck.corpora import build_stores as build_stores
@@ -82,6 +83,7 @@ if TYPE_CHECKING:  # for type checkers; a test compares these names with _PUBLIC
     from limbeck.results import ProbeResult as ProbeResult
     from limbeck.results import ReproduceResult as ReproduceResult
     from limbeck.results import ShrinkResult as ShrinkResult
+    from limbeck.results import TuneResult as TuneResult
     from limbeck.run.run import Plan as Plan
     from limbeck.run.run import Run as Run
     from limbeck.run.world import World as World
@@ -109,6 +111,7 @@ _PUBLIC = {
         "probe",
         "reproduce",
         "shrink",
+        "tune",
     ),
     "limbeck.corpora": ("Rows", "TokenStore", "build_stores"),
     "limbeck.errors": (
@@ -155,6 +158,7 @@ _PUBLIC = {
         "ProbeResult",
         "ReproduceResult",
         "ShrinkResult",
+        "TuneResult",
     ),
     "limbeck.run.run": ("Plan", "Run"),
     "limbeck.run.world": ("World", "alone"),

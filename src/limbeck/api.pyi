@@ -18,6 +18,7 @@ from limbeck.results import (
     ProbeResult,
     ReproduceResult,
     ShrinkResult,
+    TuneResult,
 )
 
 def plan(
@@ -625,6 +626,141 @@ def distil(
             shard=8,replicate=2, groups of processes that hold a part each. Default: replicate.
         out: Folder of the run. Default: runs/distil.
         student_dtype: Number format of the student's file. Default: that of the teacher.
+
+    Raises a `limbeck.LimbeckError` that names the mistake and what to do.
+    """
+
+def tune(
+    file: str | PathLike[str] | None = None,
+    /,
+    *,
+    student: str,
+    method: Literal["full", "lora"] | None = "full",
+    rank: int | None = 16,
+    alpha: float | None = None,
+    data: str | None = "python:stdlib",
+    columns: str | Sequence[str] | Mapping[str, str] | None = None,
+    skip_bad: int | None = None,
+    eval_data: str | None = None,
+    dedup: bool | None = False,
+    seq_len: int | str | None = None,
+    long_conversations: Literal["split", "drop"] | None = "split",
+    frame: str | None = None,
+    replay: str | None = None,
+    tokens: int | str | None = 500_000,
+    batch_tokens: int | str | None = None,
+    lr: float | None = None,
+    schedule: Literal["wsd", "cosine", "constant"] | None = "wsd",
+    warmup: float | None = 0.05,
+    weight_decay: float | None = 0.01,
+    max_grad_norm: float | None = 1.0,
+    betas: str | tuple[float, float] | None = "0.9,0.95",
+    save_every: int | str | None = None,
+    average: str | None = None,
+    eval_every: int | str | None = None,
+    patience: int | None = None,
+    weights: Literal["last", "best"] | None = None,
+    track: Literal["trackio", "wandb", "tensorboard", "mlflow"] | None = None,
+    optimizer: Literal["adamw", "adamw-bf16", "adamw-8bit"] | None = "adamw",
+    weights_dtype: Literal["float32", "bfloat16"] | None = "float32",
+    stay: str | Objective | Sequence[str | Objective] | None = None,
+    objective: str | Objective | Sequence[str | Objective] | None = "CrossEntropy",
+    seed: int | None = 0,
+    seeds: int | None = 1,
+    baselines: str | Sequence[str] | None = None,
+    device: str | None = "auto",
+    text_processes: int | None = None,
+    dtype: Literal["auto", "float32", "bfloat16"] | None = "auto",
+    threads: int | None = None,
+    micro_batch: int | None = None,
+    checkpointing: Literal["auto", "none", "layers"] | None = "auto",
+    mesh: str | None = None,
+    out: str | PathLike[str] | None = "runs/tune",
+) -> TuneResult:
+    """Tune a model on instructions or other text, and report what it learned and what it forgot.
+
+    Trains all weights or adapters, evaluates the model before and after on held-out text, and writes report.html.
+    The same command continues a run that was stopped.
+
+    Args:
+        file: A TOML run file with the same keys; keys given here win.
+        student: Model to tune: a folder, a hub id, builtin:stdlib or builtin:smollm2-135m. For example
+            Qwen/Qwen3-0.6B.
+        method: What is trained: all weights, or adapters of low rank (LoRA), which are merged at the end and also
+            kept as files of PEFT. Default: full.
+        rank: With --method lora: rank of the adapters. Default: 16.
+        alpha: With --method lora: the adapters' products are scaled by alpha over the rank. Default: twice the
+            rank.
+        data: Dataset: .txt, .jsonl, .json (also .gz, .zst), .parquet, a folder, a glob, an address such as
+            s3://BUCKET/FOLDER, hf:NAME[:CONFIG][/SPLIT], python:stdlib; several between commas, for a training
+            each with a weight, and in stages. Records hold text, messages (with tools, weight), ShareGPT
+            conversations, prompt and completion, or Alpaca's fields. For example a.jsonl:0.7,hf:b:0.3 or
+            web:0.9,math:0.1; annealed: web:0.4,math:0.6. Default: python:stdlib.
+        columns: Fields of the dataset that have other names than usual. For example text=body or
+            prompt=question,completion=answer.
+        skip_bad: Unreadable records of the dataset that may be left out. Default: 0, the first one is an error.
+        eval_data: Held-out dataset. Default: a part of --data, split by document hash.
+        dedup: Leave out documents whose content occurred before, compared by hash; of --data also those that
+            --eval-data holds.
+        seq_len: Sequence length. Default: 256 on a CPU, 1024 on a GPU, at most the model's context.
+        long_conversations: What becomes of conversations longer than a sequence: split cuts them into pieces in
+            which a completion keeps its prompt if both fit, drop leaves them out. Default: split.
+        frame: Token that plain documents begin with: one of the model's, none, or auto. Default: auto, measured
+            on a few documents where a teacher leaves a choice.
+        replay: Other text, such as the model was trained on before, and the share of the rows that are read of
+            it, so that the model forgets less. For example old.jsonl:0.1. Default: none.
+        tokens: Training tokens, in whole sequences. For example 2M or 10B. Default: 500k.
+        batch_tokens: Tokens of one optimiser step. Default: as many as make about 400 steps.
+        lr: Peak learning rate. Default: by the size of the student; converted students use one third of that.
+        schedule: Learning rate schedule, after a warm-up. Default: wsd; cosine for pruned students of 100M
+            parameters or more.
+        warmup: Share of the steps, or number of steps, in which the learning rate rises to its peak. Default:
+            0.05.
+        weight_decay: Weight decay of matrices. Default: 0.01.
+        max_grad_norm: Norm above which the gradient of a step is scaled down, 0 for never. Default: 1.0.
+        betas: AdamW's decay rates of the means of gradients and of their squares. Default: 0.9,0.95.
+        save_every: Steps, or minutes, after which a checkpoint is saved. For example 500 or 30min. Default: 200
+            steps, and 10 minutes at the latest.
+        average: Average the weights: ema:DECAY is an exponential average, last:SHARE the mean over the last share
+            of the steps. For example ema:0.999 or last:0.2. Default: not averaged.
+        eval_every: Steps after which the held-out loss is measured, on documents that take no part in the final
+            evaluation. Default: six points of a training, on a few sequences.
+        patience: With --eval-every: end a training after so many measurements in a row without a lower held-out
+            loss.
+        weights: With --eval-every: which weights become the student, those after the last step or those with the
+            lowest held-out loss. Default: last; best with --patience.
+        track: Send loss, learning rate, gradient norm and held-out loss to a tracker while training; settings and
+            keys are those of its own environment variables. Default: none; metrics.jsonl has all.
+        optimizer: Optimiser: AdamW with a state in float32 (8 bytes a parameter), in bfloat16 with stochastic
+            rounding (4), or in 8 bits (2; extra quant). Default: adamw.
+        weights_dtype: Number format in which weights are trained; bfloat16 keeps no copy in float32, and needs
+            --optimizer adamw-bf16 or adamw-8bit. Default: float32.
+        stay: With --replay: objective of the rows of --replay instead of their cross-entropy: how far from the
+            model before tuning. For example ForwardKL or '0.1*ForwardKL'.
+        objective: Loss on the data, by name, as a weighted sum, or FILE.py:CLASS; the teacher of one that needs
+            one is the model before tuning. For example 'CrossEntropy + 0.1*ForwardKL'. Default: CrossEntropy.
+        seed: Seed of data order, new weights and samples. Default: 0.
+        seeds: Number of seeds, from --seed on. One names no winner, three do; more may be added later in the same
+            --out. Default: 1.
+        baselines: What the tuned model is compared with, besides itself before: full (all weights, for equal
+            tokens), full@flops (for equal compute), data-alone (without --replay, for equal tokens), or none.
+            Default: with --method lora full and full@flops, with --replay data-alone.
+        device: Device of this process: auto, cpu, cuda or cuda:1. Default: auto.
+        text_processes: Processes that tokenise the dataset; the result does not depend on their number. Default:
+            one a core for 256 MiB of text or more and for datasets of the hub, else 1.
+        dtype: Number format of the arithmetic (mixed precision with bfloat16); auto is bfloat16 where the device
+            has units for it, on a CPU (AVX512-BF16, AMX) for models of 256 channels or more; a begun run keeps
+            its own. Default: auto.
+        threads: Threads of this process. Default: those of torch.
+        micro_batch: Sequences that are computed at once in each process (micro-batch). Gradients are summed over
+            them, so it changes results by rounding only; it is halved where memory runs out. Default: as many as
+            make about 1,024 tokens on a CPU and 16,384 on a GPU, and fit.
+        checkpointing: Gradient checkpointing: layers computes the decoder's layers twice instead of keeping their
+            activations, with the same gradients; auto does so where that is the fastest way that fits into
+            memory. Default: auto.
+        mesh: How the processes of torchrun hold the weights: replicate, all on each; shard, a part on each; or
+            shard=8,replicate=2, groups of processes that hold a part each. Default: replicate.
+        out: Folder of the run. Default: runs/tune.
 
     Raises a `limbeck.LimbeckError` that names the mistake and what to do.
     """

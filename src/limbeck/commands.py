@@ -32,6 +32,10 @@ def _distil(settings: config.DistilSettings) -> None:
     _where(settings, dispatch.distil(settings), "report", settings.out / "report.html")
 
 
+def _tune(settings: config.TuneSettings) -> None:
+    _where(settings, dispatch.tune(settings), "report", settings.out / "report.html")
+
+
 def _capture(settings: config.CaptureSettings) -> None:
     what, name = ("text", "text.jsonl") if settings.text else ("logits", "")
     _where(settings, dispatch.capture(settings), what, settings.out / name)
@@ -224,6 +228,7 @@ RUN: Mapping[str, Callable[[str, Path | None, Mapping[str, Any]], None]] = {
     "shrink": _with(_shrink),
     "grow": _with(_grow),
     "distil": _with(_distil),
+    "tune": _with(_tune),
     "capture": _with(_capture),
     "cache inspect": _with(_inspect),
     "cache verify": _with(_verify_logits),

@@ -21,6 +21,7 @@ from limbeck.config import (
     ProbeCommandSettings,
     ReproduceSettings,
     ShrinkSettings,
+    TuneSettings,
     resolve,
 )
 from limbeck.config.commands import BY_NAME
@@ -40,6 +41,7 @@ from limbeck.results import (
     ProbeResult,
     ReproduceResult,
     ShrinkResult,
+    TuneResult,
 )
 
 
@@ -60,6 +62,14 @@ def distil(settings: DistilSettings) -> DistilResult:
             from limbeck.jobs.distil.job import distil as job
 
     return DistilResult.of(job(settings), settings.out)
+
+
+def tune(settings: TuneSettings) -> TuneResult:
+    """Tunes a model."""
+    with loading():
+        from limbeck.jobs.tune.job import tune as job
+
+    return TuneResult.of(job(settings), settings.out)
 
 
 def capture(settings: CaptureSettings) -> CaptureResult:

@@ -97,6 +97,32 @@ class DistilResult(Result):
 
 
 @dataclass(frozen=True, eq=False)
+class TuneResult(Result):
+    """A tuned model.
+
+    ``out`` is the run's folder, ``student`` the model's. ``readings`` are by model ("cut" is the model before tuning, "student"
+    the tuned one, then each baseline) and name; those of other text begin with "other_". ``verdict`` says what was gained and
+    forgotten, in words.
+    """
+
+    out: Path
+    student: Path
+    readings: Mapping[str, Mapping[str, Measured]]
+    verdict: str
+
+    @classmethod
+    def of(cls, row: Row, out: Path) -> TuneResult:
+        """From the JSON form."""
+        readings = {model: _readings(rows) for model, rows in row.get("readings", {}).items()}
+        return cls(row, out, out / "student", readings, row.get("verdict", ""))
+
+    @property
+    def report(self) -> Path:
+        """The report, an HTML file."""
+        return self.out / "report.html"
+
+
+@dataclass(frozen=True, eq=False)
 class CaptureResult(Result):
     """Captured logits, or with ``text`` generated completions.
 

@@ -308,6 +308,18 @@ class ChunkTargets:
     largest: Float[Tensor, "n k"] | None = None
 
 
+def joined(first: Batch, second: Batch) -> Batch:
+    """The rows of both batches, which a teacher and its student read alike."""
+    return Batch(
+        tokens=torch.cat([first.tokens, second.tokens]),
+        targets=torch.cat([first.targets, second.targets]),
+        weight=torch.cat([first.weight, second.weight]),
+        position=torch.cat([first.position, second.position]),
+        document=torch.cat([first.document, second.document]),
+        row=torch.cat([first.row, second.row]),
+    )
+
+
 def mapped(value: Dataclass, change: Callable[[Tensor], Tensor]) -> Dataclass:
     """A dataclass of tensors with each tensor changed by ``change``, also in dataclasses inside. None stays None."""
     found: dict[str, Any] = {}

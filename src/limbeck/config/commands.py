@@ -130,6 +130,20 @@ COMMANDS = (
         models=_MODELS,
     ),
     Command(
+        "tune",
+        settings.TuneSettings,
+        "Tune a model on instructions or other text, and report what it learned and what it forgot.",
+        "Trains all weights or adapters, evaluates the model before and after on held-out text, and writes report.html. The same "
+        "command continues a run that was stopped.",
+        result="TuneResult",
+        file=True,
+        models=("student",),
+        help={
+            "frame": "Token that plain documents begin with: one of the model's, none, or auto.",
+            "lr": "Peak learning rate.",
+        },
+    ),
+    Command(
         "capture",
         settings.CaptureSettings,
         "Compute a teacher's logits on a dataset once, and keep them for any number of students.",
@@ -207,10 +221,10 @@ COMMANDS = (
     Command(
         "import",
         settings.ImportSettings,
-        "Make an ordinary model folder of a GGUF file or of a quantised model: de-quantised weights, tokenizer, chat template.",
+        "Make an ordinary model folder of a GGUF file, of a quantised model, or of adapters of PEFT and their base.",
         "Commands that take a model take a GGUF file itself, and keep such a folder in the user's cache; this writes one by "
         "name. A quantised model may teach as it is; students are cut out of what this writes.",
-        models=("model",),
+        models=("model", "base"),
     ),
     Command(
         "push",

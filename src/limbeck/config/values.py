@@ -25,6 +25,7 @@ BASELINES = ("cut", "cut+ce", "cut+ce@flops", "fresh+kd")
 ATTENTION = "attention"  # a baseline of a student of other mixers
 PTQ = "ptq"  # a baseline of a student that is trained with quantised weights
 LAYERS = "layers+kd"  # a baseline of a student that is expanded from shared layers
+TUNED = ("full", "full@flops", "data-alone")  # baselines of a tuned model: all its weights, and without other text
 OFF_POLICY = ("off-policy", "off-policy@flops")  # baselines of a student that generates a part of its text itself
 Stage = Literal["mixers", "blocks"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
@@ -158,6 +159,34 @@ def _baselines(value: Any) -> Any:
                 f"{' and '.join(OFF_POLICY)}, or none."
             )
     return names
+
+
+def _tuned_baselines(value: Any) -> Any:
+    """Names with commas between them, a list of names, or none; None stays."""
+    if value is None:
+        return None
+    parts = value.split(",") if isinstance(value, str) else list(value)
+    names = list(dict.fromkeys(part.strip() for part in map(str, parts) if part.strip().lower() not in {"", "none"}))
+    for name in names:
+        if name not in TUNED:
+            raise ValueError(f"unknown baseline {name!r}{nearest(name, TUNED)} There are: {', '.join(TUNED)}, or none.")
+    return names
+
+
+def _replay(value: Any) -> Any:
+    """A source and its share of the rows, as SOURCE:SHARE."""
+    if value is None:
+        return None
+    source, colon, number = str(value).strip().rpartition(":")
+    try:
+        share = float(number)
+    except ValueError:
+        share = math.nan
+    if not (colon and source and 0 < share < 1):
+        raise ValueError(
+            f"expected a source and its share of the rows, between 0 and 1, such as hf:HuggingFaceTB/smoltalk:0.1, got {value!r}"
+        )
+    return f"{source}:{share:g}"
 
 
 def _rollouts(value: Any) -> Any:
@@ -384,6 +413,8 @@ ObjectiveText = Annotated[
     str, BeforeValidator(_objectives), Accepts("str | Objective | Sequence[str | Objective]", "OBJECTIVE")
 ]
 Baselines = Annotated[tuple[str, ...], BeforeValidator(_baselines), _SEVERAL]
+TunedBaselines = Annotated[tuple[str, ...] | None, BeforeValidator(_tuned_baselines), _SEVERAL]
+Replay = Annotated[str | None, BeforeValidator(_replay), Accepts("str", "SOURCE:SHARE")]
 Rollouts = Annotated[str | None, BeforeValidator(_rollouts), Accepts("float | str", "SHARE[:SHARE]")]
 Stages = Annotated[tuple[Stage, ...] | None, BeforeValidator(_stages), _SEVERAL]
 Shard = Annotated[tuple[int, int], BeforeValidator(_shard), Accepts("str | tuple[int, int]", "I/N")]

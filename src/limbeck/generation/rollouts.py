@@ -20,7 +20,7 @@ from jaxtyping import Int64
 from limbeck.corpora import Rows
 from limbeck.generation.local import Continuation, generate
 from limbeck.models.language_model import LanguageModel
-from limbeck.types import Batch, mapped
+from limbeck.types import Batch, joined, mapped
 
 # Prompts in a batch, and tokens of all with their continuations; fixed, since batches of other shapes round otherwise.
 _AT_ONCE, _HELD = {"cpu": 32, "cuda": 256}, {"cpu": 2**14, "cuda": 2**17}
@@ -209,7 +209,7 @@ class Rollouts:
         how = Continuing(self.student, self.how.max_new_tokens, self.how.temperature, self.seed, self.bf16)
         generated, self.last = how.rows(batch.rows(torch.tensor(own)), places[own])
         kept = torch.tensor([row for row in range(len(batch.tokens)) if row not in own], dtype=torch.long)
-        return _joined(batch.rows(kept), generated)
+        return joined(batch.rows(kept), generated)
 
     def documents(self, rows: int) -> list[str]:
         """Names of the documents with weight in the last ``rows`` rows, before any was generated."""
@@ -276,15 +276,3 @@ def _put(batch: Batch, row: int, start: int, tokens: Sequence[int], *, learned: 
     batch.weight[row, start + learned : place.stop] = 1.0
     batch.position[row, place] = torch.arange(len(tokens) - 1)
     batch.document[row, place] = document
-
-
-def _joined(first: Batch, second: Batch) -> Batch:
-    """The rows of both batches."""
-    return Batch(
-        tokens=torch.cat([first.tokens, second.tokens]),
-        targets=torch.cat([first.targets, second.targets]),
-        weight=torch.cat([first.weight, second.weight]),
-        position=torch.cat([first.position, second.position]),
-        document=torch.cat([first.document, second.document]),
-        row=torch.cat([first.row, second.row]),
-    )

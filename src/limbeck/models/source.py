@@ -123,7 +123,9 @@ def check_description(folder: Path) -> None:
 
 
 def _instead(folder: Path) -> str:
-    """The folder to give instead: that of the run's model, where the folder is a run."""
+    """The folder to give instead: that of the run's model, where the folder is a run; of adapters how to merge them."""
+    if (folder / "adapter_config.json").is_file():
+        return "it holds adapters: merge them into their base with limbeck import FOLDER --out MODEL, and give that"
     made = next((folder / name for name in ("student", "model") if (folder / name / "config.json").is_file()), None)
     return f"give the model of this run, {made}" if made else "give the folder that model.save_pretrained(...) wrote"
 

@@ -50,7 +50,7 @@ def model_card(
     ]
     # A JSON string is a YAML string, whatever a name holds.
     stated = teacher.get("stated") or {}
-    base = name if _is_hub_id(name) else stated.get("base_model")
+    base = name if is_hub_id(name) else stated.get("base_model")
     known = {"base_model": base, **{key: stated.get(key) for key in ("license", "license_name", "license_link")}}
     front += [f"{key}: {json.dumps(value)}" for key, value in known.items() if isinstance(value, str)]
     title = f"{plain(name)}, grown" if _is_only_grown(run) else f"Student of {plain(name)}"
@@ -59,7 +59,7 @@ def model_card(
         body += [plain(str(run["verdict"])), ""]
     if notes:
         body += [*(f"- {plain(note)}" for note in notes), ""]
-    table = _table(readings, start_of(run))
+    table = measured_table(readings, start_of(run))
     if table:
         body += ["## Measured on held-out text", "", *table, ""]
     tasks = card_rows(readings, _MODELS, start_of(run))
@@ -67,20 +67,25 @@ def model_card(
         body += ["## Standard tasks", "", *tasks, ""]
     if then:
         body += _pruned(run, then)
-    body += ["## Load", "", "```python", "from transformers import AutoModelForCausalLM, AutoTokenizer", ""]
-    code = ""
-    if _is_ours(run):
-        code = ", trust_remote_code=True"
-        body += [
-            "# the folder carries its code; `import limbeck`, where it is installed, serves in place of trust_remote_code"
-        ]
-    body += [f'tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder"{code})']
-    body += [f'model = AutoModelForCausalLM.from_pretrained("path/to/this/folder"{code})', "```", ""]
+    body += how_to_load(ours=_is_ours(run))
     licence = stated.get("license_name") or stated.get("license")
     before, after = ("small model", "grown one") if _is_only_grown(run) else ("teacher", "student")
     which = f" (the {before}'s README.md names: {plain(str(licence))})" if licence else ""
     body += [f"The licences of the {before}{which} and of the text apply to the {after} too.", ""]
     return visible("\n".join(front + body))
+
+
+def how_to_load(*, ours: bool) -> list[str]:
+    """The lines that load a model with Transformers; ``ours``: one of a class of limbeck's own."""
+    lines = ["## Load", "", "```python", "from transformers import AutoModelForCausalLM, AutoTokenizer", ""]
+    code = ""
+    if ours:
+        code = ", trust_remote_code=True"
+        lines += [
+            "# the folder carries its code; `import limbeck`, where it is installed, serves in place of trust_remote_code"
+        ]
+    lines += [f'tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder"{code})']
+    return [*lines, f'model = AutoModelForCausalLM.from_pretrained("path/to/this/folder"{code})', "```", ""]
 
 
 def _pruned(run: Mapping[str, Any], then: str) -> list[str]:
@@ -169,13 +174,20 @@ def _in_order(mixers: Sequence[str]) -> str:
     return ", ".join(name if many == 1 else f"{many} x {name}" for name, many in runs)
 
 
-def _table(readings: Sequence[Reading], start: Start) -> list[str]:
+def measured_table(
+    readings: Sequence[Reading],
+    start: Start,
+    *,
+    shown: Sequence[tuple[str, str]] = _ROWS,
+    order: Sequence[str] = _MODELS,
+) -> list[str]:
+    """The models' readings as a table of Markdown: (reading, its name) in the rows, models in this order in the columns."""
     # The reading over all seeds, where there is one, stands for those of each seed.
     found: dict[tuple[str, str], Reading] = {}
     for reading in sorted(readings, key=lambda reading: (reading.seed is None, -(reading.seed or 0))):
         found[reading.model, reading.name] = reading
-    models = [model for model in _MODELS if any(key[0] == model for key in found)]
-    rows = [(key, name) for key, name in _ROWS if any((model, key) in found for model in models)]
+    models = [model for model in order if any(key[0] == model for key in found)]
+    rows = [(key, name) for key, name in shown if any((model, key) in found for model in models)]
     if not rows:
         return []
     n = max(reading.n for (_, name), reading in found.items() if name == rows[0][0])
@@ -201,8 +213,8 @@ def _value(reading: Reading | None, *, least: int) -> str:
     return bounded(reading.value, reading.low, reading.high, least=least)
 
 
-def _is_hub_id(name: str) -> bool:
-    """`owner/name`: what the hub can link to. A folder's path is not."""
+def is_hub_id(name: str) -> bool:
+    """Whether a name is `owner/name`: what the hub can link to. A folder's path is not."""
     parts = name.split("/")
     return len(parts) == 2 and all(part and part[0] not in ".~" for part in parts)
 

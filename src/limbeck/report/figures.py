@@ -41,6 +41,9 @@ _PAGE = {
     "off-policy": "#010213",
     "off-policy@flops": "#010214",
     "layers+kd": "#010215",
+    "full": "#010216",
+    "full@flops": "#010217",
+    "data-alone": "#010218",
 }
 _STYLE = {
     "svg.fonttype": "none",

@@ -21,7 +21,12 @@ from limbeck.report.trained import Trained, trained_in
 from limbeck.types import Reading, ReadingRow
 
 _ARM = re.compile(r"(.+)-seed(\d+)")
-_OTHER_PROBES = ("overlap-", "slices-", "recall-")  # whose files lie beside those of likelihood and calibration
+_OTHER_PROBES = (
+    "overlap-",
+    "slices-",
+    "recall-",
+    "other-",
+)  # whose files, and those of other text, lie beside those of likelihood and calibration
 
 
 @dataclass(frozen=True)

@@ -37,16 +37,24 @@ from limbeck.report.folder import RunFolder
 from limbeck.report.pretrained import trained_how
 from limbeck.report.rollouts import generated_in
 from limbeck.report.samples import in_whole_words
-from limbeck.report.start import Start, start_of
+from limbeck.report.start import Start, is_tuning, start_of
 from limbeck.report.state import fewer, state_rows
 from limbeck.report.tasks import headline_scores, task_table
 from limbeck.report.trained import chosen, used_table
+from limbeck.report.tuned import FORGOTTEN
 from limbeck.report.words import LABELS, ORDER, bounded, count, counted, duration, label, plus_minus, share, size
 from limbeck.terminal import visible
 from limbeck.types import Reading
 
 _SURPRISES, _PER_DOCUMENT = 10, 2
-_FROM_START = ("student", "cut+ce", "cut+ce@flops")  # arms that begin as the student does
+_FROM_START = (
+    "student",
+    "cut+ce",
+    "cut+ce@flops",
+    "full",
+    "full@flops",
+    "data-alone",
+)  # arms that begin as the student does
 _SHOWN = ("teacher", "student", "cut", "cut+ce", "model")  # in the reliability plot
 
 # Columns of the table of models, after size and nats: heading, reading, how its value is written.
@@ -56,6 +64,14 @@ _COLUMNS = (
     ("KL to teacher", "kl_teacher_student", "{:.3f}"),
     ("top-1 agreement", "top1_agreement", "{:.1%}"),
     ("acceptance", "acceptance", "{:.1%}"),
+    ("ECE", "ece", "{:.1%}"),
+)
+# Of a tuning, whose reference is the model before it.
+_TUNED_COLUMNS = (
+    ("bits/byte", "bits_per_byte", "{:.3f}"),
+    ("KL from before", "kl_teacher_student", "{:.3f}"),
+    ("other text", "other_held_out", "{:.3f}"),
+    ("KL there", "other_kl_teacher_student", "{:.3f}"),
     ("ECE", "ece", "{:.1%}"),
 )
 _COSTS = (
@@ -152,9 +168,7 @@ def render(found: RunFolder) -> str:
             subtitle=_subtitle(run),
             verdict=found.verdict,
             tiles=_tiles(found, start),
-            columns=[
-                heading for heading, name, _ in _COLUMNS if any(found.reading(model, name) for model in found.models)
-            ],
+            columns=[heading for heading, *_ in _columns(found)],
             models=_models(found, start),
             documents=_documents(found),
             seeds=_seeds(found),
@@ -179,7 +193,7 @@ def render(found: RunFolder) -> str:
             ),
             levelled=found.reading("teacher", "held_out") is not None,
             generated=generated_in(next((curve.rows for curve in found.curves if curve.arm == "student"), [])),
-            trained="student" if "student" in found.models else "model",
+            trained=_trained(found),
             surprises=_surprises(found.surprises),
             samples=in_whole_words(found.samples),
             shape=_shape(found),
@@ -205,8 +219,15 @@ def render(found: RunFolder) -> str:
     )
 
 
+def _trained(found: RunFolder) -> str:
+    """What the trained model is called in sentences."""
+    return "tuned model" if is_tuning(found.run) else "student" if "student" in found.models else "model"
+
+
 def _title(run: Mapping[str, Any]) -> str:
     teacher = (run.get("teacher") or {}).get("name")
+    if is_tuning(run):
+        return f"{(run.get('student') or {}).get('name', 'A model')}, tuned"
     if _from_scratch(run):
         return f"A model {trained_how(run)}"
     return f"A student of {teacher}" if teacher else "A run of limbeck"
@@ -304,6 +325,8 @@ def _date(text: str) -> str:
 
 def _tiles(found: RunFolder, start: Start) -> list[tuple[str, str, str]]:
     """(what, number, beside what) for the row of large numbers."""
+    if is_tuning(found.run):
+        return _tiles_of_tuning(found)
     tiles = []
     student, teacher = (found.reading(model, "parameters") for model in ("student", "teacher"))
     if student and teacher:
@@ -319,14 +342,30 @@ def _tiles(found: RunFolder, start: Start) -> list[tuple[str, str, str]]:
     for difference in found.verdict.get("differences", []):
         if difference["name"] == "gap_closed" and difference["value"] is not None:
             tiles.append(_closed(found, difference, name, start))
-    tiles += _equal_compute(found)
+    tiles += _equal_compute(found, start)
     student, teacher = (found.reading(model, "decode") for model in ("student", "teacher"))
     if student and teacher and not _captured(found.run):
         tiles.append(("generation speed", f"{student.value / teacher.value:.1f}×", f"{count(student.value)} tokens/s"))
     return tiles
 
 
-def _equal_compute(found: RunFolder) -> list[tuple[str, str, str]]:
+def _tiles_of_tuning(found: RunFolder) -> list[tuple[str, str, str]]:
+    """The same of a tuning: the loss before and after, and what was forgotten of other text."""
+    tiles = []
+    before, after = (found.reading(model, "held_out") for model in ("cut", "student"))
+    if before and after:
+        beside = [_ends(after.low, after.high)] if after.low < after.high else []
+        tiles.append(
+            ("held-out nats per token", f"{after.value:.3f}", "; ".join([*beside, f"before {before.value:.3f}"]))
+        )
+    for one in found.verdict.get("differences", []):
+        if one["name"] == FORGOTTEN and one["value"] is not None:
+            ends = "" if one["low"] is None else _ends(one["low"], one["high"])
+            tiles.append(("nats per token more on other text", f"{one['value']:+.3f}", ends))
+    return tiles
+
+
+def _equal_compute(found: RunFolder, start: Start) -> list[tuple[str, str, str]]:
     """The tile of what the student gained, or lost, over cross-entropy of the same FLOPs, and what is decided of it."""
     gains = _compared(found.verdict.get("differences", []))
     for gain, (outcome, chance) in zip(gains, rows_decided(gains), strict=True):
@@ -335,7 +374,7 @@ def _equal_compute(found: RunFolder) -> list[tuple[str, str, str]]:
             ends = [] if gain["low"] is None else [_ends(*sorted((sign * gain["low"], sign * gain["high"])))]
             equal = "given the same compute at most" if chosen(found.trained) else "at equal compute"
             what = f"nats per token {'fewer' if sign > 0 else 'more'} than cross-entropy {equal}"
-            return [(what, f"{sign * gain['value']:.3f}", "; ".join([*ends, _sentence(outcome, gain, chance)]))]
+            return [(what, f"{sign * gain['value']:.3f}", "; ".join([*ends, _sentence(outcome, gain, chance, start)]))]
     return []
 
 
@@ -359,13 +398,19 @@ def _closed(found: RunFolder, closed: Mapping[str, Any], name: str, start: Start
     return what, share(closed["value"]), "; ".join(beside)
 
 
+def _columns(found: RunFolder) -> list[tuple[str, str, str]]:
+    """The columns of the table of models, after size and nats, of which some model has a reading."""
+    columns = _TUNED_COLUMNS if is_tuning(found.run) else _COLUMNS
+    return [column for column in columns if any(found.reading(model, column[1]) for model in found.models)]
+
+
 def _models(found: RunFolder, start: Start) -> list[dict[str, Any]]:
     """Rows of the table of models: teacher first, then the student and what it is compared with."""
     known = [model for model in ORDER if model in found.models]
     names = known + [model for model in found.models if model not in LABELS]
     readings = [reading for name in names if (reading := found.reading(name, "held_out"))]
     marks = dict(zip([reading.model for reading in readings], _marks(readings), strict=True))
-    columns = [column for column in _COLUMNS if any(found.reading(name, column[1]) for name in names)]
+    columns = _columns(found)
     return [
         {
             "name": name,
@@ -503,7 +548,7 @@ def _differences(differences: Sequence[Mapping[str, Any]], start: Start) -> list
                 "mark": mark,
                 "zero": round(3 + 94 * -lowest / span, 2),
                 "state": outcome if outcome in ("better", "worse") else "open",
-                "says": _sentence(outcome, gain, chance),
+                "says": _sentence(outcome, gain, chance, start),
             }
         )
     return rows
@@ -514,12 +559,13 @@ def _compared(differences: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any
     return [one for one in differences if one["unit"] == "nats/token" and one["value"] is not None]
 
 
-def _sentence(outcome: str, gain: Mapping[str, Any], chance: float) -> str:
+def _sentence(outcome: str, gain: Mapping[str, Any], chance: float, start: Start) -> str:
     """The decision on a difference, shown beside its interval."""
     if outcome == "undecided":
         return too_few(gain["seeds"])
     if outcome in ("better", "worse"):
-        return f"the student is {outcome} ({by_chance(chance)})"
+        name = "student" if start.trained == "student" else f"{start.trained} model"
+        return f"the {name} is {outcome} ({by_chance(chance)})"
     beyond = gain["low"] is not None and not gain["low"] <= 0 <= gain["high"]
     return f"not distinguishable from chance ({by_chance(chance)})" if beyond else "no clear difference"
 
@@ -537,6 +583,8 @@ def _surprises(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 def _shape(found: RunFolder) -> list[tuple[str, str, str]]:
     """(axis, teacher's, student's); a student that cannot be cut, such as a converted one, has its shape in its configuration."""
     run = found.run
+    if is_tuning(run):  # the shape is that of the model before
+        return []
     teacher, student = (_sizes((run.get(key) or {}).get("shape")) for key in ("teacher", "student"))
     if teacher and not student:
         student = {axis: str(found.config[key]) for axis, key in _CONFIG.items() if key in found.config}

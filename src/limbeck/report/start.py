@@ -14,7 +14,7 @@ from limbeck.report.experts import experts_sentence
 class Start:
     """The names of the baseline "cut" in a report: ``label`` in tables, ``name`` in sentences, ``means`` where it is explained.
 
-    ``made`` is the first word of the baselines that train from the same start.
+    ``made`` is the first word of the baselines that train from the same start, ``trained`` the name of what was trained.
     ``shared`` is what several seeds have in common, and no interval over them shows; "" where nothing was drawn.
     """
 
@@ -23,6 +23,7 @@ class Start:
     means: str
     shared: str = ""
     made: str = "pruned"
+    trained: str = "student"
 
 
 CUT = Start(
@@ -65,8 +66,20 @@ EXPANDED = Start(
 )
 
 
+BEFORE = Start(
+    "before tuning",
+    "the model before tuning",
+    "The model as it was given with --student, before any training here.",
+    "all seeds start from one model",
+    made="given",
+    trained="tuned",
+)
+
+
 def start_of(run: Mapping[str, Any]) -> Start:
     """The start of a run, from what its run.json holds."""
+    if is_tuning(run):
+        return BEFORE
     conversion, lineage = run.get("conversion"), run.get("lineage") or {}
     if not conversion:
         if lineage.get("rounds"):
@@ -79,6 +92,11 @@ def start_of(run: Mapping[str, Any]) -> Start:
             return Start("made dense, untrained", CUT.name, f"{CUT.means} {experts_sentence(experts)}")
         return CUT
     return MATCHED if conversion["tokens"] else CONVERTED
+
+
+def is_tuning(run: Mapping[str, Any]) -> bool:
+    """Whether it is a run of `limbeck tune`, which has a model before and after, and no teacher."""
+    return bool((run.get("signature") or {}).get("job") == "tune")
 
 
 def price_of(run: Mapping[str, Any]) -> Price | None:

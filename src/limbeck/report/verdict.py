@@ -113,14 +113,14 @@ def verdict(
     Raises Mismatch where two arms were not measured on the same documents.
     """
     against = _against(start, at_most=bool(used))
-    found = _decided({name: _gain(arms["student"], arms[name], name) for name in against if arms.get(name)})
+    found = decided({name: gain_over(arms["student"], arms[name], name) for name in against if arms.get(name)})
     differences = list(found.values())
     main = found.get("cut+ce")
     outcome = "untested" if main is None else main.outcome
     lament = f"{method} did not help: "
-    sentences = [_sentence(method, main, against["cut+ce"], lament=lament) if main else _untested(method)]
+    sentences = [in_a_sentence(method, main, against["cut+ce"], lament=lament) if main else _untested(method)]
     if "cut+ce@flops" in found:
-        sentences.append(_sentence("the student", found["cut+ce@flops"], against["cut+ce@flops"]))
+        sentences.append(in_a_sentence("the student", found["cut+ce@flops"], against["cut+ce@flops"]))
     elif price is not None:
         sentences.append("equal compute was not tested")
     if teacher is not None and arms.get("cut"):
@@ -138,7 +138,7 @@ def verdict(
         "cut",
         *(() if against_attention else ("attention",)),
     )
-    notes = [_sentence("the student", found[name], against[name]) for name in others if name in found]
+    notes = [in_a_sentence("the student", found[name], against[name]) for name in others if name in found]
     uses = None
     if used:
         notes.insert(0, used)
@@ -149,18 +149,18 @@ def verdict(
     elif price is not None and "cut+ce@flops" not in found:
         notes.append(_compute(method, price))
     seeds, documents = main.seeds if main else len(arms["student"]), arms["student"][0].read
-    notes.append(_what_the_interval_covers(seeds, documents, start))
+    notes.append(what_the_interval_covers(seeds, documents, start))
     notes += [rule([one.seeds for one in differences if one.outcome])] if seeds >= FEWEST_SEEDS else []
     notes.append(too_few_documents(documents))
-    text = " ".join(map(_spoken, sentences))
+    text = " ".join(map(spoken, sentences))
     if against_attention:
         notes.insert(
             0, f"{against_attention}: {_in_short(found['attention'])}" if "attention" in found else against_attention
         )
-    return Verdict(outcome, text, tuple(_spoken(note) for note in notes if note), tuple(differences), uses)
+    return Verdict(outcome, text, tuple(spoken(note) for note in notes if note), tuple(differences), uses)
 
 
-def _gain(student: Sequence[Measurements], other: Sequence[Measurements], name: str) -> Difference:
+def gain_over(student: Sequence[Measurements], other: Sequence[Measurements], name: str) -> Difference:
     """How many nats per token the other arm is above the student."""
     pairs = _pairs(student, other, name)
     ours, theirs = np.stack([a.nats for a, _ in pairs]), np.stack([b.nats for _, b in pairs])
@@ -168,7 +168,7 @@ def _gain(student: Sequence[Measurements], other: Sequence[Measurements], name: 
     return replace(_difference(f"{name} - student", "nats/token", gain, len(pairs)), chance=chance)
 
 
-def _decided(found: Mapping[str, Difference]) -> dict[str, Difference]:
+def decided(found: Mapping[str, Difference]) -> dict[str, Difference]:
     """The differences of one table with what is decided of each."""
     decided = decisions([(one.value, one.chance, one.seeds) for one in found.values()])
     return {
@@ -255,7 +255,7 @@ def _percent(closed: Interval) -> str:
     return f"{100 * closed.low:.0f} to {share(closed.high)}"
 
 
-def _sentence(subject: str, gain: Difference, against: tuple[str, str], *, lament: str = "") -> str:
+def in_a_sentence(subject: str, gain: Difference, against: tuple[str, str], *, lament: str = "") -> str:
     """A difference to another arm as a sentence, by what is decided of it."""
     long, short = against
     size = bounded(
@@ -321,7 +321,8 @@ def _compute(method: str, price: Price) -> str:
     )
 
 
-def _what_the_interval_covers(seeds: int, documents: int, start: Start) -> str:
+def what_the_interval_covers(seeds: int, documents: int, start: Start) -> str:
+    """What intervals over so many seeds and documents stand for, and from how many seeds on a winner is named."""
     if seeds < FEWEST_SEEDS:
         return (
             f"{seeds} seed{'s' if seeds > 1 else ''}: the 95 % intervals cover the choice of {documents} held-out documents, and "
@@ -354,5 +355,6 @@ def _difference(name: str, unit: str, interval: Interval, seeds: int) -> Differe
     return Difference(name, interval.value, unit, interval.n, interval.low, interval.high, seeds)
 
 
-def _spoken(sentence: str) -> str:
+def spoken(sentence: str) -> str:
+    """A sentence with a capital and a full stop."""
     return f"{sentence[:1].upper()}{sentence[1:]}."

@@ -19,6 +19,9 @@ LABELS = {
     "off-policy": "on the text alone",
     "off-policy@flops": "on the text alone, equal compute",
     "layers+kd": "layers of the teacher + KD",
+    "full": "all weights",
+    "full@flops": "all weights, equal compute",
+    "data-alone": "on the data alone",
 }
 ORDER = tuple(LABELS)
 
@@ -43,6 +46,8 @@ def label(model: str, start: Start = CUT) -> str:
     """The name of a model in reports; ``start`` is what the student was before training."""
     if model == "cut":
         return start.label
+    if model == "student":
+        return start.trained
     name = LABELS.get(model, model)
     return name.replace("pruned +", f"{start.made} +", 1) if name.startswith("pruned +") else name
 

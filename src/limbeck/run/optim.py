@@ -77,6 +77,19 @@ def suggested_learning_rate(parameters: int, *, start: Start = "fresh") -> float
     return made if start == "made" else min(made, fresh / 3)
 
 
+TUNING, ADAPTERS = 0.3, 10.0  # factors of a tuning's rate: on that of training, and of adapters on that of all weights
+
+
+def tuning_rate(parameters: int, *, adapters: bool = False) -> float:
+    """A peak learning rate for tuning a trained model of this size: 0.3 of that of a ``made`` one, of adapters ten times that.
+
+    The factor of adapters is that of "LoRA Without Regret" (Schulman et al., 2025), for any rank, where they are scaled by alpha
+    over the rank.
+    """
+    rate = TUNING * suggested_learning_rate(parameters, start="made")
+    return min(0.02, ADAPTERS * rate) if adapters else rate
+
+
 def suggested_schedule(parameters: int, *, start: Start = "fresh") -> Schedule:
     """ "cosine" for students of 100M parameters or more made from a model, as in the sources of their rate; else "wsd"."""
     return "cosine" if start != "fresh" and parameters >= COSINE else "wsd"

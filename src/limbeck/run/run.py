@@ -44,6 +44,7 @@ from limbeck.run.save import (
     load_best,
     load_checkpoint,
     save_best,
+    trained_weights,
 )
 from limbeck.run.saver import Saver, saving
 from limbeck.run.selection import Rule, Selection
@@ -249,7 +250,9 @@ class Run:
             with average.weights() if average else nullcontext():
                 whole = self.world.gathered(self.student)
                 if self.world.first and whole is not None:
-                    save_best(self.folder, step, {name: p.detach() for name, p in whole.model.named_parameters()})
+                    trained = {name for name, _ in trained_weights(self.student.model)}
+                    kept = {name: p.detach() for name, p in whole.model.named_parameters() if name in trained}
+                    save_best(self.folder, step, kept)
                 self.world.barrier()
 
     def _conclude(self, average: WeightAverage | None) -> None:

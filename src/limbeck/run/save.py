@@ -10,7 +10,7 @@ import json
 import math
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,7 +59,8 @@ class _Best(TypedDict):
 class TrainState:
     """The train state: model, optimiser and objective, and the average of the weights if there is one.
 
-    The corpus position is saved separately, in a checkpoint's JSON.
+    Of the model only what is trained: frozen weights stay those that it was loaded with. The corpus position is saved separately,
+    in a checkpoint's JSON.
     """
 
     model: torch.nn.Module
@@ -72,7 +73,7 @@ class TrainState:
 
         A tied weight appears once.
         """
-        tensors: dict[str, Tensor] = {f"model.{name}": p.detach() for name, p in self.model.named_parameters()}
+        tensors: dict[str, Tensor] = {f"model.{name}": p.detach() for name, p in trained_weights(self.model)}
         tensors |= {f"objective.{name}": t for name, t in self.objective.state_dict().items()}
         for i, optimised in enumerate(self._optimised()):
             for key, value in self.optimizer.state[optimised].items():
@@ -82,7 +83,7 @@ class TrainState:
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Restores what `tensors` gave. Raises KeyError or RuntimeError if tensors are missing or of another shape."""
         with torch.no_grad():
-            for name, parameter in self.model.named_parameters():
+            for name, parameter in trained_weights(self.model):
                 parameter.copy_(tensors[f"model.{name}"])
         prefix = "objective."
         self.objective.load_state_dict({k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)})
@@ -101,7 +102,7 @@ class TrainState:
 
         It raises KeyError for another training's name.
         """
-        own: dict[str, Tensor] = {f"model.{name}": p for name, p in self.model.named_parameters()}
+        own: dict[str, Tensor] = {f"model.{name}": p for name, p in trained_weights(self.model)}
         own |= self.average.tensors() if self.average else {}
         optimised = {str(number): p for number, p in enumerate(self._optimised())}
 
@@ -115,6 +116,11 @@ class TrainState:
 
     def _optimised(self) -> list[Tensor]:
         return [p for group in self.optimizer.param_groups for p in group["params"]]
+
+
+def trained_weights(model: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Parameter]]:
+    """(name, weight) of the weights that a training changes."""
+    return ((name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad)
 
 
 def save_checkpoint(
@@ -183,7 +189,9 @@ def save_best(folder: Path, step: int, tensors: Mapping[str, Tensor]) -> None:
 
 
 def load_best(folder: Path, step: int, model: torch.nn.Module, *, mesh: Mesh) -> None:
-    """Gives a model, whole or sharded, the weights that `save_best` wrote. All ranks of ``mesh`` call it.
+    """Gives a model, whole or sharded, the weights that `save_best` wrote, which are all that are trained.
+
+    All ranks of ``mesh`` call it.
 
     Raises BadFolder where they are missing, damaged or of another model.
     """
@@ -197,10 +205,12 @@ def load_best(folder: Path, step: int, model: torch.nn.Module, *, mesh: Mesh) ->
             tensors = read_sharded(kept, lambda name, shape, dtype: _like(own[name], shape, dtype))
         else:
             with safe_open(kept / _TENSORS, framework="pt") as file:
-                tensors = {name: file.get_tensor(name) for name in own}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        if missing := {name for name, _ in trained_weights(model)} - tensors.keys():
+            raise KeyError(min(missing))
         with torch.no_grad():
-            for name, parameter in own.items():
-                parameter.copy_(tensors[name])
+            for name, tensor in tensors.items():
+                own[name].copy_(tensor)
     except (OSError, SafetensorError, KeyError, RuntimeError, ValueError) as error:
         raise BadFolder(
             f"{kept / _TENSORS}: expected the weights of this training's model ({error}): {remedy}."

@@ -18,6 +18,7 @@ from limbeck.config.settings.probe import ProbeCommandSettings, ProbeSettings
 from limbeck.config.settings.push import PushSettings
 from limbeck.config.settings.train import PilotSettings, PretrainSettings
 from limbeck.config.settings.training import TrainingSettings
+from limbeck.config.settings.tune import TuneSettings
 
 __all__ = [
     "Base",
@@ -42,5 +43,6 @@ __all__ = [
     "ShrinkSettings",
     "TeacherSettings",
     "TrainingSettings",
+    "TuneSettings",
     "VerifySettings",
 ]

@@ -109,6 +109,16 @@ Layers = Annotated[
         synonyms=("num_layers", "num_hidden_layers", "n_layers", "depth"),
     ),
 ]
+Opening = Annotated[
+    str | None,
+    Flag(
+        "Token that plain documents begin with: one of the teacher's, none, or auto.",
+        "Data",
+        metavar="TOKEN",
+        default="auto, measured on a few documents where a teacher leaves a choice",
+        synonyms=("bos_token", "add_bos_token", "prepend_bos"),
+    ),
+]
 SeedCount = Field(ge=1, le=100)
 
 
@@ -391,16 +401,7 @@ class TeacherSettings(Settings):
             synonyms=("vocab_size", "vocabulary", "trim_vocab", "vocabulary_size", "new_vocab_size"),
         ),
     ] = Field(default=None, exclude=True)
-    frame: Annotated[
-        str | None,
-        Flag(
-            "Token that plain documents begin with: one of the teacher's, none, or auto.",
-            "Data",
-            metavar="TOKEN",
-            default="auto, measured on a few documents where a teacher leaves a choice",
-            synonyms=("bos_token", "add_bos_token", "prepend_bos"),
-        ),
-    ] = Field(default=None, exclude=True)
+    frame: Opening = Field(default=None, exclude=True)
     any_teacher: AnyTeacher = False
     tokenizer: Annotated[
         str | None,

@@ -1,4 +1,4 @@
-"""Settings of how a model is trained, which `limbeck distil` and `limbeck pretrain` share."""
+"""Settings of how a model is trained, which `limbeck distil`, `tune` and `pretrain` share."""
 
 from __future__ import annotations
 

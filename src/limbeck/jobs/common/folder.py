@@ -20,7 +20,7 @@ from typing import Any, NotRequired, TypedDict
 import torch
 from pydantic import BaseModel
 
-from limbeck.config import BASELINES, OFF_POLICY, PTQ
+from limbeck.config import BASELINES, OFF_POLICY, PTQ, TUNED
 from limbeck.corpora import TokenStore
 from limbeck.corpora.found import notes_of
 from limbeck.corpora.layout import PACKINGS, STREAM, WITHOUT_LONG
@@ -68,7 +68,11 @@ _FLOAT32, _IN_FULL, _IN_TF32 = "float32 on the gpu", "float32", "layers in TF32 
 _FIRST = {VOCABULARY, f"{VOCABULARY}.json"}
 _BEFORE = {"run.json", "data", *_FIRST}
 WITHIN = "within"  # of a capture from a server: the tokens of each source of a mixture of which logits are captured
-_GROW = ("distil", "family")  # jobs to which seeds and baselines can be added: what is there stays, bits and all
+_GROW = (
+    "distil",
+    "family",
+    "tune",
+)  # jobs to which seeds and baselines can be added: what is there stays, bits and all
 
 
 class _Run(TypedDict):
@@ -240,7 +244,7 @@ def _grows(before: Any, now: Any, key: str) -> bool:
         return isinstance(before, int) and now > before
     if key != "baselines" or not isinstance(before, list):
         return False
-    return set(before) < set(now) and set(now) - set(before) <= {*BASELINES, PTQ, *OFF_POLICY}
+    return set(before) < set(now) and set(now) - set(before) <= {*BASELINES, PTQ, *OFF_POLICY, *TUNED}
 
 
 def _held(folder: Path, record: Path) -> list[str]:

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Int
 from transformers.configuration_utils import PreTrainedConfig
 
-from limbeck.config import DistilSettings, PretrainSettings
+from limbeck.config import DistilSettings, PretrainSettings, TuneSettings
 from limbeck.generation.rollouts import Share
 from limbeck.jobs.common.environment import Environment
 from limbeck.planning.checks.pair import PlannedRun
@@ -29,7 +29,7 @@ COMPUTED = "computed"  # in run.json: how the trainings use memory, where that i
 
 
 def planned_run(
-    settings: DistilSettings | PretrainSettings,
+    settings: DistilSettings | PretrainSettings | TuneSettings,
     environment: Environment,
     *,
     length: int,
@@ -37,8 +37,12 @@ def planned_run(
     documents: Int[np.ndarray, " n"] | None = None,
     out: Path | None = None,
     quantised: bool = False,
+    trained: float = 1.0,
 ) -> PlannedRun:
-    """The training that settings plan, in steps of ``rows`` rows of ``length`` tokens; ``documents``: lengths of some."""
+    """The training that settings plan, in steps of ``rows`` rows of ``length`` tokens; ``documents``: lengths of some.
+
+    ``trained``: how many numbers are trained, as a share of the student's weights.
+    """
     rollouts = settings.rollouts if isinstance(settings, DistilSettings) else None
     return PlannedRun(
         length=length,
@@ -57,6 +61,7 @@ def planned_run(
         document=None if documents is None else usual_document(documents, length),
         shards=layout_of(settings.mesh or REPLICATE, environment.world.size)[1],
         generated=Share.of(rollouts).mean if rollouts else 0.0,
+        trained=trained,
     )
 
 

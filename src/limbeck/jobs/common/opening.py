@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from limbeck.config import TeacherSettings, nearest
+from limbeck.config import TeacherSettings, TuneSettings, nearest
 from limbeck.corpora.opening import NONE, Opening, begin_with, candidates, measure
 from limbeck.errors import BadSetting
 from limbeck.jobs.common.folder import read_run, update
@@ -23,7 +23,7 @@ AUTO = "auto"
 
 
 def open_documents(
-    settings: TeacherSettings,
+    settings: TeacherSettings | TuneSettings,
     about: LanguageModel,
     teacher: CausalLM | None,
     texts: Sequence[str],
@@ -72,13 +72,13 @@ def open_measured(model: LanguageModel, texts: Sequence[str]) -> list[Finding]:
     return _findings(found)
 
 
-def _is_asked(settings: TeacherSettings, model: LanguageModel) -> bool:
+def _is_asked(settings: TeacherSettings | TuneSettings, model: LanguageModel) -> bool:
     """Whether documents may begin with something else than the tokenizer's bos."""
     return settings.frame is not None or len(candidates(model)) > 1
 
 
 def _chosen(
-    settings: TeacherSettings,
+    settings: TeacherSettings | TuneSettings,
     about: LanguageModel,
     teacher: CausalLM | None,
     texts: Sequence[str],

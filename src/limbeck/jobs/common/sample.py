@@ -69,7 +69,7 @@ class Sample:
         return any(document.messages is not None for document in self.documents)
 
 
-def first_documents(settings: Settings, teacher: TeacherRef) -> Sample:
+def first_documents(settings: Settings, teacher: TeacherRef | None = None) -> Sample:
     """The first 64 documents of the text; none if captured logits contain the text as tokens."""
     if isinstance(teacher, CapturedRef):
         return Sample()

@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from limbeck.config import PilotSettings, PretrainSettings, Settings, TeacherSettings
+from limbeck.config import PilotSettings, PretrainSettings, Settings, TeacherSettings, TuneSettings
 from limbeck.corpora import TokenStore, build_stores
 from limbeck.corpora.build import build_training
 from limbeck.corpora.found import notes_of
@@ -63,7 +63,7 @@ def _limits(out: Path, most: Sequence[int]) -> Sequence[int | None]:
 
 
 def stores_of(
-    settings: TeacherSettings | PretrainSettings,
+    settings: TeacherSettings | PretrainSettings | TuneSettings,
     reader: Reads | PreTrainedTokenizerBase,
     environment: Environment,
     *,

@@ -1,4 +1,4 @@
-"""The plan of a training, from the settings that `limbeck distil` and `limbeck pretrain` share."""
+"""The plan of a training, from the settings that `limbeck distil`, `tune` and `pretrain` share."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from limbeck.config import DistilSettings, PretrainSettings, TrainingSettings
+from limbeck.config import DistilSettings, PretrainSettings, TrainingSettings, TuneSettings
 from limbeck.config.defaults import SAVE_MINUTES, SAVE_STEPS
 from limbeck.errors import BadSetting
 from limbeck.run.eight_bit import require_8bit
@@ -75,7 +75,7 @@ def rule_of(settings: TrainingSettings) -> Rule | None:
     return Rule(settings.eval_every, settings.patience, best)
 
 
-def tracked_of(settings: DistilSettings | PretrainSettings, run: Mapping[str, Any]) -> Tracked | None:
+def tracked_of(settings: DistilSettings | PretrainSettings | TuneSettings, run: Mapping[str, Any]) -> Tracked | None:
     """How a tracker shows the trainings of a run; None without --track, and on ranks other than 0, where ``run`` is empty.
 
     Of the run's signature it shows plain values, without secrets and without the folders of files.

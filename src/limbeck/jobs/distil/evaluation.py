@@ -22,7 +22,7 @@ from limbeck.ending import Ending
 from limbeck.jobs.common.environment import Environment
 from limbeck.jobs.common.folder import update
 from limbeck.jobs.common.held_out import Apart, HeldOut, unwatched
-from limbeck.jobs.common.seeds import each_and_all
+from limbeck.jobs.common.seeds import by_model, each_and_all
 from limbeck.jobs.distil.arms import Arm
 from limbeck.jobs.distil.other_tokens import CrossTokenizerTeacher, TeacherSource, across
 from limbeck.jobs.distil.overlap import OverlapEvaluation
@@ -227,7 +227,7 @@ class Evaluation:
         result = {
             "out": str(out),
             "student": str(out / "student"),
-            "readings": _by_model(readings),
+            "readings": by_model(readings),
             "verdict": found_verdict.text,
         }
         return result, ending
@@ -381,14 +381,3 @@ def share_teacher_metrics(there: Path, here: Path) -> None:
     for name in ("teacher-seed*", "tasks-teacher-seed*", "cost-teacher.json"):
         for file in there.glob(f"measurements/{name}"):
             link_or_copy(file, here / "measurements" / file.name)
-
-
-def _by_model(readings: list[Reading]) -> dict[str, dict[str, Any]]:
-    """Readings by model and name, over all seeds if there are several."""
-    found: dict[str, dict[str, Any]] = {}
-    for reading in readings:
-        row = reading.row()
-        found.setdefault(reading.model, {})[reading.name] = {
-            key: row[key] for key in ("value", "low", "high", "unit", "n")
-        }
-    return found

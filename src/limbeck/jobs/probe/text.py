@@ -35,7 +35,7 @@ from limbeck.run.log import console
 from limbeck.teachers.ref import LocalRef
 
 _UP = 4  # folders above a model in which its run may be: runs/x/baselines/cut+ce-seed0/student
-_TRAINS = ("distil", "pretrain")  # jobs whose runs may have their text elsewhere
+_TRAINS = ("distil", "pretrain", "tune")  # jobs whose runs may have their text elsewhere
 
 
 @dataclass(frozen=True)

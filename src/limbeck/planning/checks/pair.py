@@ -68,6 +68,7 @@ class PlannedRun:
     ``quantised``: whether the student is trained with quantised weights; ``averaged``: whether its weights are averaged.
     ``micro`` to ``weights`` are what is asked of memory, ``document`` the tokens of a usual document, None for those of a row.
     ``shards``: over how many processes weights are spread. ``generated``: the share of the tokens that the student generates.
+    ``trained``: how many numbers are trained, as a share of its weights: fewer where those are of adapters.
     """
 
     length: int
@@ -86,6 +87,7 @@ class PlannedRun:
     shards: int = 1
     tf32: bool = False
     generated: float = 0.0
+    trained: float = 1.0
 
     @property
     def step(self) -> dict[str, Any]:
@@ -100,7 +102,7 @@ class PlannedRun:
     @property
     def beside(self) -> dict[str, Any]:
         """What is held beside the trained weights."""
-        return {"quantised": self.quantised, "averaged": self.averaged}
+        return {"quantised": self.quantised, "averaged": self.averaged, "trained": self.trained}
 
     def asked(self, student: Size, teacher: Size | None, config: PreTrainedConfig) -> Asked:
         """What this run asks of memory, for a student of this size and configuration."""

@@ -96,14 +96,21 @@ class Step:
 
 
 def training_parts(
-    student: Size, teacher: Size | None, step: Step, *, quantised: bool = False, averaged: bool = False
+    student: Size,
+    teacher: Size | None,
+    step: Step,
+    *,
+    quantised: bool = False,
+    averaged: bool = False,
+    trained: float = 1.0,
 ) -> dict[str, int]:
-    """Peak bytes by part of a training from a teacher, or (None) without one."""
+    """Peak bytes by part of a training from a teacher, or (None) without one, of a share of as many numbers as it has weights."""
     parts = student_parts(student, step)
+    parts |= {name: round(trained * parts[name]) for name in ("gradients", "AdamW's moments")}
     if quantised:
         parts["student's quantised weights"] = 4 * student.parameters
     if averaged:
-        parts[AVERAGE] = 4 * student.parameters
+        parts[AVERAGE] = round(4 * trained * student.parameters)
     if teacher is not None:
         parts |= _teacher_parts(teacher, step)
     parts["chunks of logits"] = _chunk_bytes(student, teacher, step)

@@ -82,6 +82,7 @@ def estimate(
     device: str,
     quantised: bool = False,
     averaged: bool = False,
+    trained: float = 1.0,
     use: MemoryUse = USUAL,
     config: PreTrainedConfig | None = None,
     shards: int = 1,
@@ -90,7 +91,8 @@ def estimate(
 
     ``length`` is tokens per row, ``batch_tokens`` of a step. ``itemsize`` is bytes of the teacher's numbers and of the student's
     arithmetic. ``device`` is "cuda" or "cpu". A student that is trained with ``quantised`` weights, or whose weights are
-    ``averaged``, holds those beside its own. ``use``: how memory is used. ``config``: that of the student, by which its
+    ``averaged``, holds those beside its own. ``trained``: how many numbers are trained, as a share of its weights; memory alone
+    depends on it. ``use``: how memory is used. ``config``: that of the student, by which its
     activations are counted; without one they are roughly those of a Llama. ``shards``: over how many processes weights are
     sharded. FLOPs per token are 3 forward passes of the student, 4 where its layers are computed twice,
     and 1 of the teacher: 6 N_S + 2 N_T and attention (Kaplan et al., arXiv 2001.08361).
@@ -102,7 +104,7 @@ def estimate(
         flops -= 2.0 * student.rows * student.hidden  # the head, which is computed once
     kept = round(activation_bytes(student, replace(step, use=replace(use, checkpointed=False))))
     message = 0 if teacher is None else itemsize * teacher.hidden * batch_tokens
-    parts = training_parts(student, teacher, step, quantised=quantised, averaged=averaged)
+    parts = training_parts(student, teacher, step, quantised=quantised, averaged=averaged, trained=trained)
     return Cost(student, teacher, tokens, flops, kept, parts, message)
 
 

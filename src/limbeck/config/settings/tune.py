@@ -1,0 +1,132 @@
+"""Settings of `limbeck tune`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from limbeck.config.flag import Flag
+from limbeck.config.settings.common import MeshText, Opening, SeedCount, Settings
+from limbeck.config.settings.distil import OBJECTIVE_SYNONYMS
+from limbeck.config.settings.training import TrainingSettings
+from limbeck.config.values import ObjectiveText, Replay, TunedBaselines
+
+
+class TuneSettings(TrainingSettings, Settings):
+    """The keys of `limbeck tune`, which are also its flags.
+
+    ``baselines`` None stands for those that the settings give a reason for (`compared`).
+    """
+
+    student: Annotated[
+        str,
+        Flag(
+            "Model to tune: a folder, a hub id, builtin:stdlib or builtin:smollm2-135m.",
+            "Model",
+            metavar="MODEL",
+            examples=("Qwen/Qwen3-0.6B",),
+            synonyms=("model", "model_name_or_path", "base_model", "pretrained_model_name_or_path", "teacher"),
+        ),
+    ]
+    method: Annotated[
+        Literal["full", "lora"],
+        Flag(
+            "What is trained: all weights, or adapters of low rank (LoRA), which are merged at the end and also kept as files of "
+            "PEFT.",
+            "Model",
+            synonyms=("finetuning_type", "peft", "peft_type", "use_peft", "use_lora", "adapter_type"),
+        ),
+    ] = "full"
+    rank: Annotated[
+        int,
+        Field(ge=1, le=2**16),
+        Flag(
+            "Rank of the adapters.",
+            "Model",
+            needs="--method lora",
+            synonyms=("r", "lora_r", "lora_rank", "lora_dim"),
+        ),
+    ] = 16
+    alpha: Annotated[
+        float | None,
+        Field(gt=0, allow_inf_nan=False),
+        Flag(
+            "The adapters' products are scaled by alpha over the rank.",
+            "Model",
+            needs="--method lora",
+            metavar="FLOAT",
+            default="twice the rank",
+            synonyms=("lora_alpha", "lora_scaling"),
+        ),
+    ] = None
+    frame: Opening = None
+    replay: Annotated[
+        Replay,
+        Flag(
+            "Other text, such as the model was trained on before, and the share of the rows that are read of it, so that the "
+            "model forgets less.",
+            "Data",
+            examples=("old.jsonl:0.1",),
+            default="none",
+            synonyms=("replay_data", "rehearsal", "pretraining_data", "mix_in", "general_data"),
+        ),
+    ] = None
+    stay: Annotated[
+        ObjectiveText | None,
+        Flag(
+            "Objective of the rows of --replay instead of their cross-entropy: how far from the model before tuning.",
+            "Training",
+            needs="--replay",
+            examples=("ForwardKL", "'0.1*ForwardKL'"),
+            synonyms=("kl_coef", "kl_penalty", "kl_weight", "reference_kl"),
+        ),
+    ] = None
+    objective: Annotated[
+        ObjectiveText,
+        Flag(
+            "Loss on the data, by name, as a weighted sum, or FILE.py:CLASS; the teacher of one that needs one is the model "
+            "before tuning.",
+            "Training",
+            examples=("'CrossEntropy + 0.1*ForwardKL'",),
+            synonyms=OBJECTIVE_SYNONYMS,
+        ),
+    ] = "CrossEntropy"
+    seeds: Annotated[
+        int,
+        SeedCount,
+        Flag(
+            "Number of seeds, from --seed on. One names no winner, three do; more may be added later in the same --out.",
+            "Comparison",
+            synonyms=("num_seeds", "n_seeds", "repeats", "trials"),
+        ),
+    ] = 1
+    baselines: Annotated[
+        TunedBaselines,
+        Flag(
+            "What the tuned model is compared with, besides itself before: full (all weights, for equal tokens), full@flops (for "
+            "equal compute), data-alone (without --replay, for equal tokens), or none.",
+            "Comparison",
+            default="with --method lora full and full@flops, with --replay data-alone",
+            synonyms=("baseline", "compare", "compare_with"),
+        ),
+    ] = None
+    mesh: MeshText = None
+    out: Annotated[
+        Path,
+        Flag(
+            "Folder of the run.",
+            "Output",
+            metavar="FOLDER",
+            synonyms=("output_dir", "output", "output_path", "save_dir"),
+        ),
+    ] = Path("runs/tune")
+
+    @property
+    def compared(self) -> tuple[str, ...]:
+        """The baselines: those that are named, or those that the method and the other text give a reason for."""
+        if self.baselines is not None:
+            return self.baselines
+        full = ("full", "full@flops") if self.method == "lora" else ()
+        return (*full, *(("data-alone",) if self.replay else ()))

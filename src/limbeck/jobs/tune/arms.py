@@ -1,0 +1,178 @@
+"""The trainings of `limbeck tune`: the tuned model, and what else its tokens or its compute would have bought."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from limbeck.corpora import Rows, TokenStore
+from limbeck.corpora.replay import Replay
+from limbeck.jobs.common.environment import Environment
+from limbeck.jobs.common.mixture import blend_of
+from limbeck.jobs.common.trained import write_training
+from limbeck.jobs.tune.plan import TunePlan
+from limbeck.models.language_model import LanguageModel
+from limbeck.models.load import verified_folder
+from limbeck.models.save import round_to, save
+from limbeck.run.replay import ReplayStep
+from limbeck.run.run import Plan, Run
+from limbeck.run.save import checkpoints, drop_best
+from limbeck.run.selection import Rule
+from limbeck.run.step import Step, train_step
+from limbeck.run.trackers import Tracked
+from limbeck.run.watch import Watch
+from limbeck.students.adapter_files import write_adapters
+from limbeck.students.adapters import adapt, merge
+from limbeck.types import Corpus
+
+ADAPTER = "adapter"  # the folder of a model's adapters, beside it
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One training. ``adapters``: whether adapters alone are trained; ``replay``: whether it reads the other text."""
+
+    name: str
+    seed: int
+    folder: Path
+    steps: int
+    adapters: bool
+    replay: bool
+
+    @property
+    def student(self) -> Path:
+        """The folder of the tuned model; it exists once the arm is done."""
+        return self.folder / "student"
+
+    @property
+    def done(self) -> bool:
+        """Whether the training is finished and the model saved."""
+        return (self.student / "config.json").exists()
+
+    @property
+    def label(self) -> str:
+        """The label of the progress bar."""
+        return f"{self.name} #{self.seed}"
+
+
+def arms_of(plan: TunePlan) -> list[Arm]:
+    """All trainings, the tuned model of the first seed first."""
+    settings, out = plan.settings, plan.settings.out
+    seeds = range(settings.seed, settings.seed + settings.seeds)
+    uses, reads = plan.adapters is not None, plan.other is not None
+    arms = []
+    for seed in seeds:
+        folder = out if seed == seeds[0] else out / "seeds" / f"seed{seed}"
+        arms.append(Arm("student", seed, folder, plan.steps, uses, reads))
+    cheaper = plan.flops(adapters=uses, replay=reads) / plan.flops(adapters=False, replay=reads)
+    for seed in seeds:
+        for name in settings.compared:
+            arm = Arm(name, seed, out / "baselines" / f"{name}-seed{seed}", plan.steps, uses, reads)
+            arm = replace(arm, replay=False) if name == "data-alone" else replace(arm, adapters=False)
+            if name == "full@flops":
+                arm = replace(arm, steps=max(1, round(plan.steps * cheaper)))
+            arms.append(arm)
+    return arms
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What all trainings share: the model they start from, its folder, their texts, plan and environment.
+
+    ``rates``: peak learning rates of adapters and of all weights. ``parent``: the model before tuning, where an objective needs
+    it. ``stored``: the number format of the saved models.
+    """
+
+    plan: TunePlan
+    start: Path
+    training: Plan
+    rates: dict[bool, float]
+    store: TokenStore
+    other: TokenStore | None
+    environment: Environment
+    parent: LanguageModel | None
+    stored: torch.dtype
+    watch: Watch | None = None
+    rule: Rule | None = None
+    tracked: Tracked | None = None
+
+    def model(self, arm: Arm) -> LanguageModel:
+        """The model that an arm trains, before its first step."""
+        model = self.environment.world.load(self.start, train=True)
+        if arm.adapters:
+            assert self.plan.adapters is not None
+            adapt(model, self.plan.adapters, seed=arm.seed)
+        return model
+
+    def corpus(self, arm: Arm) -> Corpus:
+        """The rows that an arm reads, of the data and of the other text."""
+        plan, world = self.plan, self.environment.world
+        blend = blend_of(plan.settings.data, steps=arm.steps, rows=plan.rows, schedule=self.training.schedule)
+        rows = Rows(self.store, length=plan.length, seed=arm.seed, ranks=world, blend=blend)
+        if not arm.replay:
+            return rows
+        assert plan.other is not None
+        assert self.other is not None
+        return Replay(rows, self.other, plan.other.share, world)
+
+    def run(self, arm: Arm) -> Run:
+        """The training of an arm."""
+        plan, world, corpus = self.plan, self.environment.world, self.corpus(arm)
+        objective = plan.objective.make()
+        teacher = self.parent if objective.needs_teacher else None
+        training = replace(self.training, steps=arm.steps, lr=self.rates[arm.adapters])
+        tracked = replace(self.tracked, name=f"{arm.name}-seed{arm.seed}") if self.tracked else None
+        watch = self.watch.until(arm.steps) if self.watch else None
+        how: dict[str, Any] = {"watch": watch, "rule": self.rule, "tracked": tracked, "update": self._update(corpus)}
+        return Run(arm.folder, arm.label, self.model(arm), teacher, corpus, objective, training, world, **how)
+
+    def _update(self, corpus: Corpus) -> Callable[..., Step]:
+        stay = self.plan.other.stay if self.plan.other else None
+        if stay is None or not isinstance(corpus, Replay):
+            return train_step
+        objective = stay.make()
+        objective.begin(self.plan.steps)
+        return ReplayStep(objective.to(self.environment.world.device), self.parent, corpus.is_other)
+
+
+def train(arm: Arm, shared: Shared) -> None:
+    """Trains an arm unless it is done, and saves its model, with adapters merged into it; on all ranks."""
+    world = shared.environment.world
+    if not arm.done:
+        run = shared.run(arm)
+        run.train()
+        _save(arm, run, shared)
+    if world.first:
+        drop_best(arm.folder)
+        for checkpoint in checkpoints(arm.folder):
+            shutil.rmtree(checkpoint, ignore_errors=True)
+    world.barrier()
+
+
+def _save(arm: Arm, run: Run, shared: Shared) -> None:
+    world, trained = run.world, run.student
+    trained.model.requires_grad_(False)
+    trained.model.zero_grad(set_to_none=True)
+    if world.first and run.rule is not None:
+        write_training(run)
+    whole = world.gathered(trained)
+    if whole is None or not world.first:
+        return
+    whole.model.to("cpu")
+    if arm.adapters:
+        assert shared.plan.adapters is not None
+        how: dict[str, Any] = {"base": shared.plan.settings.student, "base_folder": shared.start}
+        write_adapters(whole, shared.plan.adapters, arm.folder / ADAPTER, **how)
+        merge(whole)
+        whole.model.requires_grad_(False)
+    save(whole, arm.student, dtype=round_to(whole, shared.stored))
+
+
+def measured_model(arm: Arm, environment: Environment) -> Path:
+    """The folder of a tuned model, after its files were compared with their checksums."""
+    return verified_folder(arm.student)

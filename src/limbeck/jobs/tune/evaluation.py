@@ -1,0 +1,148 @@
+"""Measures the models of a tuning on held-out text of the data and of the other text, and writes the report.
+
+The first rank measures, while the others wait. Measurements are kept in the run's folder, one file for each model, seed and text.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from limbeck.corpora import TokenStore
+from limbeck.disk import write_json, write_lines, write_rows, write_text, writing
+from limbeck.ending import Ending
+from limbeck.jobs.common.environment import Environment
+from limbeck.jobs.common.folder import update
+from limbeck.jobs.common.held_out import Apart, HeldOut
+from limbeck.jobs.common.seeds import by_model, each_and_all
+from limbeck.jobs.tune.arms import ADAPTER, Arm
+from limbeck.jobs.tune.plan import TunePlan
+from limbeck.models.language_model import LanguageModel
+from limbeck.models.load import load, verified_folder
+from limbeck.models.sidecar import stored_dtype
+from limbeck.probes import Measurements, calibration, fidelity, likelihood, measure, samples
+from limbeck.report.page import write_report
+from limbeck.report.start import start_of
+from limbeck.report.trained import trained_in, used_note
+from limbeck.report.tuned import OTHER, next_of_tune, tuned_card, tuned_rows, tuned_verdict
+from limbeck.report.verdict import Verdict
+from limbeck.run.log import console
+from limbeck.types import Reading
+
+START = "cut"  # the name of the model before tuning in files, as of the start of a distillation
+
+
+class TuneEvaluation:
+    """Collects the measurements of a tuning, and writes its files."""
+
+    def __init__(
+        self,
+        plan: TunePlan,
+        held_out: tuple[TokenStore, TokenStore | None],
+        environment: Environment,
+        *,
+        apart: Apart | None,
+    ) -> None:
+        """``held_out``: the held-out part of the data, and of the other text. ``apart``: documents that judge nothing."""
+        self._plan, self._out, self._device = plan, plan.settings.out, environment.world.device
+        own, other = held_out
+        how: dict[str, Any] = {"length": plan.length, "environment": environment, "trained": plan.settings.tokens}
+        self._texts = {"": HeldOut(own, without=None if apart is None else apart.documents, **how)}
+        if other is not None:
+            self._texts[OTHER] = HeldOut(other, **how)
+        self._runs: dict[str, dict[str, dict[int, Measurements]]] = {text: {} for text in self._texts}
+
+    def before(self, start: LanguageModel) -> None:
+        """Measures the model before tuning."""
+        self._start = start
+        self._measure(START, lambda: start, self._plan.settings.seed)
+
+    def after(self, arm: Arm) -> None:
+        """Measures a tuned model."""
+        held: list[LanguageModel] = []
+
+        def model() -> LanguageModel:
+            if not held:
+                held.append(load(verified_folder(arm.student), device=self._device))
+            return held[0]
+
+        self._measure(arm.name, model, arm.seed)
+        file = self._out / "samples.json"
+        if arm.folder == self._out and not file.exists():
+            rows = samples(model(), self._start, self._texts[""].store)
+            write_rows(file, [{key.replace("teacher", START): text for key, text in row.items()} for row in rows])
+        found = ", ".join(
+            f"{self._runs[text][arm.name][arm.seed].nats.sum() / self._runs[text][arm.name][arm.seed].tokens.sum():.4f} "
+            f"nats/token{' on other text' if text else ''}"
+            for text in self._texts
+        )
+        console.print(f"{arm.label}: held out {found}")
+
+    def write(self, run: dict[str, Any]) -> tuple[list[Reading], Verdict]:
+        """Writes readings, verdict, card and report of what was measured so far; the tuned model is among it."""
+        out, readings = self._out, self._readings()
+        write_lines(out / "readings.jsonl", [reading.row() for reading in readings])
+        found = tuned_verdict(
+            self._seeds(""),
+            self._seeds(OTHER) if OTHER in self._texts else None,
+            start=start_of(run),
+            used=used_note(trained_in(out, run), start_of(run)),
+            plan=run["plan"],
+        )
+        write_json(out / "verdict.json", found.row())
+        update(out, run, verdict=found.text)
+        made = run["student"] | {"dtype": stored_dtype(out / "student")}
+        write_text(out / "student" / "README.md", tuned_card(run | {"student": made}, readings, found.notes))
+        write_report(out)
+        return readings, found
+
+    def conclude(self, run: dict[str, Any]) -> tuple[dict[str, Any], Ending]:
+        """Writes all files and prints the notes; returns the result that ``--json`` prints, and the last screen."""
+        out = self._out
+        readings, found = self.write(run)
+        console.print()
+        for note in found.notes:
+            console.print(f"- {note}")
+        places = {"report": out / "report.html", "student": out / "student"}
+        if (out / ADAPTER).exists():
+            places[ADAPTER] = out / ADAPTER
+        ending = Ending(found.text, tuned_rows(readings, start_of(run)), places, next_of_tune(run, out / "student"))
+        result = {"out": str(out), "student": str(out / "student"), "verdict": found.text}
+        return result | {"readings": by_model(readings)}, ending
+
+    def _measure(self, name: str, model: Any, seed: int) -> None:
+        for text, held_out in self._texts.items():
+            file = self._file(name, seed, text)
+            if file.exists():
+                measured = Measurements.load(file)
+            else:
+                reference = None if name == START else self._start
+                measured = measure(model(), reference, held_out.batches(), documents=held_out.store.documents)
+                with writing(file):
+                    file.parent.mkdir(exist_ok=True)
+                measured.save(file)
+            self._runs[text].setdefault(name, {})[seed] = measured
+
+    def _file(self, name: str, seed: int, text: str) -> Path:
+        return self._out / "measurements" / f"{f'{text}-' if text else ''}{name}-seed{seed}.safetensors"
+
+    def _seeds(self, text: str) -> dict[str, list[Measurements]]:
+        """The measurements of each model on a text, by seed."""
+        return {name: [runs[seed] for seed in sorted(runs)] for name, runs in self._runs[text].items()}
+
+    def _readings(self) -> list[Reading]:
+        """All readings: of each seed, and over all seeds where there are several; those on other text named so."""
+        readings = []
+        for text, models in self._runs.items():
+            for name, runs in models.items():
+                for seed, seeds in each_and_all(runs):
+                    measured = [runs[one] for one in seeds]
+                    sizes = self._texts[text].text_bytes(measured[0])
+                    found = likelihood(name, measured, text_bytes=sizes, seed=seed) + fidelity(
+                        name, measured, seed=seed
+                    )
+                    if not text:
+                        found += calibration(name, measured, seed=seed)
+                    readings += [replace(one, name=f"{text}_{one.name}") for one in found] if text else found
+        return readings

@@ -1,0 +1,282 @@
+"""`limbeck tune`: trains a model further on instructions or other text, and measures it before and after."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from limbeck.config import TuneSettings
+from limbeck.corpora import Rows, TokenStore, build_stores, require_rows
+from limbeck.corpora.replay import Replay
+from limbeck.disk import claims
+from limbeck.ending import show_ending
+from limbeck.errors import BadFolder
+from limbeck.jobs.common.environment import Environment, environment_of
+from limbeck.jobs.common.folder import (
+    claim_together,
+    now,
+    packing_in_settings,
+    same_corpus,
+    update,
+)
+from limbeck.jobs.common.held_out import kept_apart, watch_of, write_apart
+from limbeck.jobs.common.memory import computed, memory_use, needs_documents, planned_run
+from limbeck.jobs.common.mixture import mixture_facts, print_mixture, wanted_of, wanted_tokens
+from limbeck.jobs.common.opening import open_documents
+from limbeck.jobs.common.packing import packed
+from limbeck.jobs.common.rates import early_stop_findings
+from limbeck.jobs.common.sample import first_documents, of_text, unreadable
+from limbeck.jobs.common.text import print_notes, records_of, stores_of
+from limbeck.jobs.common.training import optimiser_facts, plan_of, rule_facts, rule_of, tracked_of
+from limbeck.jobs.tune.arms import Arm, Shared, arms_of, train
+from limbeck.jobs.tune.evaluation import TuneEvaluation
+from limbeck.jobs.tune.plan import TunePlan
+from limbeck.models.language_model import LanguageModel
+from limbeck.models.load import load
+from limbeck.models.sidecar import licence_of, stored_dtype
+from limbeck.models.source import resolve, resolve_description, weights_digest
+from limbeck.planning.checks.pair import Finding, as_json, check, show
+from limbeck.planning.checks.steps import too_few_steps
+from limbeck.report.words import count, share, took, trainings
+from limbeck.run.log import console
+from limbeck.run.optim import tuning_rate
+from limbeck.run.run import Plan
+from limbeck.run.world import leave
+from limbeck.students.adapters import linear_layers
+
+OTHER = "other"  # the folder of the other text's tokens
+
+
+@claims()
+def tune(settings: TuneSettings) -> dict[str, Any]:
+    """Tunes a model and the baselines, and measures all of them; all results are in ``settings.out``.
+
+    Returns ``{"out", "student", "verdict", "readings"}``, an empty dict on ranks other than 0. Raises a LimbeckError for
+    settings, a model or text that do not fit, before anything long begins.
+    """
+    started = time.monotonic()
+    environment = environment_of(settings, settings.student)
+    tuning = _Tuning.begun(TunePlan.of(settings, environment), environment)
+    arms, world, result = arms_of(tuning.plan), environment.world, dict[str, Any]()
+    shared, proof = tuning.shared(arms)
+    for arm in arms:
+        train(arm, shared)
+        if proof:
+            proof.after(arm)
+            if arm is not arms[-1] and "ended" not in tuning.run:
+                proof.write(tuning.run)
+        world.barrier()
+    if proof:
+        result = tuning.conclude(proof, time.monotonic() - started)
+    world.barrier()
+    leave()
+    return result
+
+
+@dataclass(frozen=True)
+class _Tuning:
+    """A run that has begun: its plan, what run.json holds (on rank 0), the model before tuning, and its texts.
+
+    ``stores`` are (training, held-out) text of the data, ``others`` of the other text, None without one. ``continued``: whether
+    an earlier start of the run had reached its trainings.
+    """
+
+    plan: TunePlan
+    environment: Environment
+    run: dict[str, Any]
+    start: LanguageModel
+    stores: tuple[TokenStore, TokenStore]
+    others: tuple[TokenStore, TokenStore] | None
+    findings: list[Finding]
+    continued: bool
+
+    @classmethod
+    def begun(cls, plan: TunePlan, environment: Environment) -> _Tuning:
+        """Claims the folder, loads the model, and makes the text. Raises a LimbeckError for what does not fit."""
+        settings, world = plan.settings, environment.world
+        run = claim_together(settings.out, plan.signature(environment), world, tf32=environment.tf32)
+        start, sample = world.load(settings.student), first_documents(settings)
+        findings = open_documents(settings, start, start, sample.texts, run=run, world=world)
+        findings += [*unreadable(sample, start), *of_text(sample, start)]
+        show([finding for finding in findings if finding.level != "ok"], console)
+        check(findings)
+        most = wanted_tokens(settings, length=plan.length, ranks=world.size)
+        stores = stores_of(settings, start, environment, most=most)
+        others = _other_text(plan, start, environment)
+        require_rows(stores[0], length=plan.length)
+        if others:
+            require_rows(others[0], length=plan.length)
+        if world.first:
+            same_corpus(settings.out, run, *stores)
+            _same_model(settings, run)
+        fits = packed(stores[0], length=plan.length, context=start.context)
+        show([fits] if fits.level != "ok" else [], console)
+        return cls(plan, environment, run, start, stores, others, [*findings, fits], "rates" in run)
+
+    def shared(self, arms: list[Arm]) -> tuple[Shared, TuneEvaluation | None]:
+        """What the trainings share, and on rank 0 the evaluation, which has measured the model before tuning."""
+        plan, environment, settings = self.plan, self.environment, self.plan.settings
+        world, (store, held_out) = environment.world, self.stores
+        rates = self._rates()
+        how: dict[str, Any] = {"schedule": settings.schedule, "bf16": environment.bf16, "tf32": environment.tf32}
+        training = plan_of(settings, steps=plan.steps, rows=plan.rows, lr=rates[plan.adapters is not None], **how)
+        lengths = np.diff(store.starts) if needs_documents(environment.dtype, world.device) else None
+        numbers = _adapter_numbers(self.start, plan)
+        part = numbers / self.start.parameters_count if all(arm.adapters for arm in arms) else 1.0
+        planned = planned_run(
+            settings, environment, length=plan.length, rows=plan.rows, documents=lengths, trained=part
+        )
+        use, kept = memory_use(
+            planned, self.start.config, plan.size if plan.needs_parent else None, environment, self.run
+        )
+        training = computed(training, use)
+        rule, apart = rule_of(settings), None
+        if rule is not None:
+            apart = kept_apart(held_out, plan, every=rule.every, length=plan.length, device=world.device)
+        every = rule.every if rule else None
+        watch = watch_of(held_out, training, length=plan.length, environment=environment, every=every, apart=apart)
+        shared = Shared(
+            *(plan, resolve(settings.student), training, rates, store, self.others and self.others[0], environment),
+            parent=self.start if plan.needs_parent else None,
+            stored=getattr(torch, stored_dtype(resolve_description(settings.student))),
+            watch=watch,
+            rule=rule,
+            tracked=tracked_of(settings, self.run),
+        )
+        if not world.first:
+            return shared, None
+        if apart:
+            write_apart(settings.out, apart)
+        self._announce(arms, shared, numbers, kept)
+        start = self.start if not world.sharded else load(settings.student, device=world.device)
+        proof = TuneEvaluation(plan, (held_out, self.others and self.others[1]), environment, apart=apart)
+        proof.before(start)
+        return shared, proof
+
+    def conclude(self, proof: TuneEvaluation, seconds: float) -> dict[str, Any]:
+        """Writes all files, prints the verdict and the time; gives the result of `tune`."""
+        if "ended" not in self.run:
+            known = {} if self.continued else {"seconds": round(seconds, 1)}  # of all starts
+            update(self.plan.settings.out, self.run, ended=now(), corpus=self.stores[0].manifest, **known)
+        result, ending = proof.conclude(self.run)
+        console.print(f"It {took(seconds, continued=self.continued)}.")
+        show_ending(ending, console)
+        return result
+
+    def _rates(self) -> dict[bool, float]:
+        """The peak rates of adapters (True) and of all weights: of the settings, of the run's beginning, or those suggested.
+
+        --lr is that of the method; the other one stays in proportion to it.
+        """
+        settings, parameters = self.plan.settings, self.start.parameters_count
+        kept = json.loads(self.environment.world.share(json.dumps(self.run.get("rates"))))
+        if kept is not None:
+            return {True: kept["adapters"], False: kept["full"]}
+        rates = {adapters: tuning_rate(parameters, adapters=adapters) for adapters in (True, False)}
+        if settings.lr is not None:
+            factor = settings.lr / rates[self.plan.adapters is not None]
+            rates = {adapters: min(1.0, factor * rate) for adapters, rate in rates.items()}
+        if self.environment.world.first:
+            update(settings.out, self.run, rates={"adapters": rates[True], "full": rates[False]})
+        return rates
+
+    def _announce(self, arms: list[Arm], shared: Shared, numbers: int, kept: dict[str, Any]) -> None:
+        """Keeps in run.json what is planned, and prints it."""
+        plan, settings, training, (store, _) = self.plan, self.plan.settings, shared.training, self.stores
+        corpus = shared.corpus(arms[0])
+        rows = corpus.own if isinstance(corpus, Replay) else corpus
+        assert isinstance(rows, Rows)
+        own = plan.steps * plan.rows - (0 if not plan.other else math.floor(plan.steps * plan.rows * plan.other.share))
+        mixed, layout = mixture_facts(store, rows, own), store.layout(plan.length)
+        parameters, source = self.start.parameters_count, resolve_description(settings.student)
+        stated = licence_of(source)
+        student = {"name": self.start.name, "parameters": parameters, "trained": numbers or parameters}
+        facts: dict[str, Any] = {
+            "doctor": as_json(self.findings),
+            "student": student | ({"stated": stated} if stated else {}),
+            "objective": plan.objective.canonical,
+            "plan": _plan_facts(plan, training, arms, share_padding=layout.padding) | rule_facts(shared.rule),
+            "lineage": self.start.lineage,
+        }
+        update(settings.out, self.run, **facts, **kept, **mixed)
+        what = f"adapters of rank {settings.rank}, {count(numbers)} numbers" if numbers else "all weights"
+        console.print(
+            f"tune {self.start.name}: {count(parameters)} parameters, {what}; {plan.steps:,} steps of {plan.rows} x "
+            f"{plan.length} tokens ({own / layout.rows:.1f} epochs of the data), peak learning rate {training.lr:.2g}, "
+            f"{training.schedule}{', in bfloat16' if training.bf16 else ''}; {trainings(len(arms))}: "
+            f"{', '.join(arm.label for arm in arms)}"
+        )
+        if plan.other and self.others:
+            then = f" ({plan.other.stay.text} from the model before)" if plan.other.stay else ""
+            console.print(f"replay: {share(plan.other.share)} of the rows are of {plan.other.source}{then}")
+        print_mixture(mixed)
+        show(early_stop_findings(settings, settings.schedule), console)
+        if few := too_few_steps(plan.steps):
+            console.print(f"note: {few}")
+
+
+def _plan_facts(plan: TunePlan, training: Plan, arms: list[Arm], *, share_padding: float) -> dict[str, Any]:
+    """The plan as run.json stores it. ``tokens`` does not count padding; ``flops`` are those of each arm's training."""
+    rows = {
+        arm.name: arm.steps * plan.rows * plan.length * plan.flops(adapters=arm.adapters, replay=arm.replay)
+        for arm in arms
+    }
+    return {
+        "steps": plan.steps,
+        "rows": plan.rows,
+        "length": plan.length,
+        "tokens": round(plan.steps * plan.rows * plan.length * (1 - share_padding)),
+        "padding": share_padding,
+        "learning_rate": training.lr,
+        "schedule": training.schedule,
+        **optimiser_facts(training),
+        "flops": rows,
+        "arms": [{"name": arm.name, "seed": arm.seed, "steps": arm.steps} for arm in arms],
+    }
+
+
+def _adapter_numbers(start: LanguageModel, plan: TunePlan) -> int:
+    """How many numbers the adapters of a model have; 0 where all weights are trained."""
+    if plan.adapters is None:
+        return 0
+    return sum(plan.adapters.rank * sum(layer.weight.shape) for _, layer in linear_layers(start))
+
+
+def _same_model(settings: TuneSettings, run: dict[str, Any]) -> None:
+    """Raises BadFolder if the run in the folder began with other weights under the same name."""
+    digest = weights_digest(resolve(settings.student))
+    if run.get("start", digest) != digest:
+        raise BadFolder(
+            f"the weights of {settings.student} changed since the run in {settings.out} began, so it cannot be continued: put "
+            "them back, or give a new folder with --out."
+        )
+    if "start" not in run:
+        update(settings.out, run, start=digest)
+
+
+def _other_text(plan: TunePlan, start: LanguageModel, environment: Environment) -> tuple[TokenStore, TokenStore] | None:
+    """(training, held-out) stores of the other text in the run's folder, made by the first rank; None without one."""
+    settings, other = plan.settings, plan.other
+    if other is None:
+        return None
+    folder = settings.out / OTHER
+    if environment.world.first:
+        wanted = math.ceil(plan.steps * plan.rows * plan.length * other.share)
+        train, _ = build_stores(
+            *(other.source, start, folder),
+            most=wanted_of(other.source, wanted, None),
+            records=records_of(settings),
+            progress=console.is_terminal,
+            processes=settings.text_processes,
+        )
+        print_notes(train)
+    environment.world.barrier()
+    packing = packing_in_settings(settings)
+    stores = (TokenStore.open(folder / side).packed(packing) for side in ("train", "held_out"))
+    return next(stores), next(stores)

@@ -1,0 +1,166 @@
+"""The plan of `limbeck tune`, from settings and the configuration, before any weights are read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from limbeck.config import TuneSettings
+from limbeck.corpora.mixture import plain
+from limbeck.corpora.source import resolve as resolve_source
+from limbeck.errors import BadSetting
+from limbeck.jobs.common.environment import Environment, batch_rows, row_length
+from limbeck.jobs.common.folder import signature_of
+from limbeck.jobs.common.mixture import blend_of
+from limbeck.jobs.common.text import columns_of
+from limbeck.jobs.common.training import rule_of
+from limbeck.models.configuration import load_config
+from limbeck.objectives.base import Objective
+from limbeck.objectives.spec import ObjectiveSpec
+from limbeck.planning.cost.size import Size
+from limbeck.students.adapters import AdapterPlan
+
+
+@dataclass(frozen=True)
+class Other:
+    """Other text that is read between the data: its ``source``, its ``share`` of the rows, and their objective, None for the
+    data's.
+    """
+
+    source: str
+    share: float
+    stay: ObjectiveSpec | None
+
+    @classmethod
+    def of(cls, settings: TuneSettings) -> Other | None:
+        """The other text of the settings, None without --replay. Raises BadSetting for --stay that cannot be used."""
+        if settings.replay is None:
+            if settings.stay is not None:
+                raise BadSetting(
+                    f"--stay {settings.stay}: it is the objective of other text, of which there is none: give some with "
+                    "--replay SOURCE:0.1; on the data itself --objective 'CrossEntropy + 0.1*ForwardKL' does the same"
+                )
+            return None
+        source, _, share = settings.replay.rpartition(":")
+        return cls(source, float(share), None if settings.stay is None else _stay(settings.stay))
+
+
+@dataclass(frozen=True)
+class TunePlan:
+    """The plan of a tuning: ``steps`` of ``rows`` rows of ``length`` tokens. ``adapters`` None trains all weights."""
+
+    settings: TuneSettings
+    objective: ObjectiveSpec
+    adapters: AdapterPlan | None
+    other: Other | None
+    size: Size
+    length: int
+    rows: int
+    steps: int
+
+    @classmethod
+    def of(cls, settings: TuneSettings, environment: Environment) -> TunePlan:
+        """The plan of the settings. Raises a LimbeckError for settings, text or a model that do not fit."""
+        rule_of(settings)
+        adapters, other = adapters_of(settings), Other.of(settings)
+        _check_mesh(settings, environment, adapters, other)
+        _check_baselines(settings)
+        for text in filter(None, (plain(settings.data), settings.eval_data, other.source if other else None)):
+            resolve_source(text, columns_of(settings))
+        config = load_config(settings.student)
+        context = getattr(config, "max_position_embeddings", None)
+        length = row_length(settings, context, environment.world.device, name=settings.student)
+        rows, steps = batch_rows(settings, length, environment.world.size)
+        if other and steps * rows * other.share < 1:
+            raise BadSetting(
+                f"--replay {settings.replay}: of the {steps * rows} rows of this training none would be of the other text: give "
+                "more --tokens, or a larger share"
+            )
+        blend_of(settings.data, steps=steps, rows=rows, schedule=settings.schedule)  # for its errors
+        size = Size.of(config)
+        return cls(settings, ObjectiveSpec.of(settings.objective), adapters, other, size, length, rows, steps)
+
+    @property
+    def needs_parent(self) -> bool:
+        """Whether an objective is computed from the model before tuning."""
+        stay = self.other.stay if self.other else None
+        return self.objective.needs_teacher or (stay is not None and stay.needs_teacher)
+
+    def flops(self, *, adapters: bool, replay: bool) -> float:
+        """FLOPs a token of a training: passes of the model and, where an objective needs them, of the model before tuning.
+
+        The backward pass of adapters leaves out the products that give gradients of the weights, half of it; their own are few.
+        """
+        forward, backward = self.size.forward_flops(self.length), self.size.backward_flops(self.length)
+        share = self.other.share if self.other and replay else 0.0
+        stay = self.other.stay if self.other else None
+        asked = share * float((stay or self.objective).needs_teacher) + (1 - share) * float(
+            self.objective.needs_teacher
+        )
+        return forward * (1 + asked) + (backward / 2 if adapters else backward)
+
+    def signature(self, environment: Environment) -> dict[str, Any]:
+        """All that decides the result of the run, as run.json stores it."""
+        derived: dict[str, Any] = {"objective": self.objective.canonical, "length": self.length, "rows": self.rows}
+        derived |= {"steps": self.steps, "bf16": environment.bf16, "baselines": list(self.settings.compared)}
+        if self.other and self.other.stay:
+            derived["stay"] = self.other.stay.canonical
+        codes = {
+            "objective_code": self.objective.code,
+            "stay_code": self.other and self.other.stay and self.other.stay.code,
+        }
+        return signature_of(self.settings, "tune", **derived, **{name: code for name, code in codes.items() if code})
+
+
+def adapters_of(settings: TuneSettings) -> AdapterPlan | None:
+    """The adapters of the settings, None where all weights are trained. Raises BadSetting for flags of the other method."""
+    if settings.method == "full":
+        for flag in ("rank", "alpha"):
+            if flag in settings.model_fields_set and getattr(settings, flag) is not None:
+                raise BadSetting(
+                    f"--{flag} {getattr(settings, flag):g}: it describes adapters, and all weights are trained: give --method "
+                    "lora too, or leave it out"
+                )
+        return None
+    return AdapterPlan(settings.rank, 2.0 * settings.rank if settings.alpha is None else settings.alpha)
+
+
+def _stay(text: str) -> ObjectiveSpec:
+    """The objective of other text. Raises BadSetting for one that changes while it trains."""
+    spec = ObjectiveSpec.of(text)
+    objective = spec.make()
+    if objective.state_dict() or any(isinstance(part, Objective) and part.follows for part in objective.modules()):
+        raise BadSetting(
+            f"--stay {text}: expected an objective that is the same in all steps, such as ForwardKL or 0.1*ReverseKL; this one "
+            "follows the training's progress"
+        )
+    return spec
+
+
+def _check_mesh(
+    settings: TuneSettings, environment: Environment, adapters: AdapterPlan | None, other: Other | None
+) -> None:
+    """Raises BadSetting for what needs all weights in one process where the mesh spreads them."""
+    if not environment.world.sharded:
+        return
+    stay = other is not None and other.stay is not None
+    for flag, given in (("--method lora", adapters is not None), ("--stay", stay)):
+        if given:
+            raise BadSetting(
+                f"{flag} needs all weights in one process, and --mesh {settings.mesh} spreads them: leave one of the two out"
+            )
+
+
+def _check_baselines(settings: TuneSettings) -> None:
+    """Raises BadSetting for a baseline that would be the tuned model itself."""
+    for name in settings.compared:
+        if name.startswith("full") and settings.method == "full":
+            raise BadSetting(
+                f"--baselines {name}: all weights are trained anyway, so it would be the same model: give --method lora, or "
+                "leave it out"
+            )
+        if name == "data-alone" and settings.replay is None:
+            raise BadSetting(
+                "--baselines data-alone: no other text is read, so it would be the same model: give some with --replay, or leave "
+                "it out"
+            )

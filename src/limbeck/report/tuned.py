@@ -1,0 +1,208 @@
+"""What a tuning is worth, in words, on a last screen and in a card: what was learned, what was forgotten, what else it would buy.
+
+Every claim is a difference of two models on the same documents with a 95 % interval, decided as in a report of a distillation
+(`report.decision`). Gains are on held-out text of the data; what is forgotten is on held-out text of --replay.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from limbeck.probes.interval import FEWEST_SEEDS
+from limbeck.probes.measurements import Measurements
+from limbeck.report.card import how_to_load, is_hub_id, measured_table, plain
+from limbeck.report.decision import rule
+from limbeck.report.screen import with_flag
+from limbeck.report.start import BEFORE, Start
+from limbeck.report.verdict import (
+    Difference,
+    Verdict,
+    decided,
+    gain_over,
+    in_a_sentence,
+    spoken,
+    too_few_documents,
+    what_the_interval_covers,
+)
+from limbeck.report.words import bounded, count, label, share
+from limbeck.terminal import visible
+from limbeck.types import Reading
+
+OTHER = "other"  # before the names of readings and files of other text
+_RISE = "{} - cut on other text"
+FORGOTTEN = _RISE.format("student")  # the difference of the tuned model
+ORDER = ("cut", "student", "full", "full@flops", "data-alone")
+_ROWS = (
+    ("held_out", "nats per token"),
+    ("bits_per_byte", "bits per byte"),
+    ("kl_teacher_student", "KL(before ‖ after), nats per token"),
+    (f"{OTHER}_held_out", "other text, nats per token"),
+    (f"{OTHER}_kl_teacher_student", "other text, KL(before ‖ after)"),
+)
+_AGAINST = {  # after "gained over", and as the subject of "is better"
+    "cut": (BEFORE.name, BEFORE.name),
+    "full": ("tuning all weights for equal tokens", "tuning all weights"),
+    "full@flops": ("tuning all weights at equal compute", "tuning all weights at equal compute"),
+    "data-alone": ("tuning on the data alone for equal tokens", "tuning on the data alone"),
+}
+_SUBJECT = "the tuned model"
+
+
+def tuned_verdict(
+    arms: Mapping[str, Sequence[Measurements]],
+    other: Mapping[str, Sequence[Measurements]] | None,
+    *,
+    start: Start,
+    used: str,
+    plan: Mapping[str, Any],
+) -> Verdict:
+    """The verdict on ``arms["student"]``, from measurements of each arm on the data by seed, and on other text if there is some.
+
+    ``used``: how far trainings went that could end early, "" where all took all. ``plan``: that of run.json, with FLOPs by arm.
+    """
+    repeated = {name: _repeated(runs, arms["student"]) for name, runs in arms.items()}
+    found = decided({name: gain_over(repeated["student"], repeated[name], name) for name in _AGAINST if arms.get(name)})
+    main = found["cut"]
+    sentences = [in_a_sentence(_SUBJECT, main, _AGAINST["cut"], lament="tuning did not help: ")]
+    notes = [used] if used else []
+    differences = list(found.values())
+    if other:
+        forgotten = _forgotten(other)
+        sentences.append(_of_other(forgotten["student"], "tuning"))
+        if "data-alone" in forgotten:
+            notes.append(f"on the data alone: {_of_other(forgotten['data-alone'], 'tuning')}")
+        differences += forgotten.values()
+    notes += [in_a_sentence(_SUBJECT, found[name], _AGAINST[name]) for name in found if name != "cut"]
+    notes += _costs(plan)
+    seeds, documents = len(arms["student"]), arms["student"][0].read
+    notes.append(what_the_interval_covers(seeds, documents, start))
+    notes += [rule([one.seeds for one in found.values()])] if seeds >= FEWEST_SEEDS else []
+    notes.append(too_few_documents(documents))
+    text = " ".join(map(spoken, sentences))
+    return Verdict(main.outcome, text, tuple(spoken(note) for note in notes if note), tuple(differences))
+
+
+def _repeated(runs: Sequence[Measurements], student: Sequence[Measurements]) -> Sequence[Measurements]:
+    """The measurements of an arm for each seed of the student: the model before tuning has one for all."""
+    return [runs[0]] * len(student) if len(runs) == 1 else runs
+
+
+def _forgotten(other: Mapping[str, Sequence[Measurements]]) -> dict[str, Difference]:
+    """By how many nats per token tuned models are above the model before, on other text; the name says which."""
+    before = other["cut"]
+    found = {}
+    for name in ("student", "data-alone"):
+        if name in other:
+            rise = gain_over(_repeated(before, other[name]), other[name], "before")
+            found[name] = Difference(
+                _RISE.format(name),
+                rise.value,
+                "nats/token of other text",
+                rise.n,
+                rise.low,
+                rise.high,
+                rise.seeds,
+            )
+    return found
+
+
+def _of_other(rise: Difference, what: str) -> str:
+    """What became of the loss on other text, as a sentence."""
+    size = bounded(rise.value, rise.low, rise.high)
+    if rise.low <= 0 <= rise.high:
+        return f"on other text {what} shows no clear change of the loss ({size} nats per token)"
+    if rise.value < 0:
+        return f"on other text {what} lowered the loss by {bounded(-rise.value, -rise.high, -rise.low)} nats per token"
+    return f"on other text {what} raised the loss by {size} nats per token: that much was forgotten"
+
+
+def _costs(plan: Mapping[str, Any]) -> list[str]:
+    """FLOPs of the trainings relative to the tuned model's, where they differ."""
+    flops = plan.get("flops") or {}
+    own = flops.get("student")
+    others = {name: spent / own for name, spent in flops.items() if own and abs(spent / own - 1) > 0.01}
+    if not others:
+        return []
+    shown = ", ".join(f"{label(name)} {ratio:.2f} times" for name, ratio in others.items())
+    return [f"trainings cost, in FLOPs of the tuned model's: {shown}"]
+
+
+def tuned_rows(readings: Sequence[Reading], start: Start) -> list[list[str]]:
+    """The table of the last screen: models by held-out loss, and by that on other text where it was measured."""
+    found: dict[tuple[str, str], Reading] = {}
+    for reading in sorted(readings, key=lambda one: (one.seed is None, -(one.seed or 0))):
+        found[reading.model, reading.name] = reading
+    columns = [
+        ("held_out", "held out, nats/token"),
+        ("kl_teacher_student", "KL from before"),
+        ("other_held_out", "other text"),
+    ]
+    columns = [column for column in columns if any(name == column[0] for _, name in found)]
+
+    def cell(model: str, name: str) -> str:
+        reading = found.get((model, name))
+        return "" if reading is None else bounded(reading.value, reading.low, reading.high)
+
+    rows = [
+        [label(model, start), *(cell(model, name) for name, _ in columns)]
+        for model in ORDER
+        if (model, "held_out") in found
+    ]
+    return [["model", *(heading for _, heading in columns)], *rows]
+
+
+def next_of_tune(run: Mapping[str, Any], student: Path) -> str:
+    """The command that follows: with the seeds that a decision needs, or a talk with the tuned model."""
+    command, seeds = run.get("command") or [], (run.get("signature") or {}).get("seeds", FEWEST_SEEDS)
+    if seeds < FEWEST_SEEDS and list(command[:2]) == ["limbeck", "tune"]:
+        return with_flag(command, "--seeds", str(FEWEST_SEEDS))
+    return f"limbeck chat {shlex.quote(str(student))}"
+
+
+def tuned_card(run: Mapping[str, Any], readings: Sequence[Reading], notes: Sequence[str]) -> str:
+    """README.md of a tuned model: what it was tuned from and on, and its readings."""
+    student, plan, signature = run["student"], run["plan"], run["signature"]
+    stated = student.get("stated") or {}
+    name = str(signature["student"])
+    base = name if is_hub_id(name) else stated.get("base_model")
+    known = {"base_model": base, **{key: stated.get(key) for key in ("license", "license_name", "license_link")}}
+    front = ["---", "library_name: transformers", "pipeline_tag: text-generation", "tags:", "- limbeck"]
+    front += [f"{key}: {json.dumps(value)}" for key, value in known.items() if isinstance(value, str)]
+    licence = stated.get("license_name") or stated.get("license")
+    which = f" (its README.md names: {plain(str(licence))})" if licence else ""
+    body = [
+        *("---", "", f"# {plain(str(student['name']))}, tuned", "", plain(_origin(run, student, plan, signature)), ""),
+        *(plain(str(run["verdict"])), ""),
+        *(f"- {plain(note)}" for note in notes),
+        *("", "## Measured on held-out text", ""),
+        *measured_table(readings, BEFORE, shown=_ROWS, order=ORDER),
+        *("", "## Made by", "", "```sh", plain(shlex.join(run["command"])), "```", ""),
+        *how_to_load(ours=False),
+        f"The licences of the model before{which} and of the text apply to this model too.",
+        "",
+    ]
+    return visible("\n".join(front + body))
+
+
+def _origin(
+    run: Mapping[str, Any], student: Mapping[str, Any], plan: Mapping[str, Any], signature: Mapping[str, Any]
+) -> str:
+    """What was trained, on what, and in which number format."""
+    what = "all weights"
+    if signature.get("method") == "lora":
+        what = f"adapters of rank {signature['rank']}, {count(student['trained'])} numbers, merged into the weights"
+    text = (
+        f"{student['name']} ({count(student['parameters'])} parameters), tuned with {run['objective']} on "
+        f"{count(plan['tokens'])} tokens: {what}."
+    )
+    if signature.get("replay"):
+        _, _, part = str(signature["replay"]).rpartition(":")
+        text += f" {share(float(part))} of the rows were other text."
+    dtype = student.get("dtype")
+    return text + (
+        "" if dtype in (None, "float32") else f" The weights are rounded to {dtype}; measured is the rounded model."
+    )

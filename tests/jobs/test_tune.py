@@ -1,0 +1,189 @@
+"""`limbeck tune`: all weights or adapters, other text in between, what is measured, and what is refused."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import limbeck
+from limbeck.disk import read_lines, sha256_of
+from limbeck.errors import BadFolder, BadModel, BadSetting
+from limbeck.models.load import load
+from limbeck.run.run import Run
+from tests.helpers.models import texts, write_corpus, write_teacher
+
+TINY: dict[str, Any] = {"seq_len": 32, "tokens": 512, "batch_tokens": 128, "threads": 1, "lr": 0.003}
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory) -> Path:
+    """A model, questions with answers, and other text."""
+    place = tmp_path_factory.mktemp("tune")
+    write_teacher(place)
+    write_corpus(place)
+    rows = [{"prompt": text[:20], "completion": text[20:60]} for text in texts(150, seed=5)]
+    (place / "asked.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return place
+
+
+def tune(here: Path, out: Path, **more: Any) -> Any:
+    keys = {"student": str(here / "teacher"), "data": str(here / "asked.jsonl"), "out": out} | TINY | more
+    return limbeck.tune(**keys)
+
+
+@pytest.fixture(scope="module")
+def lora(here, tmp_path_factory):
+    """A tuning of adapters with other text and all its baselines: (result, folder)."""
+    out = tmp_path_factory.mktemp("lora") / "run"
+    how = {"replay": f"{here / 'text.jsonl'}:0.25", "stay": "0.5*ForwardKL", "method": "lora", "rank": 2}
+    return tune(here, out, **how), out
+
+
+def test_the_tuned_model_is_its_base_with_the_adapters(lora, here, tmp_path):
+    _, out = lora
+    limbeck_import(out / "adapter", tmp_path / "merged")
+    merged, student = (load_file(folder / "model.safetensors") for folder in (tmp_path / "merged", out / "student"))
+    assert merged.keys() == student.keys()
+    assert all(torch.equal(merged[name], student[name]) for name in merged)
+    base = load_file(here / "teacher" / "model.safetensors")
+    moved = {name for name in base if not torch.equal(base[name], student[name])}
+    assert moved == {name for name in base if "_proj" in name}
+
+
+def limbeck_import(folder: Path, out: Path, **keys: Any) -> None:
+    from limbeck.config import ImportSettings
+    from limbeck.jobs.importing.job import import_model
+
+    import_model(ImportSettings(model=str(folder), out=out, **keys))
+
+
+def test_a_run_says_what_was_learned_and_forgotten(lora):
+    result, out = lora
+    assert list(result.readings) == ["cut", "student", "full", "full@flops", "data-alone"]
+    before, after = (result.readings[name] for name in ("cut", "student"))
+    assert after["held_out"].value < before["held_out"].value
+    assert after["other_kl_teacher_student"].value < result.readings["data-alone"]["other_kl_teacher_student"].value
+    assert "kl_teacher_student" not in before
+    assert "The tuned model has a loss" in result.verdict
+    assert "On other text tuning" in result.verdict
+    page = (out / "report.html").read_text()
+    for words in ("teacher, tuned", "before tuning", "all weights, equal compute", "nats per token more on other text"):
+        assert words in page
+    card = (out / "student" / "README.md").read_text()
+    assert "adapters of rank 2, " in card
+    assert "25 % of the rows were other text." in card
+
+
+def test_arms_have_equal_tokens_or_equal_compute(lora):
+    _, out = lora
+    plan = json.loads((out / "run.json").read_text())["plan"]
+    steps = {arm["name"]: arm["steps"] for arm in plan["arms"]}
+    assert steps["student"] == steps["full"] == steps["data-alone"] == 4
+    assert steps["full@flops"] == 3  # of 1 + 1 + 0.25 passes for 1 + 2 + 0.25, about
+    assert plan["flops"]["full@flops"] == pytest.approx(plan["flops"]["student"], rel=0.15)
+    assert plan["flops"]["data-alone"] < plan["flops"]["student"]
+    rates = {
+        arm: max(row["lr"] for row in read_lines(out / folder / "metrics.jsonl")) for arm, folder in FOLDERS.items()
+    }
+    assert rates == {"student": 0.003, "full": pytest.approx(0.0003)}
+
+
+FOLDERS = {"student": ".", "full": "baselines/full-seed0"}
+
+
+@pytest.mark.long
+def test_seeds_and_baselines_are_added_to_what_is_there(here, tmp_path):
+    one = tune(here, tmp_path / "run")
+    first = sha256_of(tmp_path / "run" / "student" / "model.safetensors")
+    more = tune(here, tmp_path / "run", seeds=3)
+    assert sha256_of(tmp_path / "run" / "student" / "model.safetensors") == first
+    assert set(one.readings) == set(more.readings) == {"cut", "student"}
+    assert "not decided" in one.verdict
+    assert "not decided" not in more.verdict
+    assert not (tmp_path / "run" / "adapter").exists()
+
+
+@pytest.mark.parametrize(
+    "how", [{"method": "lora", "rank": 2, "baselines": "none"}, {"replay": "0.5", "stay": "ForwardKL"}]
+)
+def test_a_stopped_run_continues_to_the_same_bits(how, here, tmp_path, monkeypatch):
+    if "replay" in how:
+        how = how | {"replay": f"{here / 'text.jsonl'}:0.5", "baselines": "none"}
+    tune(here, tmp_path / "whole", **how)
+    step = Run._step
+
+    def stopping(self, number, *given):
+        if number == 2:
+            raise KeyboardInterrupt
+        return step(self, number, *given)
+
+    monkeypatch.setattr(Run, "_step", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        tune(here, tmp_path / "parts", save_every=1, **how)
+    monkeypatch.setattr(Run, "_step", step)
+    (checkpoint,) = (tmp_path / "parts").glob("step-*")
+    if "rank" in how:
+        names = load_file(checkpoint / "tensors.safetensors")
+        assert all("lora_" in name for name in names if name.startswith("model."))
+    tune(here, tmp_path / "parts", save_every=1, **how)
+    both = [load_file(tmp_path / name / "student" / "model.safetensors") for name in ("whole", "parts")]
+    assert all(torch.equal(both[0][name], both[1][name]) for name in both[0])
+
+
+@pytest.mark.long
+def test_the_best_adapters_are_taken(here, tmp_path):
+    out = tmp_path / "run"
+    tune(here, out, method="lora", rank=2, eval_every=1, patience=3, lr=0.9, baselines="none", tokens=1024)
+    taken = json.loads((out / "training.json").read_text())["taken_step"]
+    losses = {row["step"]: row["loss_nats"] for row in read_lines(out / "held_out.jsonl")}
+    assert losses[taken] == min(losses.values())
+    assert not list(out.glob("best-*"))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"stay": "ForwardKL"}, "--stay ForwardKL: it is the objective of other text, of which there is none"),
+        ({"replay": "{text}:0.1", "stay": "TAID"}, "the same in all steps, such as ForwardKL"),
+        ({"replay": "{text}:0.001"}, r"of the 16 rows of this training none would be of the other text"),
+        ({"replay": "{text}:2"}, "expected a source and its share of the rows, between 0 and 1"),
+        ({"replay": "{text}"}, "expected a source and its share of the rows, between 0 and 1"),
+        ({"rank": 4}, "--rank 4: it describes adapters, and all weights are trained: give --method lora too"),
+        ({"alpha": 8}, "--alpha 8: it describes adapters"),
+        ({"method": "lora", "rank": 500}, r"--rank 500: the matrix model\.layers\.0"),
+        ({"baselines": "full"}, "--baselines full: all weights are trained anyway"),
+        ({"baselines": "data-alone"}, "--baselines data-alone: no other text is read"),
+        ({"baselines": "cut+ce"}, "unknown baseline 'cut\\+ce'"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_anything_long(given, message, here, tmp_path):
+    given = {
+        key: value.format(text=here / "text.jsonl") if isinstance(value, str) else value for key, value in given.items()
+    }
+    with pytest.raises(BadSetting, match=message):
+        tune(here, tmp_path / "run", **given)
+    assert not list(tmp_path.glob("run/**/metrics.jsonl"))
+
+
+@pytest.mark.long
+def test_a_run_does_not_continue_from_other_weights(here, tmp_path):
+    write_teacher(tmp_path)
+    how = {"student": str(tmp_path / "teacher"), "tokens": 128}
+    tune(here, tmp_path / "run", **how)
+    write_teacher(tmp_path, seed=4)
+    with pytest.raises(BadFolder, match=r"the weights of .*teacher changed since the run in"):
+        tune(here, tmp_path / "run", **how)
+
+
+def test_a_folder_of_adapters_is_no_model_and_says_how_it_becomes_one(lora, here, tmp_path):
+    _, out = lora
+    with pytest.raises(BadModel, match="merge them into their base with limbeck import FOLDER --out MODEL"):
+        load(out / "adapter")
+    with pytest.raises(BadSetting, match="holds no adapters"):
+        limbeck_import(out / "student", tmp_path / "merged", base=str(here / "teacher"))
+    write_teacher(tmp_path, seed=4)
+    with pytest.raises(BadModel, match="belong to other weights than those of teacher"):
+        limbeck_import(out / "adapter", tmp_path / "merged", base=str(tmp_path / "teacher"))
