@@ -635,9 +635,10 @@ def tune(
     /,
     *,
     student: str,
-    method: Literal["full", "lora"] | None = "full",
+    method: Literal["full", "lora", "lora-xs"] | None = "full",
     rank: int | None = 16,
     alpha: float | None = None,
+    subspace: Literal["gradient", "sb", "weights", "random"] | None = "gradient",
     data: str | None = "python:stdlib",
     columns: str | Sequence[str] | Mapping[str, str] | None = None,
     skip_bad: int | None = None,
@@ -686,11 +687,14 @@ def tune(
         file: A TOML run file with the same keys; keys given here win.
         student: Model to tune: a folder, a hub id, builtin:stdlib or builtin:smollm2-135m. For example
             Qwen/Qwen3-0.6B.
-        method: What is trained: all weights, or adapters of low rank (LoRA), which are merged at the end and also
-            kept as files of PEFT. Default: full.
-        rank: With --method lora: rank of the adapters. Default: 16.
-        alpha: With --method lora: the adapters' products are scaled by alpha over the rank. Default: twice the
-            rank.
+        method: What is trained: all weights, or adapters of low rank, which are merged at the end and also kept
+            as files of PEFT; of lora-xs only a small square matrix for each layer. Default: full.
+        rank: With --method lora or lora-xs: rank of the adapters. Default: 16.
+        alpha: With --method lora or lora-xs: the adapters' products are scaled by alpha over the rank. Default:
+            twice the rank, of lora-xs the rank.
+        subspace: With --method lora-xs: in which directions weights may move: those of the data's gradient, of
+            AdamW's first step, from which it also begins (LoRA-SB), of the weights (LoRA-XS as published), or
+            random ones. Default: gradient.
         data: Dataset: .txt, .jsonl, .json (also .gz, .zst), .parquet, a folder, a glob, an address such as
             s3://BUCKET/FOLDER, hf:NAME[:CONFIG][/SPLIT], python:stdlib; several between commas, for a training
             each with a weight, and in stages. Records hold text, messages (with tools, weight), ShareGPT
@@ -744,7 +748,7 @@ def tune(
             --out. Default: 1.
         baselines: What the tuned model is compared with, besides itself before: full (all weights, for equal
             tokens), full@flops (for equal compute), data-alone (without --replay, for equal tokens), or none.
-            Default: with --method lora full and full@flops, with --replay data-alone.
+            Default: with adapters full and full@flops, with --replay data-alone.
         device: Device of this process: auto, cpu, cuda or cuda:1. Default: auto.
         text_processes: Processes that tokenise the dataset; the result does not depend on their number. Default:
             one a core for 256 MiB of text or more and for datasets of the hub, else 1.

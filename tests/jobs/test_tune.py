@@ -107,7 +107,11 @@ def test_seeds_and_baselines_are_added_to_what_is_there(here, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "how", [{"method": "lora", "rank": 2, "baselines": "none"}, {"replay": "0.5", "stay": "ForwardKL"}]
+    "how",
+    [
+        {"method": "lora-xs", "rank": 2, "baselines": "none"},
+        pytest.param({"replay": "0.5", "stay": "ForwardKL"}, marks=pytest.mark.long),
+    ],
 )
 def test_a_stopped_run_continues_to_the_same_bits(how, here, tmp_path, monkeypatch):
     if "replay" in how:
@@ -152,7 +156,9 @@ def test_the_best_adapters_are_taken(here, tmp_path):
         ({"replay": "{text}:2"}, "expected a source and its share of the rows, between 0 and 1"),
         ({"replay": "{text}"}, "expected a source and its share of the rows, between 0 and 1"),
         ({"rank": 4}, "--rank 4: it describes adapters, and all weights are trained: give --method lora too"),
-        ({"alpha": 8}, "--alpha 8: it describes adapters"),
+        ({"alpha": 8}, r"--alpha 8\.0: it describes adapters"),
+        ({"subspace": "random"}, "--subspace random: it describes adapters"),
+        ({"method": "lora", "subspace": "random"}, "--subspace random: it is where lora-xs freezes"),
         ({"method": "lora", "rank": 500}, r"--rank 500: the matrix model\.layers\.0"),
         ({"baselines": "full"}, "--baselines full: all weights are trained anyway"),
         ({"baselines": "data-alone"}, "--baselines data-alone: no other text is read"),

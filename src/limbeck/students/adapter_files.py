@@ -25,7 +25,7 @@ from limbeck.errors import BadModel
 from limbeck.models.language_model import LanguageModel
 from limbeck.models.source import weights_digest
 from limbeck.students.adapters import A as _A
-from limbeck.students.adapters import AdapterPlan, adapted_layers, linear_layers
+from limbeck.students.adapters import AdapterPlan, adapted_layers, left_of, linear_layers
 from limbeck.students.adapters import B as _B
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -63,9 +63,9 @@ def write_adapters(model: LanguageModel, plan: AdapterPlan, folder: Path, *, bas
     """Writes a model's adapters as a folder that PEFT reads. ``base`` names the model without them, which is in a folder."""
     layers = adapted_layers(model)
     tensors = {
-        f"{_PREFIX}{name}.{matrix}.weight": getattr(layer, matrix).detach().cpu().contiguous()
+        f"{_PREFIX}{name}.{matrix}.weight": value.detach().cpu().contiguous()
         for name, layer in layers.items()
-        for matrix in (_A, _B)
+        for matrix, value in ((_A, layer.lora_A), (_B, left_of(layer)))  # with R in B: a plain LoRA
     }
     config: dict[str, Any] = {
         "peft_type": "LORA",

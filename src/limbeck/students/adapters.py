@@ -4,12 +4,15 @@ LoRA (Hu et al., arXiv 2106.09685, sec. 4.1): ``y = W x + b + (alpha / rank) B A
 B (outputs, rank). B begins at 0, so that an adapted model begins as what it was; A is drawn as the paper's code draws it. All
 linear layers of the decoder get one, not its embeddings and head. `merge` adds the products to the weights, which leaves an
 ordinary model.
+
+LoRA-XS (Bałazy et al., arXiv 2405.17604) freezes A and B too, and trains R (rank, rank) between them: ``y = W x + b + (alpha /
+rank) B R A x``. Where A and B come from is in `students.subspaces`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, cast
 
@@ -22,15 +25,23 @@ from limbeck.errors import BadModel, BadSetting
 from limbeck.models.language_model import LanguageModel
 from limbeck.types import Batch
 
-A, B = "lora_A", "lora_B"  # their names in a layer's state, as in files of adapters
+A, B, R = "lora_A", "lora_B", "lora_R"  # their names in a layer's state; of A and B as in files of adapters
 
 
 @dataclass(frozen=True)
 class AdapterPlan:
-    """The adapters of a model: their ``rank``, and ``alpha``, by which their products are scaled as alpha / rank."""
+    """The adapters of a model: their ``rank``, and ``alpha``, by which their products are scaled as alpha / rank.
+
+    ``subspace``: what A and B are frozen at (`students.subspaces`), "" where they are trained.
+    """
 
     rank: int
     alpha: float
+    subspace: str = ""
+
+    def numbers(self, shape: Sequence[int]) -> int:
+        """How many numbers are trained in a layer with a weight of this shape."""
+        return self.rank**2 if self.subspace else self.rank * sum(shape)
 
     @property
     def scale(self) -> float:
@@ -45,57 +56,81 @@ class AdaptedLayer(Protocol):
     weight: nn.Parameter
     lora_A: nn.Parameter
     lora_B: nn.Parameter
+    lora_R: nn.Parameter | None
     scale: float
 
     def product(self) -> Float[Tensor, "..."]:
         """What the adapter adds to the weight, in its shape, in float64."""
 
 
+@dataclass(frozen=True)
+class Subspace:
+    """The frozen matrices A (rank, inputs) and B (outputs, rank) of a layer, and where R (rank, rank) between them begins."""
+
+    a: Float[Tensor, "rank inputs"]
+    b: Float[Tensor, "outputs rank"]
+    start: Float[Tensor, "rank rank"]
+
+
 class AdaptedLinear(nn.Linear):
     """`torch.nn.Linear` with an adapter. It takes the weights of ``base`` as they are."""
 
-    def __init__(self, base: nn.Linear, rank: int, scale: float, generator: torch.Generator) -> None:
+    def __init__(self, base: nn.Linear, scale: float, inside: Subspace | tuple[Tensor, Tensor]) -> None:
         nn.Module.__init__(self)
         self.in_features, self.out_features = base.in_features, base.out_features
         self.weight, self.bias = base.weight, base.bias
         self.scale, self.base = scale, (base,)  # in a tuple, so that it is no part of the model
-        self.lora_A, self.lora_B = _matrices(self.weight, self.in_features, self.out_features, rank, generator)
+        self.lora_A, self.lora_B, self.lora_R = _matrices(inside, self.weight)
 
     def forward(self, input: Tensor) -> Tensor:
         """The layer's output plus the adapter's."""
-        return super().forward(input) + _added(input, self.lora_A, self.lora_B, self.scale)
+        return super().forward(input) + _added(input, cast("AdaptedLayer", self))
 
     def product(self) -> Float[Tensor, "outputs inputs"]:
         """What the adapter adds to the weight, in float64."""
-        return self.scale * (self.lora_B.detach().double() @ self.lora_A.detach().double())
+        return _product(cast("AdaptedLayer", self))
 
 
 class AdaptedConv1D(Conv1D):
     """Transformers' `Conv1D` (a linear layer whose weight is (inputs, outputs), as in GPT-2) with an adapter."""
 
-    def __init__(self, base: Conv1D, rank: int, scale: float, generator: torch.Generator) -> None:
+    def __init__(self, base: Conv1D, scale: float, inside: Subspace | tuple[Tensor, Tensor]) -> None:
         nn.Module.__init__(self)
         self.nf, self.nx = base.nf, base.nx
         self.weight, self.bias = base.weight, base.bias
         self.scale, self.base = scale, (base,)
-        self.lora_A, self.lora_B = _matrices(self.weight, self.nx, self.nf, rank, generator)
+        self.lora_A, self.lora_B, self.lora_R = _matrices(inside, self.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         """The layer's output plus the adapter's."""
-        return cast("Tensor", super().forward(x)) + _added(x, self.lora_A, self.lora_B, self.scale)
+        return cast("Tensor", super().forward(x)) + _added(x, cast("AdaptedLayer", self))
 
     def product(self) -> Float[Tensor, "inputs outputs"]:
         """What the adapter adds to the weight, in float64."""
-        return self.scale * (self.lora_B.detach().double() @ self.lora_A.detach().double()).t()
+        return _product(cast("AdaptedLayer", self)).t()
 
 
-def adapt(model: LanguageModel, plan: AdapterPlan, *, seed: int) -> None:
+def adapt(
+    model: LanguageModel, plan: AdapterPlan, *, seed: int, subspaces: Mapping[str, Subspace] | None = None
+) -> None:
     """Freezes a model's weights and gives each linear layer of its decoder an adapter with random numbers from ``seed``.
 
-    Raises BadSetting for a rank above a layer's smaller side, BadModel where the model has no linear layers, or computes without
-    some of them (their adapters would never be trained).
+    Where the plan has a subspace, each layer's is in ``subspaces`` by its name. Raises BadSetting for a rank above a layer's
+    smaller side, BadModel where the model has no linear layers, or computes without some of them (their adapters would never be
+    trained).
     """
+    check_rank(model, plan)
     generator = torch.Generator().manual_seed(seed)
+    model.model.requires_grad_(False)
+    for name, layer in dict(linear_layers(model)).items():
+        inside = _drawn(layer, plan.rank, generator) if subspaces is None else subspaces[name]
+        kind = AdaptedConv1D if isinstance(layer, Conv1D) else AdaptedLinear
+        _replace(model, name, kind(layer, plan.scale, inside))
+    _require_used(model)
+
+
+def check_rank(model: LanguageModel, plan: AdapterPlan) -> None:
+    """Raises BadSetting for a rank above a layer's smaller side, BadModel where the model has no linear layers."""
     layers = dict(linear_layers(model))
     if not layers:
         raise BadModel(f"{model.name}: expected linear layers for adapters, found none: tune all its weights")
@@ -105,11 +140,6 @@ def adapt(model: LanguageModel, plan: AdapterPlan, *, seed: int) -> None:
                 f"--rank {plan.rank}: the matrix {name} has {tuple(layer.weight.shape)} numbers, so no more than rank "
                 f"{min(layer.weight.shape)}: give that or less"
             )
-    model.model.requires_grad_(False)
-    for name, layer in layers.items():
-        kind = AdaptedConv1D if isinstance(layer, Conv1D) else AdaptedLinear
-        _replace(model, name, kind(layer, plan.rank, plan.scale, generator))
-    _require_used(model)
 
 
 def linear_layers(model: LanguageModel) -> Iterator[tuple[str, nn.Linear | Conv1D]]:
@@ -130,15 +160,6 @@ def adapted_layers(model: LanguageModel) -> dict[str, AdaptedLayer]:
     }
 
 
-def adapter_weights(model: LanguageModel) -> dict[str, Tensor]:
-    """The adapters' matrices by name, such as ``model.layers.0.mlp.up_proj.lora_A``."""
-    return {
-        f"{name}.{matrix}": getattr(layer, matrix).detach()
-        for name, layer in adapted_layers(model).items()
-        for matrix in (A, B)
-    }
-
-
 @torch.no_grad()
 def merge(model: LanguageModel) -> None:
     """Adds every adapter's product, computed in float64, to its weight, and puts ordinary layers back. All become trainable."""
@@ -154,17 +175,44 @@ def _replace(model: LanguageModel, name: str, module: nn.Module) -> None:
     setattr(model.model.get_submodule(parent), own, module)
 
 
-def _matrices(
-    weight: Tensor, inputs: int, outputs: int, rank: int, generator: torch.Generator
-) -> tuple[nn.Parameter, nn.Parameter]:
-    """A, drawn uniformly up to 1 / sqrt(inputs), and B, which is 0, in float32 where the weight is."""
+def _drawn(layer: nn.Linear | Conv1D, rank: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """A, drawn uniformly up to 1 / sqrt(inputs), and B, which is 0."""
+    outputs, inputs = outputs_and_inputs(layer)
     bound = 1 / math.sqrt(inputs)  # Kaiming's of a = sqrt(5), as in the paper's code
-    a = (torch.rand(rank, inputs, generator=generator) * 2 - 1) * bound
-    return nn.Parameter(a.to(weight.device)), nn.Parameter(torch.zeros(outputs, rank, device=weight.device))
+    return (torch.rand(rank, inputs, generator=generator) * 2 - 1) * bound, torch.zeros(outputs, rank)
 
 
-def _added(x: Float[Tensor, "*shape inputs"], a: Tensor, b: Tensor, scale: float) -> Float[Tensor, "*shape outputs"]:
-    return nn.functional.linear(nn.functional.linear(x, a), b) * scale
+def outputs_and_inputs(layer: nn.Linear | Conv1D) -> tuple[int, int]:
+    """The numbers of outputs and inputs of a linear layer."""
+    shape: tuple[int, int] = tuple(layer.weight.shape)
+    return shape[::-1] if isinstance(layer, Conv1D) else shape
+
+
+def _matrices(
+    inside: Subspace | tuple[Tensor, Tensor], weight: Tensor
+) -> tuple[nn.Parameter, nn.Parameter, nn.Parameter | None]:
+    """A, B and R as parameters, where and in the format that the weight is; those of a subspace but R are frozen."""
+    frozen = isinstance(inside, Subspace)
+    a, b = (inside.a, inside.b) if isinstance(inside, Subspace) else inside
+    pair = [nn.Parameter(one.to(weight, copy=True), requires_grad=not frozen) for one in (a, b)]
+    r = nn.Parameter(inside.start.to(weight, copy=True)) if isinstance(inside, Subspace) else None
+    return pair[0], pair[1], r
+
+
+def _added(x: Float[Tensor, "*shape inputs"], layer: AdaptedLayer) -> Float[Tensor, "*shape outputs"]:
+    z = nn.functional.linear(x, layer.lora_A)
+    z = z if layer.lora_R is None else nn.functional.linear(z, layer.lora_R)
+    return nn.functional.linear(z, layer.lora_B) * layer.scale
+
+
+def _product(layer: AdaptedLayer) -> Float[Tensor, "outputs inputs"]:
+    return layer.scale * (left_of(layer).double() @ layer.lora_A.detach().double())
+
+
+def left_of(layer: AdaptedLayer) -> Float[Tensor, "outputs rank"]:
+    """B, or the product of B and R, computed in float64: with A a plain LoRA."""
+    b = layer.lora_B.detach()
+    return b if layer.lora_R is None else (b.double() @ layer.lora_R.detach().double()).to(b)
 
 
 def _require_used(model: LanguageModel) -> None:
@@ -173,7 +221,8 @@ def _require_used(model: LanguageModel) -> None:
     position = torch.arange(2, device=model.device)[None]
     batch = Batch(tokens, tokens, torch.ones_like(position, dtype=torch.float32), position, tokens, tokens[:, 0])
     model(batch).hidden.sum().backward()
-    unused = [name for name, layer in adapted_layers(model).items() if layer.lora_B.grad is None]
+    layers = adapted_layers(model).items()
+    unused = [name for name, layer in layers if (layer.lora_B if layer.lora_R is None else layer.lora_R).grad is None]
     model.model.zero_grad(set_to_none=True)
     if unused:
         raise BadModel(

@@ -31,10 +31,10 @@ class TuneSettings(TrainingSettings, Settings):
         ),
     ]
     method: Annotated[
-        Literal["full", "lora"],
+        Literal["full", "lora", "lora-xs"],
         Flag(
-            "What is trained: all weights, or adapters of low rank (LoRA), which are merged at the end and also kept as files of "
-            "PEFT.",
+            "What is trained: all weights, or adapters of low rank, which are merged at the end and also kept as files of PEFT; "
+            "of lora-xs only a small square matrix for each layer.",
             "Model",
             synonyms=("finetuning_type", "peft", "peft_type", "use_peft", "use_lora", "adapter_type"),
         ),
@@ -45,7 +45,7 @@ class TuneSettings(TrainingSettings, Settings):
         Flag(
             "Rank of the adapters.",
             "Model",
-            needs="--method lora",
+            needs="--method lora or lora-xs",
             synonyms=("r", "lora_r", "lora_rank", "lora_dim"),
         ),
     ] = 16
@@ -55,12 +55,22 @@ class TuneSettings(TrainingSettings, Settings):
         Flag(
             "The adapters' products are scaled by alpha over the rank.",
             "Model",
-            needs="--method lora",
+            needs="--method lora or lora-xs",
             metavar="FLOAT",
-            default="twice the rank",
+            default="twice the rank, of lora-xs the rank",
             synonyms=("lora_alpha", "lora_scaling"),
         ),
     ] = None
+    subspace: Annotated[
+        Literal["gradient", "sb", "weights", "random"],
+        Flag(
+            "In which directions weights may move: those of the data's gradient, of AdamW's first step, from which it also "
+            "begins (LoRA-SB), of the weights (LoRA-XS as published), or random ones.",
+            "Model",
+            needs="--method lora-xs",
+            synonyms=("init", "init_lora_weights", "lora_init"),
+        ),
+    ] = "gradient"
     frame: Opening = None
     replay: Annotated[
         Replay,
@@ -108,7 +118,7 @@ class TuneSettings(TrainingSettings, Settings):
             "What the tuned model is compared with, besides itself before: full (all weights, for equal tokens), full@flops (for "
             "equal compute), data-alone (without --replay, for equal tokens), or none.",
             "Comparison",
-            default="with --method lora full and full@flops, with --replay data-alone",
+            default="with adapters full and full@flops, with --replay data-alone",
             synonyms=("baseline", "compare", "compare_with"),
         ),
     ] = None
@@ -128,5 +138,5 @@ class TuneSettings(TrainingSettings, Settings):
         """The baselines: those that are named, or those that the method and the other text give a reason for."""
         if self.baselines is not None:
             return self.baselines
-        full = ("full", "full@flops") if self.method == "lora" else ()
+        full = () if self.method == "full" else ("full", "full@flops")
         return (*full, *(("data-alone",) if self.replay else ()))

@@ -16,9 +16,10 @@ from limbeck.jobs.common.environment import Environment
 from limbeck.jobs.common.mixture import blend_of
 from limbeck.jobs.common.trained import write_training
 from limbeck.jobs.tune.plan import TunePlan
+from limbeck.jobs.tune.subspace import FILE, ROWS, subspaces_of
 from limbeck.models.language_model import LanguageModel
-from limbeck.models.load import verified_folder
 from limbeck.models.save import round_to, save
+from limbeck.run.optim import learning_rate
 from limbeck.run.replay import ReplayStep
 from limbeck.run.run import Plan, Run
 from limbeck.run.save import checkpoints, drop_best
@@ -27,7 +28,7 @@ from limbeck.run.step import Step, train_step
 from limbeck.run.trackers import Tracked
 from limbeck.run.watch import Watch
 from limbeck.students.adapter_files import write_adapters
-from limbeck.students.adapters import adapt, merge
+from limbeck.students.adapters import Subspace, adapt, merge
 from limbeck.types import Corpus
 
 ADAPTER = "adapter"  # the folder of a model's adapters, beside it
@@ -106,8 +107,30 @@ class Shared:
         model = self.environment.world.load(self.start, train=True)
         if arm.adapters:
             assert self.plan.adapters is not None
-            adapt(model, self.plan.adapters, seed=arm.seed)
+            inside = self._subspaces(arm, model) if self.plan.adapters.subspace else None
+            adapt(model, self.plan.adapters, seed=arm.seed, subspaces=inside)
         return model
+
+    def _subspaces(self, arm: Arm, model: LanguageModel) -> dict[str, Subspace]:
+        """Where the adapters of an arm are frozen, from the first rows that it reads of the data."""
+        assert self.plan.adapters is not None
+        training, rows = self.training, Rows(self.store, length=self.plan.length, seed=arm.seed)
+        objective = self.plan.objective.make()
+        objective.begin(arm.steps)
+        first = learning_rate(
+            0, steps=arm.steps, peak=self.rates[True], schedule=training.schedule, warmup=training.warmup
+        )
+        return subspaces_of(
+            model,
+            self.plan.adapters,
+            lambda: rows.take(min(ROWS, rows.n_rows)),
+            objective=objective.to(model.device),
+            teacher=self.parent,
+            step=first,
+            seed=arm.seed,
+            folder=arm.folder,
+            world=self.environment.world,
+        )
 
     def corpus(self, arm: Arm) -> Corpus:
         """The rows that an arm reads, of the data and of the other text."""
@@ -149,6 +172,7 @@ def train(arm: Arm, shared: Shared) -> None:
         _save(arm, run, shared)
     if world.first:
         drop_best(arm.folder)
+        (arm.folder / FILE).unlink(missing_ok=True)
         for checkpoint in checkpoints(arm.folder):
             shutil.rmtree(checkpoint, ignore_errors=True)
     world.barrier()
@@ -171,8 +195,3 @@ def _save(arm: Arm, run: Run, shared: Shared) -> None:
         merge(whole)
         whole.model.requires_grad_(False)
     save(whole, arm.student, dtype=round_to(whole, shared.stored))
-
-
-def measured_model(arm: Arm, environment: Environment) -> Path:
-    """The folder of a tuned model, after its files were compared with their checksums."""
-    return verified_folder(arm.student)

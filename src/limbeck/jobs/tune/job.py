@@ -245,19 +245,19 @@ def _adapter_numbers(start: LanguageModel, plan: TunePlan) -> int:
     """How many numbers the adapters of a model have; 0 where all weights are trained."""
     if plan.adapters is None:
         return 0
-    return sum(plan.adapters.rank * sum(layer.weight.shape) for _, layer in linear_layers(start))
+    return sum(plan.adapters.numbers(layer.weight.shape) for _, layer in linear_layers(start))
 
 
 def _same_model(settings: TuneSettings, run: dict[str, Any]) -> None:
     """Raises BadFolder if the run in the folder began with other weights under the same name."""
     digest = weights_digest(resolve(settings.student))
-    if run.get("start", digest) != digest:
+    if run.get("weights", digest) != digest:
         raise BadFolder(
             f"the weights of {settings.student} changed since the run in {settings.out} began, so it cannot be continued: put "
             "them back, or give a new folder with --out."
         )
-    if "start" not in run:
-        update(settings.out, run, start=digest)
+    if "weights" not in run:
+        update(settings.out, run, weights=digest)
 
 
 def _other_text(plan: TunePlan, start: LanguageModel, environment: Environment) -> tuple[TokenStore, TokenStore] | None:

@@ -114,15 +114,23 @@ class TunePlan:
 
 def adapters_of(settings: TuneSettings) -> AdapterPlan | None:
     """The adapters of the settings, None where all weights are trained. Raises BadSetting for flags of the other method."""
+    described = [name for name in ("rank", "alpha", "subspace") if name in settings.model_fields_set]
+    for flag in described if settings.method == "full" else ():
+        if getattr(settings, flag) is not None:
+            raise BadSetting(
+                f"--{flag} {getattr(settings, flag)}: it describes adapters, and all weights are trained: give --method lora "
+                "too, or leave it out"
+            )
     if settings.method == "full":
-        for flag in ("rank", "alpha"):
-            if flag in settings.model_fields_set and getattr(settings, flag) is not None:
-                raise BadSetting(
-                    f"--{flag} {getattr(settings, flag):g}: it describes adapters, and all weights are trained: give --method "
-                    "lora too, or leave it out"
-                )
         return None
-    return AdapterPlan(settings.rank, 2.0 * settings.rank if settings.alpha is None else settings.alpha)
+    if settings.method == "lora":
+        if "subspace" in described:
+            raise BadSetting(
+                f"--subspace {settings.subspace}: it is where lora-xs freezes the adapters' matrices, and lora trains them: give "
+                "--method lora-xs, or leave it out"
+            )
+        return AdapterPlan(settings.rank, 2.0 * settings.rank if settings.alpha is None else settings.alpha)
+    return AdapterPlan(settings.rank, settings.alpha or settings.rank, settings.subspace)
 
 
 def _stay(text: str) -> ObjectiveSpec:
@@ -144,7 +152,7 @@ def _check_mesh(
     if not environment.world.sharded:
         return
     stay = other is not None and other.stay is not None
-    for flag, given in (("--method lora", adapters is not None), ("--stay", stay)):
+    for flag, given in ((f"--method {settings.method}", adapters is not None), ("--stay", stay)):
         if given:
             raise BadSetting(
                 f"{flag} needs all weights in one process, and --mesh {settings.mesh} spreads them: leave one of the two out"
