@@ -155,6 +155,7 @@ def test_help_has_a_section_for_each_kind_of_flag_and_is_as_wide_as_the_terminal
             "On-policy",
             "Comparison",
             "Mixture of layers",
+            "Low rank",
             "Teacher on a server",
         ),
         *("Machine", "Output"),

@@ -148,6 +148,9 @@ def doctor(
     mixers: str | Sequence[str] | None = None,
     keep_attention: int | None = None,
     match: str | Sequence[str] | None = None,
+    low_rank: float | None = None,
+    factor: Literal["whitened", "asvd", "svd"] | None = "whitened",
+    sparse: float | None = 0.0,
     tokenizer: str | None = None,
     in_flight: int | None = 32,
     time_limit: float | None = 120,
@@ -271,6 +274,12 @@ def doctor(
         keep_attention: With --mixers: number of layers that keep attention, those whose loss harms recall most.
         match: With --mixers: what is matched to attention before distillation, mixers, blocks or none; a tenth of
             --tokens each. Default: mixers,blocks.
+        low_rank: Keep this share of the parameters of each layer's matrices, as factors of low rank; layers and
+            widths stay. For example 0.6.
+        factor: With --low-rank: how factors are fitted: to what the matrix computes on --data, to its inputs'
+            sizes, or to the matrix alone. Default: whitened.
+        sparse: With --low-rank: share of a matrix's entries that are kept apart from its factors, within the same
+            parameters. For example 0.02. Default: 0.0.
         tokenizer: Folder or hub id of the configuration and tokenizer of a teacher on a server.
         in_flight: Maximum concurrent requests. Default: 32.
         time_limit: Time limit of one request. Default: 120.
@@ -481,6 +490,9 @@ def distil(
     mixers: str | Sequence[str] | None = None,
     keep_attention: int | None = None,
     match: str | Sequence[str] | None = None,
+    low_rank: float | None = None,
+    factor: Literal["whitened", "asvd", "svd"] | None = "whitened",
+    sparse: float | None = 0.0,
     tokenizer: str | None = None,
     in_flight: int | None = 32,
     time_limit: float | None = 120,
@@ -606,6 +618,12 @@ def distil(
         keep_attention: With --mixers: number of layers that keep attention, those whose loss harms recall most.
         match: With --mixers: what is matched to attention before distillation, mixers, blocks or none; a tenth of
             --tokens each. Default: mixers,blocks.
+        low_rank: Keep this share of the parameters of each layer's matrices, as factors of low rank; layers and
+            widths stay. For example 0.6.
+        factor: With --low-rank: how factors are fitted: to what the matrix computes on --data, to its inputs'
+            sizes, or to the matrix alone. Default: whitened.
+        sparse: With --low-rank: share of a matrix's entries that are kept apart from its factors, within the same
+            parameters. For example 0.02. Default: 0.0.
         tokenizer: Folder or hub id of the configuration and tokenizer of a teacher on a server.
         in_flight: Maximum concurrent requests. Default: 32.
         time_limit: Time limit of one request. Default: 120.

@@ -7,10 +7,12 @@ import pytest
 import torch
 
 import limbeck
-from limbeck.errors import BadModel, BadSetting
+from limbeck.errors import BadFolder, BadModel, BadSetting, Interrupted
 from limbeck.models.load import load
 from limbeck.models.mixers.low_rank import LowRank
 from limbeck.models.save import save
+from limbeck.students.factor import Budget
+from limbeck.students.low_rank import planned_config
 from tests.helpers.models import llama, tokenizer, write_corpus
 
 LENGTH = 32
@@ -45,19 +47,77 @@ def test_a_student_of_factors_is_saved_described_and_loaded(here):
     assert json.loads((here / "factors" / "lineage.json").read_text())["low_rank"]["keep"] == 0.6
 
 
-def test_it_is_trained_as_factors_with_its_places_where_they_were(here, tmp_path):
-    limbeck.distil(
-        teacher=str(here / "teacher"), student=str(here / "factors"), data=str(here / "text.jsonl"), length=LENGTH,
-        tokens=512, batch_tokens=64, baselines="none", threads=1, out=tmp_path / "run",
-    )  # fmt: skip
-    before, after = load(here / "factors"), load(tmp_path / "run" / "student")
-    moved = {
-        name: not torch.equal(tensor, dict(after.model.state_dict())[name])
-        for name, tensor in before.model.state_dict().items()
-    }
-    assert all(change != name.endswith("places") for name, change in moved.items()), moved
-    assert (after.lineage or {})["low_rank"] == (before.lineage or {})["low_rank"]
-    assert "made of low-rank factors" in (tmp_path / "run" / "student" / "README.md").read_text()
+@pytest.fixture(scope="module")
+def run(here) -> Path:
+    """One command that makes factors and distils them."""
+    distil(here, here / "run")
+    return here / "run"
+
+
+def distil(here: Path, out: Path, **more):
+    asked = {"teacher": str(here / "teacher"), "data": str(here / "text.jsonl"), "low_rank": 0.6, "sparse": 0.02}
+    asked |= {"length": LENGTH, "tokens": 512, "batch_tokens": 64, "baselines": "cut,cut+ce,fresh+kd", "threads": 1}
+    return limbeck.distil(**(asked | {"out": out} | more))
+
+
+def test_one_command_makes_factors_and_distils_them(here, run):
+    cut, student, teacher = load(run / "cut"), load(run / "student"), load(here / "teacher")
+    assert cut.config.factors == load(here / "factors").config.factors  # as of shrink
+    assert cut.config.factors == planned_config(teacher.config, Budget(0.6, 0.02)).factors
+    assert student.lineage == cut.lineage
+    assert (student.lineage or {})["low_rank"]["keep"] == 0.6
+    before, after = cut.model.state_dict(), student.model.state_dict()
+    moved = {name: not torch.equal(tensor, after[name]) for name, tensor in before.items()}
+    assert all(change != name.endswith("places") for name, change in moved.items()), moved  # which stay
+    card = (run / "student" / "README.md").read_text()
+    assert "made of low-rank factors of its teacher's matrices" in card
+    page = (run / "report.html").read_text()
+    assert "factored, untrained" in page
+    assert all(name in page for name in ("factored + cross-entropy", "fresh"))
+
+
+@pytest.mark.long
+def test_a_run_of_factors_continues_with_those_that_it_made(here, run, tmp_path, monkeypatch):
+    def stopped(arm, shared, **how):
+        raise Interrupted("a kill", 15)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("limbeck.jobs.distil.job.train", stopped)
+        with pytest.raises(Interrupted):
+            distil(here, tmp_path / "out", baselines="none")
+    monkeypatch.setattr("limbeck.jobs.pair.low_rank.factored_student", None)  # they are not fitted again
+    distil(here, tmp_path / "out", baselines="none")
+    name = "student/model.safetensors"
+    assert (tmp_path / "out" / name).read_bytes() == (run / name).read_bytes()
+    with pytest.raises(BadFolder, match=r"low_rank: 0\.6 there"):
+        distil(here, tmp_path / "out", baselines="none", low_rank=0.5)
+
+
+def test_the_doctor_looks_at_the_planned_factors(here):
+    found = limbeck.doctor(teacher=str(here / "teacher"), data=str(here / "text.jsonl"), low_rank=0.6, length=LENGTH)
+    assert found.ok
+    with pytest.raises(BadSetting, match="--qat int8: no GGUF file holds low-rank factors"):
+        limbeck.doctor(teacher=str(here / "teacher"), data=str(here / "text.jsonl"), low_rank=0.6, qat="int8")
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"params": "20k"}, "--low-rank and --params both define the student"),
+        ({"student": "teacher"}, "--low-rank and --student both define"),
+        ({"mixers": "gdn"}, "--low-rank and --mixers both define"),
+        ({"rounds": 2}, "--low-rank and --rounds both define"),
+        ({"depths": "1,2"}, "--low-rank and --depths both define"),
+        ({"learngene": "linear"}, "--learngene linear: shared layers are for students of several depths"),
+        ({"low_rank": None, "params": "20k", "factor": "svd"}, "--factor is about low-rank factors: give --low-rank"),
+        ({"method": "random"}, "--method scores what is pruned"),
+    ],
+)
+def test_flags_that_do_not_go_with_factors_are_refused_by_distil(more, said, here, tmp_path, monkeypatch):
+    monkeypatch.chdir(here)
+    with pytest.raises(BadSetting, match=said):
+        distil(here, tmp_path / "out", **more)
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_same_command_makes_the_same_student(here, tmp_path):

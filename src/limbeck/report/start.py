@@ -75,6 +75,13 @@ BEFORE = Start(
     trained="tuned",
 )
 
+FACTORED = Start(
+    "factored, untrained",
+    "the student before training",
+    "The student of low-rank factors of its teacher's matrices, before any training.",
+    made="factored",
+)
+
 
 def start_of(run: Mapping[str, Any]) -> Start:
     """The start of a run, from what its run.json holds."""
@@ -88,6 +95,8 @@ def start_of(run: Mapping[str, Any]) -> Start:
             return EXPANDED
         if run.get("signature", {}).get("student"):
             return GIVEN
+        if lineage.get("low_rank"):
+            return FACTORED
         if experts := lineage.get("experts"):
             return Start("made dense, untrained", CUT.name, f"{CUT.means} {experts_sentence(experts)}")
         return CUT

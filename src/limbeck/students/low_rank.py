@@ -12,13 +12,16 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
+from transformers.configuration_utils import PreTrainedConfig
 
 from limbeck.errors import BadModel
+from limbeck.models.anatomy import Anatomy
 from limbeck.models.build import build
+from limbeck.models.decoder import LimbeckConfig
 from limbeck.models.language_model import LanguageModel
 from limbeck.models.mixers.low_rank import replace_linear
 from limbeck.models.trim.model import lineage_of_vocabulary
-from limbeck.students.convert import convert, obstacle, place_of
+from limbeck.students.convert import config_of, convert, obstacle, place_of
 from limbeck.students.factor import Budget, Factors, factor
 from limbeck.types import Batch
 
@@ -65,6 +68,24 @@ def with_factors(teacher: LanguageModel, found: Iterable[tuple[str, Factors]], *
     return student
 
 
+def planned_config(config: PreTrainedConfig, budget: Budget) -> LimbeckConfig:
+    """The configuration of a student of factors, from its teacher's alone.
+
+    Raises BadModel for a teacher that does not fit limbeck's decoder, and BadShape for a matrix whose budget is below rank 1.
+    """
+    _check_fits(config, f"a {config.model_type} model")
+    anatomy = Anatomy.of(config)
+    sizes = anatomy.sizes
+    planned = config_of(config, ["attention"] * sizes.layers)
+    matrices = {name: [sizes.of(axis) for axis in axes] for name, axes in anatomy.inside.items() if len(axes) == 2}
+    planned.factors = {
+        place_of(f"layers.{layer}.{name}").removesuffix(".weight"): list(budget.of(m, n, name))
+        for layer in range(sizes.layers)
+        for name, (m, n) in matrices.items()
+    }
+    return planned
+
+
 def stored_parameters(student: LanguageModel) -> int:
     """Parameters of a student as factors, also of one that is multiplied out. An entry kept apart counts twice."""
     facts: Mapping[str, Any] = (student.lineage or {})[LINEAGE]
@@ -79,12 +100,16 @@ def stored_parameters(student: LanguageModel) -> int:
 
 def _ours(teacher: LanguageModel) -> LanguageModel:
     """The teacher as limbeck's own decoder. Raises BadModel where it does not fit."""
-    if why := obstacle(teacher.config):
-        raise BadModel(
-            f"{teacher.name}: factors are layers of limbeck's own decoder, which a {teacher.config.model_type} model does not "
-            f"fit: {why}. Factors multiplied out (--dense) are an ordinary model, as large as the teacher"
-        )
+    _check_fits(teacher.config, teacher.name)
     return convert(teacher, ["attention"] * teacher.config.num_hidden_layers)
+
+
+def _check_fits(config: PreTrainedConfig, name: str) -> None:
+    if why := obstacle(config):
+        raise BadModel(
+            f"{name}: factors are layers of limbeck's own decoder, which a {config.model_type} model does not fit: {why}. "
+            "Factors multiplied out (limbeck shrink --low-rank with --dense) are an ordinary model, as large as the teacher"
+        )
 
 
 def _copy(teacher: LanguageModel) -> LanguageModel:

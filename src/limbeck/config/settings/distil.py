@@ -144,6 +144,34 @@ class DistilSettings(TrainingSettings, TeacherSettings):
             synonyms=("layer_importance", "drop_layers", "depth_pruning", "layer_method"),
         ),
     ] = Field(default=None, exclude=True)
+    low_rank: Annotated[
+        float | None,
+        Field(gt=0, lt=1),
+        Flag(
+            "Keep this share of the parameters of each layer's matrices, as factors of low rank; layers and widths stay.",
+            "Low rank",
+            examples=("0.6",),
+            synonyms=("rank_ratio", "svd", "compression_ratio", "keep", "param_ratio"),
+        ),
+    ] = Field(default=None, exclude=True)
+    factor: Annotated[
+        Literal["whitened", "asvd", "svd"],
+        Flag(
+            "How factors are fitted: to what the matrix computes on --data, to its inputs' sizes, or to the matrix alone.",
+            "Low rank",
+            needs="--low-rank",
+        ),
+    ] = Field(default="whitened", exclude=True)
+    sparse: Annotated[
+        float,
+        Field(ge=0, lt=0.5),
+        Flag(
+            "Share of a matrix's entries that are kept apart from its factors, within the same parameters.",
+            "Low rank",
+            needs="--low-rank",
+            examples=("0.02",),
+        ),
+    ] = Field(default=0.0, exclude=True)
     mixers: Annotated[
         MixerNames,
         Flag(
@@ -319,34 +347,6 @@ class ShrinkSettings(DistilSettings):
     """The keys of `limbeck shrink`, which are also its flags. It makes one student, of one size."""
 
     params: Params = None
-    low_rank: Annotated[
-        float | None,
-        Field(gt=0, lt=1),
-        Flag(
-            "Keep this share of the parameters of each layer's matrices, as factors of low rank; layers and widths stay.",
-            "Low rank",
-            examples=("0.6",),
-            synonyms=("rank_ratio", "svd", "compression_ratio", "keep", "param_ratio"),
-        ),
-    ] = None
-    factor: Annotated[
-        Literal["whitened", "asvd", "svd"],
-        Flag(
-            "How factors are fitted: to what the matrix computes on --data, to its inputs' sizes, or to the matrix alone.",
-            "Low rank",
-            needs="--low-rank",
-        ),
-    ] = "whitened"
-    sparse: Annotated[
-        float,
-        Field(ge=0, lt=0.5),
-        Flag(
-            "Share of a matrix's entries that are kept apart from its factors, within the same parameters.",
-            "Low rank",
-            needs="--low-rank",
-            examples=("0.02",),
-        ),
-    ] = 0.0
     dense: Annotated[
         bool,
         Flag(

@@ -61,6 +61,7 @@ _LATER = (
     *("method", "depth"),
     *("depths", "learngene"),
     *("grow", "start"),
+    *("low_rank", "factor", "sparse"),
 )
 # In the versions of a run on a GPU: how products of float32 are computed there
 _FLOAT32, _IN_FULL, _IN_TF32 = "float32 on the gpu", "float32", "layers in TF32 in training steps, else float32"

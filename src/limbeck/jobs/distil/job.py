@@ -54,6 +54,7 @@ from limbeck.jobs.distil.rounds import arms_of_rounds, make_in_rounds
 from limbeck.jobs.distil.shared_layers import make_from_shared
 from limbeck.jobs.distil.teacher import RunTeacher, adopted
 from limbeck.jobs.distil.vocabulary import with_vocabulary
+from limbeck.jobs.pair.low_rank import make_factored
 from limbeck.jobs.pair.student import METHOD, make_student, possible_shapes, stored_as
 from limbeck.jobs.pair.vocabulary import given_student
 from limbeck.models.language_model import LanguageModel
@@ -467,14 +468,17 @@ def _start(
         source.captured.place_cut(possible_shapes(settings, plan.request.teacher), pruned, seed=settings.seed)
     environment.world.barrier()
     made = (folder / "config.json").exists()
-    needed, length = (target or conversion) and not made, plan.budget.length
+    factored = settings.low_rank is not None
+    needed, length = (target or conversion or factored) and not made, plan.budget.length
     weights = source.to_cut(environment, length=length, spill=settings.out) if needed else source.about
     if plan.rounds is not None:
         return folder if made else make_in_rounds(plan, weights, store, environment=environment, share=share)
     if plan.learngene is not None:
         return folder if made else make_from_shared(plan, weights, store, environment=environment, share=share)
+    ref = plan.request.teacher
+    if factored:
+        return make_factored(settings, ref, weights, store, length=length, environment=environment)
     if conversion is None:
-        ref = plan.request.teacher
         return make_student(settings, ref, target, weights, store, length=length, environment=environment)
     if made:
         if environment.world.first:  # left by a start that was killed just after this stage

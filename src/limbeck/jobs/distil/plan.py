@@ -25,12 +25,14 @@ from limbeck.jobs.distil.conversion import Conversion, Planned, check_conversion
 from limbeck.jobs.distil.request import DistilRequest
 from limbeck.jobs.distil.rollouts import check_rollouts
 from limbeck.jobs.pair.learngene import Learngene, check_learngene
+from limbeck.jobs.pair.low_rank import budget_of
 from limbeck.jobs.pair.rounds import Rounds, check_rounds
 from limbeck.jobs.pair.student import target_shape
 from limbeck.models.configuration import load_config
 from limbeck.models.gguf.quantiser import KIND_OF, Quantiser
 from limbeck.planning.checks.pair import PlannedRun
 from limbeck.run.optim import Schedule
+from limbeck.students.low_rank import planned_config as planned_factors
 from limbeck.students.shape import Shape, config_of
 from limbeck.teachers.ref import CapturedRef
 
@@ -147,6 +149,7 @@ def check_mesh(settings: DistilSettings, environment: Environment) -> None:
         return
     for flag, given in (
         ("--mixers", settings.mixers),
+        ("--low-rank", settings.low_rank),
         ("--qat", settings.qat),
         ("--rounds", settings.rounds > 1),
         ("--learngene", settings.learngene),
@@ -162,7 +165,9 @@ def check_mesh(settings: DistilSettings, environment: Environment) -> None:
 def planned_config(
     request: DistilRequest, target: Shape | None, conversion: Conversion | None, config: PreTrainedConfig
 ) -> PreTrainedConfig:
-    """The configuration of the student: of the conversion or pruning that is planned, else ``config``."""
+    """The configuration of the student: of the conversion, pruning or factors that are planned, else ``config``."""
     if conversion:
         return Planned.of(request, conversion, target).student
+    if request.settings.low_rank is not None:
+        return planned_factors(config, budget_of(request.settings))
     return config if target is None else config_of(target, config)

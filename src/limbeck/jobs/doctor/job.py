@@ -20,7 +20,7 @@ from limbeck.jobs.common.sample import first_documents, unreadable
 from limbeck.jobs.distil.align import check_student
 from limbeck.jobs.distil.conversion import Planned, check_conversion
 from limbeck.jobs.distil.diagnose import diagnose, what_is_known
-from limbeck.jobs.distil.plan import DistilPlan
+from limbeck.jobs.distil.plan import DistilPlan, planned_config
 from limbeck.jobs.distil.request import DistilRequest
 from limbeck.jobs.distil.rollouts import check_rollouts, on_own_texts
 from limbeck.jobs.distil.teacher import RunTeacher, adopted
@@ -31,7 +31,6 @@ from limbeck.jobs.pair.student import target_shape
 from limbeck.jobs.pair.vocabulary import given_student
 from limbeck.planning.checks.pair import Finding, Pair, as_json
 from limbeck.report.words import counted
-from limbeck.students.shape import config_of
 from limbeck.teachers.ref import ServedRef
 
 
@@ -68,7 +67,8 @@ def _examined(request: DistilRequest, logits: dict[str, Any]) -> dict[str, Any]:
     student = given_student(settings.student, request.teacher) if settings.student else None
     reads = student if student is not None and settings.tokenizer_align else teacher
     length = settings.length or row_length(settings, reads.context, environment.world.device, name=reads.name)
-    pair = Pair(teacher, student, None if shape is None else config_of(shape, teacher.config))
+    planned = None if settings.student else planned_config(request, shape, None, teacher.config)
+    pair = Pair(teacher, student, planned)
     if settings.rounds > 1:
         _, steps = batch_rows(settings, length, environment.world.size)
         check_rounds(settings, request.teacher, shape, steps=steps)

@@ -39,7 +39,7 @@ def check_depths(settings: DistilSettings) -> None:
         raise BadSetting(
             f"--objective {settings.objective!r} with --learngene: shared layers are trained once, with one objective; give one"
         )
-    for name in ("student", *SIZES):
+    for name in ("student", "low_rank", *SIZES):
         if getattr(settings, name) is not None:
             raise BadSetting(
                 f"{flag_of(DistilSettings, name)} and --depths both define the student: give one of them (students of --depths "

@@ -9,7 +9,7 @@ from typing import NotRequired, TypedDict, Unpack
 
 import torch
 
-from limbeck.config import ATTENTION, LAYERS, PTQ, DistilSettings, byte_budget, flag_of
+from limbeck.config import ATTENTION, LAYERS, PTQ, DistilSettings, ShrinkSettings, byte_budget, flag_of
 from limbeck.config.defaults import SHRINK
 from limbeck.corpora import Rows, TokenStore
 from limbeck.errors import BadSetting
@@ -32,6 +32,7 @@ from limbeck.run.log import console
 from limbeck.run.micro import micro_batches
 from limbeck.students.convert import choose as choose_converted
 from limbeck.students.dense import CHOSEN, LINEAGE, lineage_of_experts, make_dense
+from limbeck.students.factor import Budget as FactorBudget
 from limbeck.students.prune import StoredStudent, prune, prune_stored
 from limbeck.students.score import score
 from limbeck.students.shape import (
@@ -57,9 +58,12 @@ METHOD = "activation"  # how importance is scored unless --method names another;
 def target_shape(settings: DistilSettings, teacher: TeacherRef) -> Shape | None:
     """The shape for the budget of parameters or bytes, from the teacher's configuration alone.
 
-    None for an existing student, and for a conversion that keeps the teacher's shape. Raises BadSetting if several flags define
-    the student, or several sizes are given, and BadShape if no shape fits.
+    None for an existing student, for factors, and for a conversion that keeps the teacher's shape. Raises BadSetting if several
+    flags define the student, or several sizes are given, and BadShape if no shape fits.
     """
+    check_factors(settings)
+    if settings.low_rank is not None:
+        return None
     chosen = [flag_of(DistilSettings, name) for name in ("student", *SIZES) if getattr(settings, name) is not None]
     if len(chosen) > 1:
         raise BadSetting(f"{' and '.join(chosen)} both define the student: give one of them")
@@ -105,6 +109,31 @@ def _check_not_scored(settings: DistilSettings) -> None:
                 else "with --mixers and no size nothing is pruned"
             )
             raise BadSetting(f"{flag} scores what is pruned out of the teacher, and {why}: leave one of the two out")
+
+
+def check_factors(settings: DistilSettings) -> None:
+    """Raises BadSetting for flags of factors without --low-rank, and with it for another student or a score of importance."""
+    given = settings.model_fields_set
+    if settings.low_rank is None:
+        for name in ("factor", "sparse", "dense"):
+            if name in given:
+                raise BadSetting(
+                    f"{flag_of(ShrinkSettings, name)} is about low-rank factors: give --low-rank SHARE too, or leave it out"
+                )
+        return
+    others = ("student", *SIZES, "depths", "mixers", "experts")
+    named = [name for name in others if getattr(settings, name) is not None] + ["rounds"] * (settings.rounds > 1)
+    if named:
+        raise BadSetting(
+            f"--low-rank and {flag_of(DistilSettings, named[0])} both define the student: give one of them. A student that is "
+            "pruned first can be factored by a second limbeck shrink, with it as --teacher"
+        )
+    for name in ("method", "depth"):
+        if name in given:
+            raise BadSetting(f"--{name} scores what is pruned, and --low-rank prunes nothing: leave it out")
+    if settings.qat is not None:
+        raise BadSetting(f"--qat {settings.qat}: no GGUF file holds low-rank factors: leave --low-rank out, or --qat")
+    FactorBudget(settings.low_rank, settings.sparse)  # for its errors
 
 
 def possible_shapes(settings: DistilSettings, teacher: TeacherRef) -> tuple[Shape, ...]:

@@ -21,10 +21,18 @@ from limbeck.jobs.common.made import made_of
 from limbeck.jobs.common.opening import open_once
 from limbeck.jobs.common.sample import first_documents
 from limbeck.jobs.common.text import columns_of, passing_store
-from limbeck.jobs.pair.student import Pruning, scored_by, shrink_stored, shrink_to, stored_as, target_shape
+from limbeck.jobs.pair.low_rank import factored_student, sizes
+from limbeck.jobs.pair.student import (
+    Pruning,
+    check_factors,
+    scored_by,
+    shrink_stored,
+    shrink_to,
+    stored_as,
+    target_shape,
+)
 from limbeck.jobs.pair.trimmed import load_teacher, load_teacher_within, stored_teacher
 from limbeck.jobs.pair.vocabulary import trimmed_beside
-from limbeck.jobs.shrink.low_rank import check_flags, factored_student, sizes
 from limbeck.models.configuration import load_config
 from limbeck.models.experts import expert_count, is_mixture
 from limbeck.models.language_model import LanguageModel
@@ -45,7 +53,7 @@ def shrink(settings: ShrinkSettings) -> dict[str, Any]:
     Returns ``{"out", "parameters", "shape", "teacher_parameters"}``. Raises BadSetting for flags that do not go together or
     several processes, BadFolder for a folder that is not empty, and the errors of a faulty text or teacher.
     """
-    check_flags(settings)
+    check_factors(settings)
     require_one_process("shrink")
     source = teacher_ref(settings.teacher)
     environment = environment_of(settings, computed_here(source))
@@ -68,7 +76,7 @@ class _Made:
 
 def _shrunk(settings: ShrinkSettings, source: TeacherRef, environment: Environment) -> dict[str, Any]:
     out = settings.out
-    shape = None if settings.low_rank is not None else target_shape(settings, source)
+    shape = target_shape(settings, source)
     resolve_source(settings.data, columns_of(settings))
     take(out)
     require_empty(out)  # another process may just have finished

@@ -1,48 +1,59 @@
-"""A student of low-rank factors: `limbeck shrink --low-rank`."""
+"""A student of low-rank factors: `limbeck shrink --low-rank`, and the start of `limbeck distil --low-rank`."""
 
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
-from limbeck.config import DistilSettings, ShrinkSettings, flag_of
+from limbeck.config import DistilSettings, ShrinkSettings
 from limbeck.corpora import Rows, TokenStore
 from limbeck.errors import BadSetting
 from limbeck.jobs.common.environment import Environment
-from limbeck.jobs.pair.student import CALIBRATION_ROWS, SIZES
+from limbeck.jobs.pair.student import CALIBRATION_ROWS, OnDisk, save_student
 from limbeck.models.language_model import LanguageModel
 from limbeck.models.streamed import StreamedModel
+from limbeck.run.log import console
 from limbeck.run.micro import micro_batches
 from limbeck.students.factor import Budget, linears
 from limbeck.students.low_rank import LINEAGE, low_rank, stored_parameters
+from limbeck.teachers.ref import TeacherRef
 
 _TIMES = 2  # tokens of the sample for each input of the widest matrix, at least
 
 
-def check_flags(settings: ShrinkSettings) -> None:
-    """Raises BadSetting for flags of factors without --low-rank, and with it for another size or a score of importance."""
-    given = settings.model_fields_set
-    if settings.low_rank is None:
-        for name in ("factor", "sparse", "dense"):
-            if name in given:
-                raise BadSetting(
-                    f"{flag_of(ShrinkSettings, name)} is about low-rank factors: give --low-rank SHARE too, or leave it out"
-                )
-        return
-    for name in SIZES:
-        if getattr(settings, name) is not None:
-            raise BadSetting(
-                f"--low-rank and {flag_of(DistilSettings, name)} both define the student: give one of them. A student that is "
-                "pruned first can be factored by a second limbeck shrink, with it as --teacher"
-            )
-    for name in ("method", "depth"):
-        if name in given:
-            raise BadSetting(f"--{name} scores what is pruned, and --low-rank prunes nothing: leave it out")
-    Budget(settings.low_rank, settings.sparse)
+def make_factored(
+    settings: DistilSettings,
+    ref: TeacherRef,
+    teacher: LanguageModel | OnDisk,
+    store: TokenStore,
+    *,
+    length: int,
+    environment: Environment,
+) -> Path:
+    """Makes the untrained student of factors in the run's folder; returns its folder. One that was made before is kept.
+
+    ``ref`` names the teacher. Raises as `factored_student`.
+    """
+    folder = settings.out / "cut"
+    if environment.world.first and not (folder / "config.json").exists():
+        runs = teacher.run() if isinstance(teacher, OnDisk) else teacher
+        student = factored_student(settings, runs, store, length=length, environment=environment)
+        save_student(student, settings, ref, folder)
+        ranks = ", ".join(f"{kind} {text}" for kind, text in ranks_of(student).items())
+        console.print(f"low rank: {settings.low_rank:.0%} of the parameters of each matrix; ranks: {ranks}")
+    environment.world.barrier()
+    return folder
+
+
+def budget_of(settings: DistilSettings) -> Budget:
+    """The share of each matrix that is kept. Raises BadSetting for shares that leave nothing for factors."""
+    assert settings.low_rank is not None
+    return Budget(settings.low_rank, settings.sparse)
 
 
 def factored_student(
-    settings: ShrinkSettings,
+    settings: DistilSettings,
     teacher: LanguageModel | StreamedModel,
     store: TokenStore,
     *,
@@ -58,13 +69,12 @@ def factored_student(
             f"--low-rank: {teacher.name} is larger than the memory that is free, and factors are fitted to a teacher in memory: "
             "use a machine with more, or prune it first (limbeck shrink --params)"
         )
-    assert settings.low_rank is not None
     most = max(part.in_features for part in linears(teacher).values())
     rows = max(CALIBRATION_ROWS, math.ceil(_TIMES * most / length))
     taken = Rows(store, length=length, seed=settings.seed).take(rows)
     sample = list(micro_batches(taken, environment.world.device))
-    budget = Budget(settings.low_rank, settings.sparse)
-    return low_rank(teacher, sample, budget=budget, method=settings.factor, dense=settings.dense)
+    dense = isinstance(settings, ShrinkSettings) and settings.dense
+    return low_rank(teacher, sample, budget=budget_of(settings), method=settings.factor, dense=dense)
 
 
 def sizes(teacher: LanguageModel, student: LanguageModel) -> list[list[str]]:
