@@ -208,6 +208,26 @@ def draw_by_depth(lines: Mapping[str, Mapping[int, Interval]], file: Path) -> No
         axes.legend(fontsize=7)
 
 
+def draw_learned_and_forgotten(arms: Mapping[str, tuple[Interval, Interval]], file: Path) -> None:
+    """Nats on the text of a tuning, and on the text before, a point for each arm. Bars are 95 % intervals."""
+    with _drawn(file) as axes:
+        for number, (name, (learned, kept)) in enumerate(arms.items()):
+            axes.errorbar(
+                [learned.value],
+                [kept.value],
+                xerr=[[learned.value - learned.low], [learned.high - learned.value]],
+                yerr=[[kept.value - kept.low], [kept.high - kept.value]],
+                color=_COLORS[number % len(_COLORS)],
+                marker="os^vDPX*"[number % 8],
+                markersize=4,
+                capsize=2,
+                linestyle="none",
+                label=name,
+            )
+        axes.set(xlabel="nats per token held out, of the text that was tuned on", ylabel="of the text before")
+        axes.legend(fontsize=7)
+
+
 def draw_by_rank(lines: Mapping[str, Mapping[int, Interval]], file: Path) -> None:
     """An alignment by the rank of a start, a line for each task. Bars are 95 % intervals."""
     with _drawn(file) as axes:
