@@ -1193,8 +1193,8 @@ def reproduce(
     """Reproduce a published result: confirmed, refuted or inconclusive, by a criterion that stood before.
 
     Args:
-        recipe: One of arithmetic, based, capacity-gap, compressor, distillation-law, generalization, learngene,
-            lora-sb, minima, mixture-growth, pass-until, reversal, rich-lazy, robust-recovery, s4d,
+        recipe: One of arithmetic, based, capacity-gap, compressor, distillation-law, generalization, latro,
+            learngene, lora-sb, minima, mixture-growth, pass-until, reversal, rich-lazy, robust-recovery, s4d,
             self-pretraining, taid-gap, zoology, zoology-language, or one of a package that is installed.
         data: Dataset to use instead of the recipe's own.
         points: Folder of a pilot to judge, instead of training one.
