@@ -668,7 +668,7 @@ def tune(
     replay: str | None = None,
     tokens: int | str | None = 500_000,
     batch_tokens: int | str | None = None,
-    lr: float | None = None,
+    lr: float | str | Sequence[float] | None = None,
     schedule: Literal["wsd", "cosine", "constant"] | None = "wsd",
     warmup: float | None = 0.05,
     weight_decay: float | None = 0.01,
@@ -733,7 +733,9 @@ def tune(
             it, so that the model forgets less. For example old.jsonl:0.1. Default: none.
         tokens: Training tokens, in whole sequences. For example 2M or 10B. Default: 500k.
         batch_tokens: Tokens of one optimiser step. Default: as many as make about 400 steps.
-        lr: Peak learning rate. Default: by the size of the student; converted students use one third of that.
+        lr: Peak learning rate; of several the best is taken, by trainings of a quarter of the steps and held-out
+            documents that judge nothing. For example 1e-3 or 3e-4,1e-3,3e-3. Default: by the size of the model;
+            of adapters ten times that of all weights.
         schedule: Learning rate schedule, after a warm-up. Default: wsd; cosine for pruned students of 100M
             parameters or more.
         warmup: Share of the steps, or number of steps, in which the learning rate rises to its peak. Default:

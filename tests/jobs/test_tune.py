@@ -147,6 +147,28 @@ def test_the_best_adapters_are_taken(here, tmp_path):
     assert not list(out.glob("best-*"))
 
 
+@pytest.mark.long
+def test_the_best_of_several_rates_is_taken_on_documents_that_judge_nothing(here, tmp_path):
+    out = tmp_path / "run"
+    rates = {"lr": "1e-5,3e-3,0.9", "method": "lora", "rank": 2, "baselines": "full"}
+    tune(here, out, tokens=2048, **rates)
+    run = json.loads((out / "run.json").read_text())
+    tried = {(one["what"], one["rate"]): one["nats"] for one in run["trials"]}
+    assert list(tried) == [("adapters", 1e-5), ("adapters", 3e-3), ("adapters", 0.9)] + [
+        ("full", pytest.approx(rate)) for rate in (1e-6, 3e-4, 0.09)
+    ]
+    for what in ("adapters", "full"):
+        own = {rate: nats for (of, rate), nats in tried.items() if of == what}
+        assert run["rates"][what] == min(own, key=own.__getitem__)
+    assert run["rates"]["adapters"] == 3e-3
+    watched = set(json.loads((out / "watched.json").read_text())["documents"])
+    judged = load_file(out / "measurements" / "student-seed0.safetensors")["tokens"]
+    assert watched
+    assert not judged[sorted(watched)].any()
+    assert not (out / "rates").exists()
+    assert tune(here, out, tokens=2048, **rates).verdict
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -155,6 +177,7 @@ def test_the_best_adapters_are_taken(here, tmp_path):
         ({"replay": "{text}:0.001"}, r"of the 16 rows of this training none would be of the other text"),
         ({"replay": "{text}:2"}, "expected a source and its share of the rows, between 0 and 1"),
         ({"replay": "{text}"}, "expected a source and its share of the rows, between 0 and 1"),
+        ({"lr": "0.1,2"}, "expected a learning rate above 0 and up to 1, or several"),
         ({"rank": 4}, "--rank 4: it describes adapters, and all weights are trained: give --method lora too"),
         ({"alpha": 8}, r"--alpha 8\.0: it describes adapters"),
         ({"subspace": "random"}, "--subspace random: it describes adapters"),

@@ -140,7 +140,6 @@ COMMANDS = (
         models=("student",),
         help={
             "frame": "Token that plain documents begin with: one of the model's, none, or auto.",
-            "lr": "Peak learning rate.",
         },
     ),
     Command(

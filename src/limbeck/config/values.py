@@ -189,6 +189,22 @@ def _replay(value: Any) -> Any:
     return f"{source}:{share:g}"
 
 
+def _rates(value: Any) -> Any:
+    """A learning rate, or several that differ, the smallest first; None stays."""
+    if value is None:
+        return None
+    parts = value.split(",") if isinstance(value, str) else value if isinstance(value, list | tuple) else [value]
+    try:
+        found = sorted({float(part) for part in parts})
+    except (TypeError, ValueError):
+        found = []
+    if not found or not all(0 < rate <= 1 for rate in found):
+        raise ValueError(
+            f"expected a learning rate above 0 and up to 1, or several such as 1e-4,3e-4,1e-3, got {value!r}"
+        )
+    return found[0] if len(found) == 1 else tuple(found)
+
+
 def _rollouts(value: Any) -> Any:
     """A share of rows, or a first and a last one with a colon between them, as text; None for no share."""
     if value is None:
@@ -414,6 +430,9 @@ ObjectiveText = Annotated[
 ]
 Baselines = Annotated[tuple[str, ...], BeforeValidator(_baselines), _SEVERAL]
 TunedBaselines = Annotated[tuple[str, ...] | None, BeforeValidator(_tuned_baselines), _SEVERAL]
+LearningRates = Annotated[
+    float | tuple[float, ...] | None, BeforeValidator(_rates), Accepts("float | str | Sequence[float]", "RATE,...")
+]
 Replay = Annotated[str | None, BeforeValidator(_replay), Accepts("str", "SOURCE:SHARE")]
 Rollouts = Annotated[str | None, BeforeValidator(_rollouts), Accepts("float | str", "SHARE[:SHARE]")]
 Stages = Annotated[tuple[Stage, ...] | None, BeforeValidator(_stages), _SEVERAL]

@@ -59,10 +59,12 @@ def tuned_verdict(
     start: Start,
     used: str,
     plan: Mapping[str, Any],
+    trials: Sequence[Mapping[str, Any]] = (),
 ) -> Verdict:
     """The verdict on ``arms["student"]``, from measurements of each arm on the data by seed, and on other text if there is some.
 
     ``used``: how far trainings went that could end early, "" where all took all. ``plan``: that of run.json, with FLOPs by arm.
+    ``trials``: learning rates that were tried out first.
     """
     repeated = {name: _repeated(runs, arms["student"]) for name, runs in arms.items()}
     found = decided({name: gain_over(repeated["student"], repeated[name], name) for name in _AGAINST if arms.get(name)})
@@ -77,7 +79,7 @@ def tuned_verdict(
             notes.append(f"on the data alone: {_of_other(forgotten['data-alone'], 'tuning')}")
         differences += forgotten.values()
     notes += [in_a_sentence(_SUBJECT, found[name], _AGAINST[name]) for name in found if name != "cut"]
-    notes += _costs(plan)
+    notes += _costs(plan) + _tried(trials)
     seeds, documents = len(arms["student"]), arms["student"][0].read
     notes.append(what_the_interval_covers(seeds, documents, start))
     notes += [rule([one.seeds for one in found.values()])] if seeds >= FEWEST_SEEDS else []
@@ -129,6 +131,22 @@ def _costs(plan: Mapping[str, Any]) -> list[str]:
         return []
     shown = ", ".join(f"{label(name)} {ratio:.2f} times" for name, ratio in others.items())
     return [f"trainings cost, in FLOPs of the tuned model's: {shown}"]
+
+
+def _tried(trials: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Which learning rates were tried out, what they reached, and that no compute here counts them."""
+    notes = []
+    for what in dict.fromkeys(one["what"] for one in trials):
+        own = [one for one in trials if one["what"] == what]
+        each = ", ".join(
+            f"{o['rate']:.2g} {'diverged' if o['nats'] is None else format(o['nats'], '.3f')}" for o in own
+        )
+        of = "all weights" if what == "full" else "adapters"
+        notes.append(
+            f"the learning rate of {of} is the best of {len(own)}, by trainings of a quarter of the steps that no compute here "
+            f"counts, on documents that judge nothing (nats per token: {each})"
+        )
+    return notes
 
 
 def tuned_rows(readings: Sequence[Reading], start: Start) -> list[list[str]]:

@@ -11,7 +11,7 @@ from limbeck.config.flag import Flag
 from limbeck.config.settings.common import MeshText, Opening, SeedCount, Settings
 from limbeck.config.settings.distil import OBJECTIVE_SYNONYMS
 from limbeck.config.settings.training import TrainingSettings
-from limbeck.config.values import ObjectiveText, Replay, TunedBaselines
+from limbeck.config.values import LearningRates, ObjectiveText, Replay, TunedBaselines
 
 
 class TuneSettings(TrainingSettings, Settings):
@@ -103,6 +103,18 @@ class TuneSettings(TrainingSettings, Settings):
             synonyms=OBJECTIVE_SYNONYMS,
         ),
     ] = "CrossEntropy"
+    lr: Annotated[
+        LearningRates,
+        Flag(
+            "Peak learning rate; of several the best is taken, by trainings of a quarter of the steps and held-out documents "
+            "that judge nothing.",
+            "Training",
+            aliases=("learning_rate",),
+            default="by the size of the model; of adapters ten times that of all weights",
+            examples=("1e-3", "3e-4,1e-3,3e-3"),
+            synonyms=("peak_lr", "max_lr", "learning_rates", "sweep", "lr_sweep"),
+        ),
+    ] = None  # type: ignore[assignment]  # several, which other commands do not take
     seeds: Annotated[
         int,
         SeedCount,

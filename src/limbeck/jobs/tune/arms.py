@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -85,15 +85,16 @@ def arms_of(plan: TunePlan) -> list[Arm]:
 class Shared:
     """What all trainings share: the model they start from, its folder, their texts, plan and environment.
 
-    ``rates``: peak learning rates of adapters and of all weights. ``parent``: the model before tuning, where an objective needs
-    it. ``stored``: the number format of the saved models.
+    ``held_out`` is that of the data. ``rates``: peak learning rates of adapters (True) and of all weights. ``parent``: the model
+    before tuning, where an objective needs it. ``stored``: the number format of the saved models.
     """
 
     plan: TunePlan
     start: Path
     training: Plan
-    rates: dict[bool, float]
+    rates: Mapping[bool, float]
     store: TokenStore
+    held_out: TokenStore
     other: TokenStore | None
     environment: Environment
     parent: LanguageModel | None

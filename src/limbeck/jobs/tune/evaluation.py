@@ -89,6 +89,7 @@ class TuneEvaluation:
             start=start_of(run),
             used=used_note(trained_in(out, run), start_of(run)),
             plan=run["plan"],
+            trials=run.get("trials", ()),
         )
         write_json(out / "verdict.json", found.row())
         update(out, run, verdict=found.text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ from limbeck.jobs.common.folder import (
     same_corpus,
     update,
 )
-from limbeck.jobs.common.held_out import kept_apart, watch_of, write_apart
+from limbeck.jobs.common.held_out import Apart, kept_apart, watch_of, write_apart
 from limbeck.jobs.common.memory import computed, memory_use, needs_documents, planned_run
 from limbeck.jobs.common.mixture import mixture_facts, print_mixture, wanted_of, wanted_tokens
 from limbeck.jobs.common.opening import open_documents
@@ -37,6 +37,7 @@ from limbeck.jobs.common.training import optimiser_facts, plan_of, rule_facts, r
 from limbeck.jobs.tune.arms import Arm, Shared, arms_of, train
 from limbeck.jobs.tune.evaluation import TuneEvaluation
 from limbeck.jobs.tune.plan import TunePlan
+from limbeck.jobs.tune.rates import Rates, candidates, chosen
 from limbeck.models.language_model import LanguageModel
 from limbeck.models.load import load
 from limbeck.models.sidecar import licence_of, stored_dtype
@@ -45,7 +46,6 @@ from limbeck.planning.checks.pair import Finding, as_json, check, show
 from limbeck.planning.checks.steps import too_few_steps
 from limbeck.report.words import count, share, took, trainings
 from limbeck.run.log import console
-from limbeck.run.optim import tuning_rate
 from limbeck.run.run import Plan
 from limbeck.run.world import leave
 from limbeck.students.adapters import linear_layers
@@ -123,41 +123,67 @@ class _Tuning:
         """What the trainings share, and on rank 0 the evaluation, which has measured the model before tuning."""
         plan, environment, settings = self.plan, self.environment, self.plan.settings
         world, (store, held_out) = environment.world, self.stores
-        rates = self._rates()
-        how: dict[str, Any] = {"schedule": settings.schedule, "bf16": environment.bf16, "tf32": environment.tf32}
-        training = plan_of(settings, steps=plan.steps, rows=plan.rows, lr=rates[plan.adapters is not None], **how)
-        lengths = np.diff(store.starts) if needs_documents(environment.dtype, world.device) else None
-        numbers = _adapter_numbers(self.start, plan)
-        part = numbers / self.start.parameters_count if all(arm.adapters for arm in arms) else 1.0
-        planned = planned_run(
-            settings, environment, length=plan.length, rows=plan.rows, documents=lengths, trained=part
-        )
-        use, kept = memory_use(
-            planned, self.start.config, plan.size if plan.needs_parent else None, environment, self.run
-        )
-        training = computed(training, use)
+        tried = candidates(settings, self.start.parameters_count, adapters=plan.adapters is not None)
+        training, numbers, kept = self._training(arms, lr=tried[plan.adapters is not None][0])
         rule, apart = rule_of(settings), None
-        if rule is not None:
-            apart = kept_apart(held_out, plan, every=rule.every, length=plan.length, device=world.device)
-        every = rule.every if rule else None
-        watch = watch_of(held_out, training, length=plan.length, environment=environment, every=every, apart=apart)
+        several = isinstance(settings.lr, tuple)
+        if rule is not None or several:
+            every = rule.every if rule else plan.steps
+            apart = kept_apart(held_out, plan, every=every, length=plan.length, device=world.device)
+            if world.first:
+                write_apart(settings.out, apart)
         shared = Shared(
-            *(plan, resolve(settings.student), training, rates, store, self.others and self.others[0], environment),
+            *(plan, resolve(settings.student), training, {kind: rates[0] for kind, rates in tried.items()}),
+            *(store, held_out, self.others and self.others[0], environment),
             parent=self.start if plan.needs_parent else None,
             stored=getattr(torch, stored_dtype(resolve_description(settings.student))),
-            watch=watch,
-            rule=rule,
-            tracked=tracked_of(settings, self.run),
         )
+        rates = self._rates(shared, tried, arms, apart)
+        training = replace(training, lr=rates.by_kind[plan.adapters is not None])
+        looks: dict[str, Any] = {"every": rule.every, "apart": apart} if rule else {}
+        watch = watch_of(held_out, training, length=plan.length, environment=environment, **looks)
+        more: dict[str, Any] = {"watch": watch, "rule": rule, "tracked": tracked_of(settings, self.run)}
+        shared = replace(shared, training=training, rates=rates.by_kind, **more)
         if not world.first:
             return shared, None
-        if apart:
-            write_apart(settings.out, apart)
         self._announce(arms, shared, numbers, kept)
         start = self.start if not world.sharded else load(settings.student, device=world.device)
         proof = TuneEvaluation(plan, (held_out, self.others and self.others[1]), environment, apart=apart)
         proof.before(start)
         return shared, proof
+
+    def _training(self, arms: list[Arm], *, lr: float) -> tuple[Plan, int, dict[str, Any]]:
+        """The plan of the trainings, how many numbers adapters have (0 without), and what run.json keeps of memory."""
+        plan, environment, settings = self.plan, self.environment, self.plan.settings
+        how: dict[str, Any] = {"schedule": settings.schedule, "bf16": environment.bf16, "tf32": environment.tf32}
+        training = plan_of(settings, steps=plan.steps, rows=plan.rows, lr=lr, **how)
+        device = environment.world.device
+        lengths = np.diff(self.stores[0].starts) if needs_documents(environment.dtype, device) else None
+        numbers = _adapter_numbers(self.start, plan)
+        part = numbers / self.start.parameters_count if all(arm.adapters for arm in arms) else 1.0
+        planned = planned_run(
+            settings, environment, length=plan.length, rows=plan.rows, documents=lengths, trained=part
+        )
+        parent = plan.size if plan.needs_parent else None
+        use, kept = memory_use(planned, self.start.config, parent, environment, self.run)
+        return computed(training, use), numbers, kept
+
+    def _rates(
+        self, shared: Shared, tried: dict[bool, tuple[float, ...]], arms: list[Arm], apart: Apart | None
+    ) -> Rates:
+        """The rates of the run's beginning, else those that are given, suggested or tried out now."""
+        settings, world = self.plan.settings, self.environment.world
+        kept = Rates.of(json.loads(world.share(json.dumps({k: self.run.get(k) for k in ("rates", "trials")}))))
+        if kept is not None:
+            return kept
+        if isinstance(settings.lr, tuple):
+            assert apart is not None
+            rates = chosen(shared, tried, arms, apart)
+        else:
+            rates = Rates({kind: one for kind, (one, *_) in tried.items()})
+        if world.first:
+            update(settings.out, self.run, **rates.row())
+        return rates
 
     def conclude(self, proof: TuneEvaluation, seconds: float) -> dict[str, Any]:
         """Writes all files, prints the verdict and the time; gives the result of `tune`."""
@@ -168,23 +194,6 @@ class _Tuning:
         console.print(f"It {took(seconds, continued=self.continued)}.")
         show_ending(ending, console)
         return result
-
-    def _rates(self) -> dict[bool, float]:
-        """The peak rates of adapters (True) and of all weights: of the settings, of the run's beginning, or those suggested.
-
-        --lr is that of the method; the other one stays in proportion to it.
-        """
-        settings, parameters = self.plan.settings, self.start.parameters_count
-        kept = json.loads(self.environment.world.share(json.dumps(self.run.get("rates"))))
-        if kept is not None:
-            return {True: kept["adapters"], False: kept["full"]}
-        rates = {adapters: tuning_rate(parameters, adapters=adapters) for adapters in (True, False)}
-        if settings.lr is not None:
-            factor = settings.lr / rates[self.plan.adapters is not None]
-            rates = {adapters: min(1.0, factor * rate) for adapters, rate in rates.items()}
-        if self.environment.world.first:
-            update(settings.out, self.run, rates={"adapters": rates[True], "full": rates[False]})
-        return rates
 
     def _announce(self, arms: list[Arm], shared: Shared, numbers: int, kept: dict[str, Any]) -> None:
         """Keeps in run.json what is planned, and prints it."""
