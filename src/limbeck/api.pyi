@@ -403,10 +403,11 @@ def grow(
     """Make a larger model of the same architecture out of a small trained one, without training it.
 
     Saves an ordinary model folder, and measures how far its logits are from the small model's; a model inside a
-    run is measured on text that the run was not trained on.
+    run is measured on text that the run was not trained on. Layers that students share (limbeck distil
+    --learngene) are expanded to --shape layers=INT.
 
     Args:
-        model: Folder or hub id of the model.
+        model: Folder or hub id of the model, or RUN/shared/layers of limbeck distil --learngene.
         op: How it grows: widen copies channels, heads and neurons, pad adds new ones, and layers, that change no
             logit, stack repeats its layers, interleave puts new layers between them, mixture puts two trained
             models side by side. Default: widen.

@@ -12,7 +12,7 @@ import torch
 import limbeck
 from limbeck.config import DistilSettings
 from limbeck.disk import read_lines
-from limbeck.errors import BadSetting, Interrupted
+from limbeck.errors import BadSetting, BadShape, Interrupted
 from limbeck.jobs.common.folder import signature_of
 from limbeck.jobs.distil import arms
 from limbeck.models.load import load
@@ -67,6 +67,32 @@ def test_students_are_expanded_from_what_was_trained_once(done, here):
         assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
         assert load(done / f"{layers}-layers" / "student").config.num_hidden_layers == layers
     assert not list(done.rglob("step-*"))
+
+
+def test_shared_layers_are_expanded_later(done, tmp_path, monkeypatch):
+    layers = str(done / "shared" / "layers")
+    made = limbeck.grow(model=layers, shape="layers=2", seq_len=32, threads=1, out=tmp_path / "out")
+    ours, theirs = load(tmp_path / "out"), load(done / "2-layers" / "cut")
+    assert all(map(torch.equal, ours.model.state_dict().values(), theirs.model.state_dict().values()))
+    assert (ours.lineage or {})["learngene"] == {"kind": "stages", "layers": 3, "stages": [0, 1]}
+    assert made.readings["after"].n == made.readings["before"].n  # the documents that the family kept from training
+    assert made.readings["kl"].value > 0
+    card = " ".join((tmp_path / "out" / "README.md").read_text().split())
+    assert "# Student of teacher" in card
+    assert "expanded from layers of its teacher that a family shares" in card
+    assert f"limbeck distil --teacher {done.parent / 'teacher'} --student {tmp_path / 'out'} --data" in card
+    assert f"--data {done.parent / 'text.jsonl'}" in card
+    whole = limbeck.grow(model=layers, shape="layers=3", seq_len=32, threads=1, out=tmp_path / "whole")
+    assert whole.readings["kl"].value == pytest.approx(0, abs=1e-7)  # as deep as they were trained
+    for more, error, said in (
+        ({}, BadSetting, "expected --shape layers=INT, got no --shape"),
+        ({"shape": "layers=2,hidden=64"}, BadSetting, "got --shape layers=2,hidden=64"),
+        ({"shape": "layers=2", "op": "stack"}, BadSetting, "--op is for models"),
+        ({"shape": "layers=4"}, BadShape, "4 layers cannot be expanded from 3 layers of stages 0 0 1: give 2 to 3"),
+    ):
+        with pytest.raises(error, match=said):
+            limbeck.grow(model=layers, threads=1, out=tmp_path / "no", **more)
+        assert not (tmp_path / "no").exists()
 
 
 def test_the_cost_of_shared_layers_is_said_whole_and_by_student(done):

@@ -107,7 +107,8 @@ COMMANDS = (
         settings.GrowSettings,
         "Make a larger model of the same architecture out of a small trained one, without training it.",
         "Saves an ordinary model folder, and measures how far its logits are from the small model's; a model inside a run is "
-        "measured on text that the run was not trained on.",
+        "measured on text that the run was not trained on. Layers that students share (limbeck distil --learngene) are expanded "
+        "to --shape layers=INT.",
         result="GrowResult",
         only=(
             *("model", "op", "shape", "new_layers", "second", "off_diagonal", "data", "columns", "skip_bad", "length"),

@@ -37,6 +37,11 @@ def is_shared(folder: Path) -> bool:
     return (folder / _FACTS).is_file()
 
 
+def described_in(folder: Path) -> Path:
+    """The folder of configuration and tokenizer in a folder of shared layers."""
+    return folder / _MODEL
+
+
 def save_shared(model: LanguageModel, sharing: Sharing, folder: Path) -> None:
     """Writes a decoder whose layers `share`: configuration, tokenizer, and its weights without repeats, with checksums.
 
@@ -51,6 +56,17 @@ def save_shared(model: LanguageModel, sharing: Sharing, folder: Path) -> None:
         write_digests(partial)
 
 
+def sharing_in(folder: Path) -> Sharing:
+    """How the layers in a folder share their weights. Raises BadModel where that is missing or damaged."""
+    facts = _facts_in(folder)
+    return Sharing(facts["layers"], facts["stages"])
+
+
+def _facts_in(folder: Path) -> _Facts:
+    facts: _Facts = read_json(folder / _FACTS, _Facts, error=BadModel, remedy="copy the folder again")
+    return facts
+
+
 @torch.no_grad()
 def load_shared(folder: Path) -> tuple[LanguageModel, Sharing]:
     """The decoder that `save_shared` wrote, in float32, and how its layers share their weights.
@@ -58,7 +74,7 @@ def load_shared(folder: Path) -> tuple[LanguageModel, Sharing]:
     Raises BadModel where a file is missing or damaged, or its tensors are not those of the model.
     """
     verified_folder(folder)
-    facts: _Facts = read_json(folder / _FACTS, _Facts, error=BadModel, remedy="copy the folder again")
+    facts = _facts_in(folder)
     about = load_without_weights(folder / _MODEL, name=facts["name"])
     with torch.random.fork_rng(devices=[]):  # all of its random weights are overwritten below
         inner = build(about.config)

@@ -12,7 +12,7 @@ from limbeck.config.settings.common import Settings
 class GrowSettings(Settings):
     """The keys of `limbeck grow`, which are also its flags."""
 
-    model: Annotated[str, Flag("Folder or hub id of the model.")]
+    model: Annotated[str, Flag("Folder or hub id of the model, or RUN/shared/layers of limbeck distil --learngene.")]
     op: Annotated[
         Literal["widen", "pad", "stack", "interleave", "mixture"],
         Flag(

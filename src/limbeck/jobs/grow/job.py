@@ -1,10 +1,9 @@
-"""`limbeck grow`: a larger model with the weights of a small one, or of two, without training."""
+"""`limbeck grow`: a larger model with the weights of a small one, or of two, without training; or one of shared layers."""
 
 from __future__ import annotations
 
 import shlex
 import tempfile
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from limbeck.jobs.common.environment import Environment, environment_of, require
 from limbeck.jobs.common.folder import require_empty
 from limbeck.jobs.common.held_out import HeldOut
 from limbeck.jobs.common.made import made_of
+from limbeck.jobs.grow.expand import Expansion
 from limbeck.jobs.probe.text import RunFolder, Texts
 from limbeck.models.configuration import load_config
 from limbeck.models.language_model import LanguageModel
@@ -42,7 +42,7 @@ _APART = 1e-4  # nats a token by which a model that computes the same may seem a
 
 @claims()
 def grow_model(settings: GrowSettings) -> dict[str, Any]:
-    """Makes a larger model of a small one in ``settings.out``.
+    """Makes a larger model of a small one in ``settings.out``, or a model of another depth of shared layers.
 
     Returns ``{"out", "parameters", "grown_from", "shape", "readings"}``: nats a token before and after growth, and KL(small ||
     grown). Raises BadSetting for flags that do not go together or several processes, BadFolder for a folder that is not empty,
@@ -57,25 +57,33 @@ def grow_model(settings: GrowSettings) -> dict[str, Any]:
     require_empty(settings.out)  # another process may just have finished
     remove_beside(settings.out)
     device = environment.world.device
-    names = [settings.model, *([settings.second] if settings.second is not None else [])]
-    sources = [load(name, device=device, dtype=torch.float32) for name in names]
-    if how is None:
-        grown = grow_mixture(*sources, off_diagonal=settings.off_diagonal or ORTHOGONAL, seed=settings.seed)
-    else:
-        grown = grow(sources[0], how)
+    small, grown = how.made(device) if isinstance(how, Expansion) else _grown(settings, how, device)
+    run = how.run if isinstance(how, Expansion) else RunFolder.of(settings.model)
     with tempfile.TemporaryDirectory() as folder:
-        measured = _measured(settings, sources[0], grown, environment, Path(folder))
-    if how is not None and how.exact and not measured.kl.value <= _APART:
+        measured = _measured(settings, run, small, grown, environment, Path(folder))
+    if isinstance(how, Growth) and how.exact and not measured.kl.value <= _APART:
         raise BadModel(
-            f"{sources[0].name}: growth by {how.op} should change no logit, but KL(small || grown) is {measured.kl.value:.3g} "
+            f"{small.name}: growth by {how.op} should change no logit, but KL(small || grown) is {measured.kl.value:.3g} "
             "nats a token: this model computes something that limbeck's table of its architecture does not describe; it cannot "
             "be grown exactly"
         )
-    return _finish(settings, sources, grown, measured)
+    return _finish(settings, how, small, grown, measured)
 
 
-def _checked(settings: GrowSettings) -> Growth | None:
+def _grown(settings: GrowSettings, how: Growth | None, device: torch.device) -> tuple[LanguageModel, LanguageModel]:
+    """(model, larger model) by an operator, or of two models side by side."""
+    names = [settings.model, *([settings.second] if settings.second is not None else [])]
+    sources = [load(name, device=device, dtype=torch.float32) for name in names]
+    if how is None:
+        mixture = grow_mixture(*sources, off_diagonal=settings.off_diagonal or ORTHOGONAL, seed=settings.seed)
+        return sources[0], mixture
+    return sources[0], grow(sources[0], how)
+
+
+def _checked(settings: GrowSettings) -> Growth | Expansion | None:
     """How the model grows, None for a mixture. Raises BadSetting for flags that do not go together."""
+    if expansion := Expansion.of(settings):
+        return expansion
     for flag, given, ops in (
         ("--second", settings.second, (MIXTURE,)),
         ("--off-diagonal", settings.off_diagonal, (MIXTURE,)),
@@ -104,18 +112,24 @@ def _checked(settings: GrowSettings) -> Growth | None:
 
 @dataclass(frozen=True)
 class _Measured:
-    """Nats a token of the small and of the grown model, KL(small || grown), and on what."""
+    """Nats a token of the small and of the grown model, KL(small || grown), and on what; ``data``: the source of that text."""
 
     before: Reading
     after: Reading
     kl: Reading
     described: str
+    data: str
 
 
 def _measured(
-    settings: GrowSettings, small: LanguageModel, grown: LanguageModel, environment: Environment, folder: Path
+    settings: GrowSettings,
+    run: RunFolder | None,
+    small: LanguageModel,
+    grown: LanguageModel,
+    environment: Environment,
+    folder: Path,
 ) -> _Measured:
-    text = Texts(settings, RunFolder.of(settings.model), small, folder).whole
+    text = Texts(settings, run, small, folder).whole
     length = row_length(settings, small.context, environment.world.device, name=small.name)
     held_out = HeldOut(text.store, length=length, environment=environment, rows=_ROWS, without=text.without)
     grown.model.eval()
@@ -125,7 +139,8 @@ def _measured(
     }
     before, after = (likelihood(name, [run])[0] for name, run in runs.items())
     kl = next(one for one in fidelity("after", [runs["after"]]) if one.name == "kl_teacher_student")
-    return _Measured(before, after, kl, f"{text.description}{held_out.description}")
+    data = settings.data if run is None or "data" in settings.model_fields_set else run.data
+    return _Measured(before, after, kl, f"{text.description}{held_out.description}", data)
 
 
 def _text_flags(settings: GrowSettings) -> list[str]:
@@ -136,23 +151,30 @@ def _text_flags(settings: GrowSettings) -> list[str]:
 
 
 def _finish(
-    settings: GrowSettings, sources: Sequence[LanguageModel], grown: LanguageModel, measured: _Measured
+    settings: GrowSettings,
+    how: Growth | Expansion | None,
+    small: LanguageModel,
+    grown: LanguageModel,
+    measured: _Measured,
 ) -> dict[str, Any]:
     """Saves the model with its card, and shows what it is. Gives the result."""
-    small, out = sources[0], settings.out
+    out, names = settings.out, ("shared", "expanded") if isinstance(how, Expansion) else ("small", "grown")
     own = small.stored
     stored = own if own is not None and holds(grown, own) else torch.float32
     wanted = ["--teacher", settings.model, "--student", str(out), "--objective", "CrossEntropy", "--baselines", "none"]
-    more = ["--data", settings.data, *_text_flags(settings), "--out", str(out.with_name(f"{out.name}-trained"))]
+    if isinstance(how, Expansion):
+        wanted = ["--teacher", how.teacher, "--student", str(out)]
+    more = ["--data", measured.data, *_text_flags(settings), "--out", str(out.with_name(f"{out.name}-trained"))]
     then = shlex.join(["limbeck", "distil", *wanted, *more])
     shape = Shape.of(grown.config)
-    facts = made_of(settings.model, small, grown, shape=shape, stored=stored)
+    source = how.described if isinstance(how, Expansion) else settings.model
+    facts = made_of(source, small, grown, shape=shape, stored=stored)
     save(grown, out.resolve(), card=model_card(facts, [], then=then), dtype=stored)
     show_ending(
         Ending(
-            f"{small.parameters_count:,} -> {grown.parameters_count:,} parameters: {shape}. KL(small || grown) is "
+            f"{small.parameters_count:,} -> {grown.parameters_count:,} parameters: {shape}. KL({names[0]} || {names[1]}) is "
             f"{measured.kl.value:.2g} nats a token on {measured.described}",
-            _table(small, grown, measured),
+            _table(names, small, grown, measured),
             {"card": out / "README.md", "model": out},
             then=then,
         ),
@@ -170,12 +192,12 @@ def _finish(
     }
 
 
-def _table(small: LanguageModel, grown: LanguageModel, measured: _Measured) -> list[list[str]]:
+def _table(names: tuple[str, str], small: LanguageModel, grown: LanguageModel, measured: _Measured) -> list[list[str]]:
     """A table of the sizes and losses of both, one row each."""
     before, after = (asdict(Shape.of(one.config)) for one in (small, grown))
     nats = [bounded(one.value, one.low, one.high) for one in (measured.before, measured.after)]
     return [
-        ["", "small", "grown"],
+        ["", *names],
         ["parameters", f"{small.parameters_count:,}", f"{grown.parameters_count:,}"],
         *([axis.replace("_", " "), f"{before[axis]:,}", f"{after[axis]:,}"] for axis in before),
         ["nats per token", *nats],
