@@ -385,6 +385,10 @@ class Long:
         (lambda: MQAR(pairs=0), "expected pairs >= 1 and a finite power > 0, got 0"),
         (lambda: task_of("mqar:power=inf"), "a finite power > 0, got 8 and inf"),
         (lambda: task_of("mqar:power=nan"), "a finite power > 0, got 8 and nan"),
+        (
+            lambda: task_of("chains:length=0"),
+            "chains: expected at least 1 operation and a share of clauses from 0 to 1, got 0",
+        ),
         (lambda: task_of("reversal:level=name,shared=0"), "reversal: expected names shared by at least 1 thing, got 0"),
         (
             lambda: SyntheticCorpus(task_of("arithmetic:form=reverse")),

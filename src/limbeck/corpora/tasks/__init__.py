@@ -1,7 +1,7 @@
 """Synthetic tasks by name. Each samples rows with questions from a seed. `synthetic.SyntheticCorpus` makes a task a corpus.
 
-A name may set options: "mqar", "mqar:pairs=4,variant=forgetting", "arithmetic:form=reverse". Arithmetic gives text, which needs a
-tokenizer (`spelled.Spelled`). mqar, induction, reversal and listops give tokens.
+A name may set options: "mqar", "mqar:pairs=4,variant=forgetting", "arithmetic:form=reverse". Arithmetic and chains give text,
+which needs a tokenizer (`spelled.Spelled`). mqar, induction, reversal and listops give tokens.
 
     >>> from limbeck.corpora.tasks import task_of
     >>> from limbeck.corpora.tasks.synthetic import SyntheticCorpus
@@ -24,6 +24,7 @@ TASKS = {
     "induction": "Induction",
     "reversal": "Reversal",
     "arithmetic": "Arithmetic",
+    "chains": "Chains",
     "listops": "ListOps",
 }
 
