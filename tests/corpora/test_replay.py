@@ -13,6 +13,9 @@ from limbeck.run.replay import ReplayStep
 from limbeck.run.step import LossTerm, train_step
 from limbeck.run.world import World, alone
 from tests.helpers.models import frozen, llama, stores, texts, tokenizer
+from tests.helpers.ranks import on_ranks
+
+OWN = CrossEntropy()
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +72,22 @@ def test_rows_of_the_other_text_are_of_that_text(both):
     assert all("other.txt" in name for name in names)
 
 
+def test_ranks_with_unlike_rows_take_one_step_of_both_objectives(both):
+    """Of three rows of the data and one of the other text, one rank has none of these."""
+    parent = frozen(llama(layers=2, hidden=32, seed=1, tok=tokenizer()))
+
+    def losses(world):
+        rows = Replay(Rows(both[0], length=16, seed=3, ranks=world), both[1], 0.3, world)
+        model, own = llama(layers=2, hidden=32, seed=0, tok=tokenizer()), CrossEntropy()
+        optimizer = adamw(model.model, [], weight_decay=0.0)
+        set_rates(optimizer, 0, steps=10, peak=0.01, schedule="constant")
+        step = ReplayStep(own, ForwardKL(), parent, rows.is_other)
+        return [step(model, [LossTerm(rows.take(4), own)], optimizer, mesh=world).loss for _ in range(3)]
+
+    one = losses(alone())
+    assert [found == pytest.approx(one, abs=1e-6) for found in on_ranks(2, losses, mesh="replicate")] == [True, True]
+
+
 def gradients(both, update, objective, teacher) -> list[torch.Tensor]:
     """The change of each weight by one step of plain descent in the direction of AdamW's first."""
     rows, model = corpus(both, 0.5), llama(layers=2, hidden=32, seed=0, tok=tokenizer())
@@ -87,7 +106,7 @@ def test_the_objective_of_other_rows_is_the_sum_of_both_over_all_tokens(both):
     """Half of the rows by cross-entropy and half by a divergence, divided by the weight of all: each alone, added."""
     parent = frozen(llama(layers=2, hidden=32, seed=1, tok=tokenizer()))
     is_other = corpus(both, 0.5).is_other
-    found = gradients(both, ReplayStep(ForwardKL(), parent, is_other), CrossEntropy(), None)
+    found = gradients(both, ReplayStep(OWN, ForwardKL(), parent, is_other), OWN, None)
 
     def only(kept_other: bool, objective, teacher):
         def update(model, terms, optimizer, **how):

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -12,6 +13,9 @@ import limbeck
 from limbeck.disk import read_lines, sha256_of
 from limbeck.errors import BadFolder, BadModel, BadSetting
 from limbeck.models.load import load
+from limbeck.probes import Measurements
+from limbeck.report.start import BEFORE
+from limbeck.report.tuned import tuned_verdict
 from limbeck.run.run import Run
 from tests.helpers.models import texts, write_corpus, write_teacher
 
@@ -68,13 +72,13 @@ def test_a_run_says_what_was_learned_and_forgotten(lora):
     assert after["other_kl_teacher_student"].value < result.readings["data-alone"]["other_kl_teacher_student"].value
     assert "kl_teacher_student" not in before
     assert "The tuned model has a loss" in result.verdict
-    assert "On other text tuning" in result.verdict
+    assert "documents of other text tuning" in result.verdict
     page = (out / "report.html").read_text()
-    for words in ("teacher, tuned", "before tuning", "all weights, equal compute", "nats per token more on other text"):
+    for words in ("teacher, tuned", "before tuning", "all weights, equal compute", "on other text"):
         assert words in page
     card = (out / "student" / "README.md").read_text()
     assert "adapters of rank 2, " in card
-    assert "25 % of the rows were other text." in card
+    assert "25 % of the rows were other text, which kept it near the model before (" in card
 
 
 def test_arms_have_equal_tokens_or_equal_compute(lora):
@@ -172,9 +176,90 @@ def test_the_best_of_several_rates_is_taken_on_documents_that_judge_nothing(here
     assert tune(here, out, tokens=2048, **rates).verdict
 
 
+def test_a_stage_of_a_mixture_begins_where_it_is_asked_for_though_other_rows_are_read(here, tmp_path, capsys):
+    """Half of the steps on each source, at whatever share of replay."""
+    for name in ("a", "b"):
+        lines = [json.dumps({"text": text}) for text in texts(60, seed=ord(name))]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
+    data = f"{tmp_path / 'a.jsonl'}:1; 0.5: {tmp_path / 'b.jsonl'}:1"
+    tune(here, tmp_path / "run", data=data, replay=f"{here / 'text.jsonl'}:0.5", tokens=1024, baselines="none")
+    mixture = json.loads((tmp_path / "run" / "run.json").read_text())["mixture"]
+    read = [one["passes"] * one["tokens"] for one in mixture]
+    assert read[0] / sum(read) == pytest.approx(0.5, abs=0.05)
+
+
+def test_documents_begin_in_the_tuned_model_as_they_were_trained(here, tmp_path):
+    tune(here, tmp_path / "run", data=str(here / "text.jsonl"), frame="none", tokens=128)
+    assert load(here / "teacher").tokenizer.bos_token is not None
+    assert load(tmp_path / "run" / "student").tokenizer.bos_token is None
+
+
+@pytest.mark.parametrize(("rank", "subspace"), [(2, ""), (16, ""), (16, "random")])
+def test_flops_of_adapters_are_what_a_step_takes(here, rank, subspace):
+    """Counted by PyTorch on a step, but for the head, which is not computed by autograd here: relative to all weights."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from limbeck.config import TuneSettings
+    from limbeck.jobs.common.environment import Environment
+    from limbeck.jobs.tune.plan import TunePlan
+    from limbeck.run.world import alone
+    from limbeck.students.adapters import AdapterPlan, adapt
+    from limbeck.students.subspaces import subspaces
+    from tests.helpers.models import batch
+
+    def counted(plan):
+        model = load(here / "teacher", train=True)
+        if plan is not None:
+            inside = subspaces(model, "random", plan.rank, gradients={}) if plan.subspace else None
+            adapt(model, plan, seed=0, subspaces=inside)
+        rows = batch(4, 32, vocab=model.vocab)
+        with FlopCounterMode(display=False) as counter:
+            model(rows).logits().sum().backward()
+        return counter.get_total_flops()
+
+    how = {"method": "lora-xs", "subspace": "random"} if subspace else {"method": "lora"}
+    settings = TuneSettings(student=str(here / "teacher"), data=str(here / "asked.jsonl"), rank=rank, length=32, **how)
+    plan = TunePlan.of(settings, Environment(alone(), bf16=False))
+    ratio = plan.flops(adapters=True, replay=False) / plan.flops(adapters=False, replay=False)
+    adapters = AdapterPlan(rank, rank, subspace)
+    assert ratio == pytest.approx(counted(adapters) / counted(None), rel=0.06)
+
+
+def test_a_baseline_that_was_trained_once_is_compared_once():
+    rng = np.random.default_rng(0)
+    seeds = [Measurements(nats=rng.random(40), tokens=np.ones(40), bins=np.zeros((40, 15, 3))) for _ in range(4)]
+    arms = {"cut": seeds[:1], "student": seeds[1:], "full": seeds[3:]}
+    found = tuned_verdict(arms, {"cut": seeds[:1], "student": seeds[1:]}, start=BEFORE, used="", plan={})
+    assert {one.name: one.seeds for one in found.differences} == {
+        "cut - student": 3,
+        "full - student": 1,
+        "student - cut on other text": 3,
+    }
+
+
+def test_a_run_does_not_continue_with_other_text_of_replay(here, tmp_path):
+    other = tmp_path / "other.jsonl"
+    other.write_text((here / "text.jsonl").read_text())
+    how = {"replay": f"{other}:0.5", "tokens": 128, "baselines": "none"}
+    tune(here, tmp_path / "run", **how)
+    other.write_text("\n".join(json.dumps({"text": text}) for text in texts(90, seed=9)))
+    with pytest.raises(BadFolder, match=r"the text of --replay changed since the run in"):
+        tune(here, tmp_path / "run", seeds=2, **how)
+
+
+def test_a_mistake_in_the_rank_does_not_keep_the_folder(here, tmp_path):
+    with pytest.raises(BadSetting, match="--rank 500"):
+        tune(here, tmp_path / "run", method="lora", rank=500)
+    assert not (tmp_path / "run" / "run.json").exists()
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
+        (
+            {"method": "lora", "dtype": "bfloat16", "optimizer": "adamw-bf16", "weights_dtype": "bfloat16"},
+            "would round the frozen",
+        ),
         ({"stay": "ForwardKL"}, "--stay ForwardKL: it is the objective of other text, of which there is none"),
         ({"replay": "{text}:0.1", "stay": "TAID"}, "the same in all steps, such as ForwardKL"),
         ({"replay": "{text}:0.001"}, r"of the 16 rows of this training none would be of the other text"),

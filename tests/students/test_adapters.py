@@ -169,6 +169,43 @@ def test_adapters_of_another_model_are_refused(written, tmp_path):
         merge_file(load(base), read_adapters(folder), base_folder=base)
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"lora_alpha": None},
+        {"lora_alpha": "many"},
+        {"alpha_pattern": ["q_proj"]},
+        {"alpha_pattern": {"(q_proj": 8}},
+        {"alpha_pattern": {"(a+)+b": 8}},
+        {"alpha_pattern": {"q_proj": None}},
+        {"r": 0},
+    ],
+)
+def test_a_damaged_configuration_is_no_traceback(written, fields):
+    _, folder, _ = written
+    changed(folder, **fields)
+    with pytest.raises(BadModel):
+        read_adapters(folder)
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [torch.zeros(2), torch.zeros(2, 2, 2), torch.full((2, 32), torch.nan), torch.zeros(2, 32, dtype=torch.int8)],
+)
+def test_what_is_no_matrix_of_finite_numbers_is_refused(written, tensor):
+    _, folder, _ = written
+    name = "base_model.model.model.layers.0.mlp.up_proj.lora_A.weight"
+    save_file(load_file(folder / WEIGHTS) | {name: tensor}, folder / WEIGHTS)
+    with pytest.raises(BadModel, match=r"expected a matrix of finite numbers for base_model\.model\.model\.layers\.0"):
+        read_adapters(folder)
+
+
+def test_layers_as_narrow_as_a_gate_get_no_adapter():
+    model = animal("llama")
+    model.model.model.layers[0].gate = torch.nn.Linear(32, 4)
+    assert not any(name.endswith(".gate") for name, _ in linear_layers(model))
+
+
 @pytest.mark.parametrize("name", ["lora_embedding_A", "modules.weight", "q_proj.lora_magnitude_vector"])
 def test_other_tensors_are_refused(written, name):
     _, folder, _ = written

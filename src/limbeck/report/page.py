@@ -360,8 +360,10 @@ def _tiles_of_tuning(found: RunFolder) -> list[tuple[str, str, str]]:
         )
     for one in found.verdict.get("differences", []):
         if one["name"] == FORGOTTEN and one["value"] is not None:
-            ends = "" if one["low"] is None else _ends(one["low"], one["high"])
-            tiles.append(("nats per token more on other text", f"{one['value']:+.3f}", ends))
+            sign = 1 if one["value"] >= 0 else -1
+            ends = "" if one["low"] is None else _ends(*sorted((sign * one["low"], sign * one["high"])))
+            what = f"nats per token {'more' if sign > 0 else 'fewer'} on other text"
+            tiles.append((what, f"{sign * one['value']:.3f}", ends))
     return tiles
 
 

@@ -7,15 +7,17 @@ Every claim is a difference of two models on the same documents with a 95 % inte
 from __future__ import annotations
 
 import json
+import math
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from limbeck.probes.interval import FEWEST_SEEDS
 from limbeck.probes.measurements import Measurements
 from limbeck.report.card import how_to_load, is_hub_id, measured_table, plain
-from limbeck.report.decision import rule
+from limbeck.report.decision import rule, too_few
 from limbeck.report.screen import with_flag
 from limbeck.report.start import BEFORE, Start
 from limbeck.report.verdict import (
@@ -33,8 +35,8 @@ from limbeck.terminal import visible
 from limbeck.types import Reading
 
 OTHER = "other"  # before the names of readings and files of other text
-_RISE = "{} - cut on other text"
-FORGOTTEN = _RISE.format("student")  # the difference of the tuned model
+FORGOTTEN = "student - cut on other text"  # the difference of the tuned model
+_ALONE = "data-alone - cut on other text"
 ORDER = ("cut", "student", "full", "full@flops", "data-alone")
 _ROWS = (
     ("held_out", "nats per token"),
@@ -66,60 +68,55 @@ def tuned_verdict(
     ``used``: how far trainings went that could end early, "" where all took all. ``plan``: that of run.json, with FLOPs by arm.
     ``trials``: learning rates that were tried out first.
     """
-    repeated = {name: _repeated(runs, arms["student"]) for name, runs in arms.items()}
-    found = decided({name: gain_over(repeated["student"], repeated[name], name) for name in _AGAINST if arms.get(name)})
+    gains = {name: gain_over(arms["student"], arms[name], name) for name in _AGAINST if arms.get(name)}
+    rises = _rises(other) if other else {}
+    found = decided(gains | rises)
     main = found["cut"]
     sentences = [in_a_sentence(_SUBJECT, main, _AGAINST["cut"], lament="tuning did not help: ")]
     notes = [used] if used else []
-    differences = list(found.values())
-    if other:
-        forgotten = _forgotten(other)
-        sentences.append(_of_other(forgotten["student"], "tuning"))
-        if "data-alone" in forgotten:
-            notes.append(f"on the data alone: {_of_other(forgotten['data-alone'], 'tuning')}")
-        differences += forgotten.values()
-    notes += [in_a_sentence(_SUBJECT, found[name], _AGAINST[name]) for name in found if name != "cut"]
+    if FORGOTTEN in rises:
+        sentences.append(_of_other(found[FORGOTTEN], "tuning"))
+    if _ALONE in rises:
+        notes.append(_of_other(found[_ALONE], "tuning on the data alone"))
+    notes += [in_a_sentence(_SUBJECT, found[name], _AGAINST[name]) for name in gains if name != "cut"]
     notes += _costs(plan) + _tried(trials)
     seeds, documents = len(arms["student"]), arms["student"][0].read
     notes.append(what_the_interval_covers(seeds, documents, start))
     notes += [rule([one.seeds for one in found.values()])] if seeds >= FEWEST_SEEDS else []
     notes.append(too_few_documents(documents))
+    if other and (few := too_few_documents(other["cut"][0].read)):
+        notes.append(f"of the other text, {few}")
     text = " ".join(map(spoken, sentences))
-    return Verdict(main.outcome, text, tuple(spoken(note) for note in notes if note), tuple(differences))
+    return Verdict(main.outcome, text, tuple(spoken(note) for note in notes if note), tuple(found.values()))
 
 
-def _repeated(runs: Sequence[Measurements], student: Sequence[Measurements]) -> Sequence[Measurements]:
-    """The measurements of an arm for each seed of the student: the model before tuning has one for all."""
-    return [runs[0]] * len(student) if len(runs) == 1 else runs
+def _rises(other: Mapping[str, Sequence[Measurements]]) -> dict[str, Difference]:
+    """By how many nats per token the tuned model, and that of the data alone, are above the model before, on other text.
 
-
-def _forgotten(other: Mapping[str, Sequence[Measurements]]) -> dict[str, Difference]:
-    """By how many nats per token tuned models are above the model before, on other text; the name says which."""
-    before = other["cut"]
+    As a gain of the model before: one that is "better" than 0 was forgotten.
+    """
     found = {}
-    for name in ("student", "data-alone"):
-        if name in other:
-            rise = gain_over(_repeated(before, other[name]), other[name], "before")
-            found[name] = Difference(
-                _RISE.format(name),
-                rise.value,
-                "nats/token of other text",
-                rise.n,
-                rise.low,
-                rise.high,
-                rise.seeds,
-            )
+    for arm, key in (("student", FORGOTTEN), ("data-alone", _ALONE)):
+        if arm in other:
+            less = gain_over(other[arm], other["cut"], "cut")
+            rise = replace(less, value=-less.value, low=-less.high, high=-less.low)
+            found[key] = replace(rise, name=key, unit="nats/token of other text")
     return found
 
 
 def _of_other(rise: Difference, what: str) -> str:
-    """What became of the loss on other text, as a sentence."""
-    size = bounded(rise.value, rise.low, rise.high)
-    if rise.low <= 0 <= rise.high:
-        return f"on other text {what} shows no clear change of the loss ({size} nats per token)"
-    if rise.value < 0:
-        return f"on other text {what} lowered the loss by {bounded(-rise.value, -rise.high, -rise.low)} nats per token"
-    return f"on other text {what} raised the loss by {size} nats per token: that much was forgotten"
+    """What became of the loss on other text, as a sentence, by what is decided of it."""
+    ends = sorted((math.copysign(1, rise.value) * rise.low, math.copysign(1, rise.value) * rise.high))
+    on, moved = f"on {rise.n} documents of other text {what}", "raised" if rise.value > 0 else "lowered"
+    moved = f"{on} {moved} the loss by {bounded(abs(rise.value), ends[0], ends[1])} nats per token"
+    match rise.outcome:
+        case "undecided":
+            return f"{moved} ({too_few(rise.seeds)})"
+        case "better":
+            return f"{moved}: that much was forgotten"
+        case "worse":
+            return f"{moved}: nothing was forgotten"
+    return f"{on} shows no clear change of the loss ({bounded(rise.value, rise.low, rise.high)} nats per token)"
 
 
 def _costs(plan: Mapping[str, Any]) -> list[str]:
@@ -219,7 +216,8 @@ def _origin(
     )
     if signature.get("replay"):
         _, _, part = str(signature["replay"]).rpartition(":")
-        text += f" {share(float(part))} of the rows were other text."
+        stay = f", which kept it near the model before ({signature['stay']})" if signature.get("stay") else ""
+        text += f" {share(float(part))} of the rows were other text{stay}."
     dtype = student.get("dtype")
     return text + (
         "" if dtype in (None, "float32") else f" The weights are rounded to {dtype}; measured is the rounded model."

@@ -15,11 +15,12 @@ from limbeck.types import Batch, CausalLM, Teacher
 
 @dataclass(frozen=True)
 class ReplayStep:
-    """`train_step` with another ``objective`` and ``teacher`` for rows of which ``is_other`` is true.
+    """`train_step` of ``own`` with another ``objective`` and ``teacher`` for rows of which ``is_other`` is true.
 
     Every token counts as it would in one objective: weight x loss is summed over both kinds of rows and divided once.
     """
 
+    own: Objective
     objective: Objective
     teacher: Teacher | None
     is_other: Callable[[Batch], torch.Tensor]
@@ -28,7 +29,8 @@ class ReplayStep:
         self, student: CausalLM, terms: Sequence[LossTerm], optimizer: torch.optim.Optimizer, **how: Any
     ) -> Step:
         """One optimiser step. Raises as `train_step`."""
-        return train_step(student, [part for term in terms for part in self._parts(term)], optimizer, **how)
+        parts = [part for term in terms for part in self._parts(term)]
+        return train_step(student, parts, optimizer, objectives=(self.own, self.objective), **how)
 
     def _parts(self, term: LossTerm) -> Iterator[LossTerm]:
         other = self.is_other(term.batch)

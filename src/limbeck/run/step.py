@@ -93,15 +93,19 @@ def train_step(
     max_norm: float = 1.0,
     weights: Callable[[], AbstractContextManager[object]] = nullcontext,
     micro: MicroBatch | None = None,
+    objectives: Sequence[Objective] = (),
 ) -> Step:
     """Updates the student (and the objectives' state) once, from the micro-batches of one global batch.
 
     While the gradient is computed, ``weights`` may put others in place of the student's; the gradient then updates its own.
     ``micro``: how many rows are computed at once, None for those of the terms; fewer where memory runs out.
-    An objective advances by the mean loss of its own tokens. Raises NothingToLearn when no token of any rank has weight,
-    NonFiniteLoss *before* the update when the loss or the gradient is not finite, so that weights and optimiser are
-    unchanged; on a device that computes in the background the result may raise it instead, when it is read. Raises OutOfMemory if
-    a single row is too much; Mismatch and BadObjective as `objectives.fused_backward`.
+    An objective advances by the mean loss of its own tokens. ``objectives``: all that any rank may have terms of, in one order on
+    all ranks; without, those of the terms, which are then of one kind on all ranks.
+
+    Raises NothingToLearn when no token of any rank has weight, NonFiniteLoss *before* the update when the loss or the gradient is
+    not finite, so that weights and optimiser are unchanged; on a device that computes in the background the result may raise it
+    instead, when it is read. Raises OutOfMemory if a single row is too much; Mismatch and BadObjective as
+    `objectives.fused_backward`.
     """
     total = mesh.sum(float(sum(on_host(term.batch.weight).sum() for term in terms)))
     if total == 0:
@@ -134,13 +138,13 @@ def train_step(
     mesh.sum_gradients(trained)
     norm = mesh.clip([p.grad for p in trained if p.grad is not None], max_norm)
     step = Step(total, torch.stack([loss, norm.to(loss)]))
-    objectives = {id(term.objective): term.objective for term, _ in computed}
+    found = {id(one): one for one in objectives or [term.objective for term, _ in computed]}
     if queues(loss.device):
-        for objective in objectives.values():
+        for objective in found.values():
             objective.settle()
-        if not (mesh.sharded or _follow(objectives.values())) and _leaves_out(optimizer, step):
+        if not (mesh.sharded or _follow(found.values())) and _leaves_out(optimizer, step):
             optimizer.step()
-            _advance(computed, objectives, loss, total, mesh)
+            _advance(computed, found, loss, total, mesh)
             return step
     try:
         mean = step.loss
@@ -148,7 +152,7 @@ def train_step(
         clear()
         raise
     optimizer.step()
-    _advance(computed, objectives, mean, total, mesh)
+    _advance(computed, found, mean, total, mesh)
     return step
 
 
@@ -178,7 +182,7 @@ def _advance(
     A loss that is still on its device stays there: none of the objectives needs it as a number then (`Objective.follows`).
     """
     if len(objectives) == 1:
-        computed[0][0].objective.advance(cast("float", loss))
+        next(iter(objectives.values())).advance(cast("float", loss))
         return
     for key, objective in objectives.items():
         own = [(term.weight, part) for term, part in computed if id(term.objective) == key]

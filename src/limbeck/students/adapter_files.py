@@ -12,15 +12,16 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 import torch
+from msgspec import Meta
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from limbeck.disk import read_plain, whole_folder, write_digests, write_text
+from limbeck.disk import read_plain, require_type, whole_folder, write_digests, write_text
 from limbeck.errors import BadModel
 from limbeck.models.language_model import LanguageModel
 from limbeck.models.source import weights_digest
@@ -39,10 +40,11 @@ _COMPUTED = {"r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern", "
 _DESCRIBING = {
     *("peft_type", "task_type", "base_model_name_or_path", "revision", "inference_mode", "init_lora_weights", "peft_version"),
     *("auto_mapping", "lora_dropout", "megatron_core", "ensure_weight_tying", "eva_config", "corda_config", "loftq_config"),
-    *("runtime_config", "qalora_group_size"),
+    *("runtime_config", "qalora_group_size", "layers_to_transform", "layers_pattern", "exclude_modules"),
 }  # fmt: skip
 
 
+_SLOW, _REPEATS = re.compile(r"\)[*+{?]"), 3  # repeated groups, and how many repetitions are allowed
 _BEGINNINGS = ("gaussian", "eva", "orthogonal")  # of A and B, which leave the base as it is
 
 
@@ -108,6 +110,7 @@ def _targets(model: LanguageModel, layers: Mapping[str, Any]) -> list[str]:
 def read_adapters(folder: Path) -> AdapterFile:
     """Reads a folder of adapters. Raises BadModel where it is damaged, or holds what is not computed here."""
     config = read_plain(folder / CONFIG, dict[str, Any], error=BadModel, remedy=_REMEDY)
+    require_type(folder / CONFIG, config, _Config, error=BadModel, remedy=_REMEDY)
     _refuse_unknown(folder, config)
     try:
         with safe_open(folder / WEIGHTS, framework="pt") as file:
@@ -124,6 +127,7 @@ def read_adapters(folder: Path) -> AdapterFile:
                 f"{folder / WEIGHTS}: expected matrices A and B of linear layers, found {name}, which is not computed here: "
                 "merge it with PEFT (merge_and_unload) and give the merged model"
             )
+        _check_matrix(folder, name, tensor)
         pairs.setdefault(match[1], {})[match[2]] = tensor
     layers = {}
     for name, pair in pairs.items():
@@ -133,6 +137,26 @@ def read_adapters(folder: Path) -> AdapterFile:
     if not layers:
         raise BadModel(f"{folder / WEIGHTS}: expected adapters, found no tensor: {_REMEDY}")
     return AdapterFile(folder, str(config.get("base_model_name_or_path") or ""), digest, layers)
+
+
+class _Config(TypedDict, total=False):
+    """The fields of adapter_config.json that are read."""
+
+    peft_type: str
+    base_model_name_or_path: str | None
+    r: Annotated[int, Meta(ge=1)]
+    lora_alpha: float
+    use_rslora: bool
+    alpha_pattern: dict[Annotated[str, Meta(max_length=200)], float] | None
+
+
+def _check_matrix(folder: Path, name: str, tensor: Tensor) -> None:
+    """Raises BadModel for a tensor that is no matrix of finite numbers."""
+    if tensor.ndim != 2 or not min(tensor.shape) or not tensor.is_floating_point() or not tensor.isfinite().all():
+        raise BadModel(
+            f"{folder / WEIGHTS}: expected a matrix of finite numbers for {name}, got {tensor.dtype} of {tuple(tensor.shape)}"
+            f"{'' if tensor.isfinite().all() else ', not all finite'}: {_REMEDY}"
+        )
 
 
 def _refuse_unknown(folder: Path, config: Mapping[str, Any]) -> None:
@@ -161,11 +185,25 @@ def _scale(config: Mapping[str, Any], name: str, rank: int) -> float:
     """The factor on B A of a layer, by its own alpha where the file has one for it."""
     alpha = float(config.get("lora_alpha", 8))
     for pattern, own in (config.get("alpha_pattern") or {}).items():
-        whole = pattern.startswith("^")  # from the start of the name
-        if re.fullmatch(pattern[1:] if whole else rf"(.*\.)?({pattern})", name):
+        if _matches(pattern, name):
             alpha = float(own)
             break
     return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+
+
+def _matches(pattern: str, name: str) -> bool:
+    """Whether a pattern of PEFT is of a layer: its whole name, or what follows a dot of it, unless it begins with ^.
+
+    Raises BadModel for a pattern that is none, or that a stranger could have made to take for ever.
+    """
+    if _SLOW.search(pattern) or pattern.count("*") + pattern.count("+") > _REPEATS:
+        raise BadModel(
+            f"{CONFIG}: the pattern {pattern!r} of alpha_pattern may take for ever: name the layers themselves in it"
+        )
+    try:
+        return re.fullmatch(pattern[1:] if pattern.startswith("^") else rf"(.*\.)?({pattern})", name) is not None
+    except re.error as error:
+        raise BadModel(f"{CONFIG}: the pattern {pattern!r} of alpha_pattern is none ({error}): {_REMEDY}") from error
 
 
 @torch.no_grad()
@@ -179,9 +217,14 @@ def merge_file(model: LanguageModel, found: AdapterFile, *, base_folder: Path) -
             f"{found.folder}: its adapters belong to other weights than those of {model.name} (their SHA-256 differ): give the "
             "model that they were trained on, with --base"
         )
-    layers = dict(linear_layers(model))
+    layers = dict(linear_layers(model, least=1))
     for name, (a, b, scale) in found.layers.items():
         layer = layers.get(name)
+        if layer is None and model.model.get_output_embeddings() is dict(model.model.named_modules()).get(name):
+            raise BadModel(
+                f"{found.folder}: it has an adapter of the head, {name}, which is not merged here: merge it with PEFT "
+                "(merge_and_unload) and give the merged model"
+            )
         if layer is None:
             raise BadModel(
                 f"{found.folder}: {model.name} has no linear layer {name}: give the model that the adapters belong to, with "

@@ -2,8 +2,8 @@
 
 LoRA (Hu et al., arXiv 2106.09685, sec. 4.1): ``y = W x + b + (alpha / rank) B A x`` with W frozen, A (rank, inputs) and
 B (outputs, rank). B begins at 0, so that an adapted model begins as what it was; A is drawn as the paper's code draws it. All
-linear layers of the decoder get one, not its embeddings and head. `merge` adds the products to the weights, which leaves an
-ordinary model.
+linear layers of the decoder get one. Its embeddings and head, gates and routers, and experts, which are no linear layers, get
+none. `merge` adds the products to the weights, which leaves an ordinary model.
 
 LoRA-XS (Bałazy et al., arXiv 2405.17604) freezes A and B too, and trains R (rank, rank) between them: ``y = W x + b + (alpha /
 rank) B R A x``. Where A and B come from is in `students.subspaces`.
@@ -25,6 +25,7 @@ from limbeck.errors import BadModel, BadSetting
 from limbeck.models.language_model import LanguageModel
 from limbeck.types import Batch
 
+_NARROW = 16  # inputs or outputs below which a layer is a gate or a router, and gets no adapter
 A, B, R = "lora_A", "lora_B", "lora_R"  # their names in a layer's state; of A and B as in files of adapters
 
 
@@ -142,11 +143,11 @@ def check_rank(model: LanguageModel, plan: AdapterPlan) -> None:
             )
 
 
-def linear_layers(model: LanguageModel) -> Iterator[tuple[str, nn.Linear | Conv1D]]:
-    """(name, layer) of the linear layers of a decoder in their order, without its output head."""
+def linear_layers(model: LanguageModel, *, least: int = _NARROW) -> Iterator[tuple[str, nn.Linear | Conv1D]]:
+    """(name, layer) of a decoder's linear layers in their order, without its output head and those narrower than ``least``."""
     head = model.model.get_output_embeddings()
     for name, module in model.model.named_modules():
-        if isinstance(module, nn.Linear | Conv1D) and module is not head:
+        if isinstance(module, nn.Linear | Conv1D) and module is not head and min(module.weight.shape) >= least:
             yield name, module
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -11,6 +12,8 @@ from typing import Any
 import torch
 
 from limbeck.corpora import Rows, TokenStore
+from limbeck.corpora.opening import begin_with
+from limbeck.corpora.pack import ALONE, Ranks
 from limbeck.corpora.replay import Replay
 from limbeck.jobs.common.environment import Environment
 from limbeck.jobs.common.mixture import blend_of
@@ -19,6 +22,7 @@ from limbeck.jobs.tune.plan import TunePlan
 from limbeck.jobs.tune.subspace import FILE, ROWS, subspaces_of
 from limbeck.models.language_model import LanguageModel
 from limbeck.models.save import round_to, save
+from limbeck.objectives.base import Objective
 from limbeck.run.optim import learning_rate
 from limbeck.run.replay import ReplayStep
 from limbeck.run.run import Plan, Run
@@ -85,12 +89,14 @@ def arms_of(plan: TunePlan) -> list[Arm]:
 class Shared:
     """What all trainings share: the model they start from, its folder, their texts, plan and environment.
 
-    ``held_out`` is that of the data. ``rates``: peak learning rates of adapters (True) and of all weights. ``parent``: the model
-    before tuning, where an objective needs it. ``stored``: the number format of the saved models.
+    ``begin``: the token that documents begin with. ``held_out`` is that of the data. ``rates``: peak learning rates of adapters
+    (True) and of all weights. ``parent``: the model before tuning, where an objective needs it. ``stored``: the number format of
+    the saved models.
     """
 
     plan: TunePlan
     start: Path
+    begin: str | None
     training: Plan
     rates: Mapping[bool, float]
     store: TokenStore
@@ -106,6 +112,7 @@ class Shared:
     def model(self, arm: Arm) -> LanguageModel:
         """The model that an arm trains, before its first step."""
         model = self.environment.world.load(self.start, train=True)
+        begin_with(model, self.begin)
         if arm.adapters:
             assert self.plan.adapters is not None
             inside = self._subspaces(arm, model) if self.plan.adapters.subspace else None
@@ -115,7 +122,7 @@ class Shared:
     def _subspaces(self, arm: Arm, model: LanguageModel) -> dict[str, Subspace]:
         """Where the adapters of an arm are frozen, from the first rows that it reads of the data."""
         assert self.plan.adapters is not None
-        training, rows = self.training, Rows(self.store, length=self.plan.length, seed=arm.seed)
+        training, rows = self.training, self._rows(arm)
         objective = self.plan.objective.make()
         objective.begin(arm.steps)
         first = learning_rate(
@@ -135,14 +142,21 @@ class Shared:
 
     def corpus(self, arm: Arm) -> Corpus:
         """The rows that an arm reads, of the data and of the other text."""
-        plan, world = self.plan, self.environment.world
-        blend = blend_of(plan.settings.data, steps=arm.steps, rows=plan.rows, schedule=self.training.schedule)
-        rows = Rows(self.store, length=plan.length, seed=arm.seed, ranks=world, blend=blend)
+        rows, world = self._rows(arm, self.environment.world), self.environment.world
         if not arm.replay:
             return rows
-        assert plan.other is not None
+        assert self.plan.other is not None
         assert self.other is not None
-        return Replay(rows, self.other, plan.other.share, world)
+        return Replay(rows, self.other, self.plan.other.share, world)
+
+    def _rows(self, arm: Arm, ranks: Ranks = ALONE) -> Rows:
+        """The rows that an arm reads of the data; stages of a mixture begin after fewer of them where others are read between."""
+        plan = self.plan
+        blend = blend_of(plan.settings.data, steps=arm.steps, rows=plan.rows, schedule=self.training.schedule)
+        if blend is not None and arm.replay and plan.other is not None:
+            share = plan.other.share
+            blend = replace(blend, first=tuple(first - math.floor(first * share) for first in blend.first))
+        return Rows(self.store, length=plan.length, seed=arm.seed, ranks=ranks, blend=blend)
 
     def run(self, arm: Arm) -> Run:
         """The training of an arm."""
@@ -152,16 +166,21 @@ class Shared:
         training = replace(self.training, steps=arm.steps, lr=self.rates[arm.adapters])
         tracked = replace(self.tracked, name=f"{arm.name}-seed{arm.seed}") if self.tracked else None
         watch = self.watch.until(arm.steps) if self.watch else None
-        how: dict[str, Any] = {"watch": watch, "rule": self.rule, "tracked": tracked, "update": self._update(corpus)}
+        how: dict[str, Any] = {
+            "watch": watch,
+            "rule": self.rule,
+            "tracked": tracked,
+            "update": self._update(corpus, objective),
+        }
         return Run(arm.folder, arm.label, self.model(arm), teacher, corpus, objective, training, world, **how)
 
-    def _update(self, corpus: Corpus) -> Callable[..., Step]:
+    def _update(self, corpus: Corpus, own: Objective) -> Callable[..., Step]:
         stay = self.plan.other.stay if self.plan.other else None
         if stay is None or not isinstance(corpus, Replay):
             return train_step
         objective = stay.make()
         objective.begin(self.plan.steps)
-        return ReplayStep(objective.to(self.environment.world.device), self.parent, corpus.is_other)
+        return ReplayStep(own, objective.to(self.environment.world.device), self.parent, corpus.is_other)
 
 
 def train(arm: Arm, shared: Shared) -> None:

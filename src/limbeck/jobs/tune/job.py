@@ -13,6 +13,7 @@ import torch
 
 from limbeck.config import TuneSettings
 from limbeck.corpora import Rows, TokenStore, build_stores, require_rows
+from limbeck.corpora.found import notes_of
 from limbeck.corpora.replay import Replay
 from limbeck.disk import claims
 from limbeck.ending import show_ending
@@ -48,7 +49,6 @@ from limbeck.report.words import count, share, took, trainings
 from limbeck.run.log import console
 from limbeck.run.run import Plan
 from limbeck.run.world import leave
-from limbeck.students.adapters import linear_layers
 
 OTHER = "other"  # the folder of the other text's tokens
 
@@ -115,6 +115,9 @@ class _Tuning:
         if world.first:
             same_corpus(settings.out, run, *stores)
             _same_model(settings, run)
+            if others:
+                _same_other(settings, run, others)
+                _warn_of_overlap(stores, others)
         fits = packed(stores[0], length=plan.length, context=start.context)
         show([fits] if fits.level != "ok" else [], console)
         return cls(plan, environment, run, start, stores, others, [*findings, fits], "rates" in run)
@@ -124,7 +127,7 @@ class _Tuning:
         plan, environment, settings = self.plan, self.environment, self.plan.settings
         world, (store, held_out) = environment.world, self.stores
         tried = candidates(settings, self.start.parameters_count, adapters=plan.adapters is not None)
-        training, numbers, kept = self._training(arms, lr=tried[plan.adapters is not None][0])
+        training, kept = self._training(arms, lr=tried[plan.adapters is not None][0])
         rule, apart = rule_of(settings), None
         several = isinstance(settings.lr, tuple)
         if rule is not None or several:
@@ -133,7 +136,13 @@ class _Tuning:
             if world.first:
                 write_apart(settings.out, apart)
         shared = Shared(
-            *(plan, resolve(settings.student), training, {kind: rates[0] for kind, rates in tried.items()}),
+            *(
+                plan,
+                resolve(settings.student),
+                self.start.tokenizer.bos_token,
+                training,
+                {kind: rates[0] for kind, rates in tried.items()},
+            ),
             *(store, held_out, self.others and self.others[0], environment),
             parent=self.start if plan.needs_parent else None,
             stored=getattr(torch, stored_dtype(resolve_description(settings.student))),
@@ -145,28 +154,29 @@ class _Tuning:
         more: dict[str, Any] = {"watch": watch, "rule": rule, "tracked": tracked_of(settings, self.run)}
         shared = replace(shared, training=training, rates=rates.by_kind, **more)
         if not world.first:
+            if not (plan.needs_parent or world.sharded):
+                self.start.model.to("meta")  # another copy of the weights, which rank 0 alone measures
             return shared, None
-        self._announce(arms, shared, numbers, kept)
+        self._announce(arms, shared, kept)
         start = self.start if not world.sharded else load(settings.student, device=world.device)
         proof = TuneEvaluation(plan, (held_out, self.others and self.others[1]), environment, apart=apart)
         proof.before(start)
         return shared, proof
 
-    def _training(self, arms: list[Arm], *, lr: float) -> tuple[Plan, int, dict[str, Any]]:
-        """The plan of the trainings, how many numbers adapters have (0 without), and what run.json keeps of memory."""
+    def _training(self, arms: list[Arm], *, lr: float) -> tuple[Plan, dict[str, Any]]:
+        """The plan of the trainings, and what run.json keeps of memory."""
         plan, environment, settings = self.plan, self.environment, self.plan.settings
         how: dict[str, Any] = {"schedule": settings.schedule, "bf16": environment.bf16, "tf32": environment.tf32}
         training = plan_of(settings, steps=plan.steps, rows=plan.rows, lr=lr, **how)
         device = environment.world.device
         lengths = np.diff(self.stores[0].starts) if needs_documents(environment.dtype, device) else None
-        numbers = _adapter_numbers(self.start, plan)
-        part = numbers / self.start.parameters_count if all(arm.adapters for arm in arms) else 1.0
+        part = plan.numbers / self.start.parameters_count if all(arm.adapters for arm in arms) else 1.0
         planned = planned_run(
             settings, environment, length=plan.length, rows=plan.rows, documents=lengths, trained=part
         )
         parent = plan.size if plan.needs_parent else None
         use, kept = memory_use(planned, self.start.config, parent, environment, self.run)
-        return computed(training, use), numbers, kept
+        return computed(training, use), kept
 
     def _rates(
         self, shared: Shared, tried: dict[bool, tuple[float, ...]], arms: list[Arm], apart: Apart | None
@@ -195,7 +205,7 @@ class _Tuning:
         show_ending(ending, console)
         return result
 
-    def _announce(self, arms: list[Arm], shared: Shared, numbers: int, kept: dict[str, Any]) -> None:
+    def _announce(self, arms: list[Arm], shared: Shared, kept: dict[str, Any]) -> None:
         """Keeps in run.json what is planned, and prints it."""
         plan, settings, training, (store, _) = self.plan, self.plan.settings, shared.training, self.stores
         corpus = shared.corpus(arms[0])
@@ -205,16 +215,17 @@ class _Tuning:
         mixed, layout = mixture_facts(store, rows, own), store.layout(plan.length)
         parameters, source = self.start.parameters_count, resolve_description(settings.student)
         stated = licence_of(source)
-        student = {"name": self.start.name, "parameters": parameters, "trained": numbers or parameters}
+        student = {"name": self.start.name, "parameters": parameters, "trained": plan.numbers or parameters}
         facts: dict[str, Any] = {
             "doctor": as_json(self.findings),
             "student": student | ({"stated": stated} if stated else {}),
             "objective": plan.objective.canonical,
-            "plan": _plan_facts(plan, training, arms, share_padding=layout.padding) | rule_facts(shared.rule),
+            "plan": _plan_facts(plan, training, arms, padding=_padding(plan, store, self.others))
+            | rule_facts(shared.rule),
             "lineage": self.start.lineage,
         }
         update(settings.out, self.run, **facts, **kept, **mixed)
-        what = f"adapters of rank {settings.rank}, {count(numbers)} numbers" if numbers else "all weights"
+        what = _what(plan, parameters)
         console.print(
             f"tune {self.start.name}: {count(parameters)} parameters, {what}; {plan.steps:,} steps of {plan.rows} x "
             f"{plan.length} tokens ({own / layout.rows:.1f} epochs of the data), peak learning rate {training.lr:.2g}, "
@@ -230,7 +241,7 @@ class _Tuning:
             console.print(f"note: {few}")
 
 
-def _plan_facts(plan: TunePlan, training: Plan, arms: list[Arm], *, share_padding: float) -> dict[str, Any]:
+def _plan_facts(plan: TunePlan, training: Plan, arms: list[Arm], *, padding: float) -> dict[str, Any]:
     """The plan as run.json stores it. ``tokens`` does not count padding; ``flops`` are those of each arm's training."""
     rows = {
         arm.name: arm.steps * plan.rows * plan.length * plan.flops(adapters=arm.adapters, replay=arm.replay)
@@ -240,8 +251,8 @@ def _plan_facts(plan: TunePlan, training: Plan, arms: list[Arm], *, share_paddin
         "steps": plan.steps,
         "rows": plan.rows,
         "length": plan.length,
-        "tokens": round(plan.steps * plan.rows * plan.length * (1 - share_padding)),
-        "padding": share_padding,
+        "tokens": round(plan.steps * plan.rows * plan.length * (1 - padding)),
+        "padding": padding,
         "learning_rate": training.lr,
         "schedule": training.schedule,
         **optimiser_facts(training),
@@ -250,11 +261,12 @@ def _plan_facts(plan: TunePlan, training: Plan, arms: list[Arm], *, share_paddin
     }
 
 
-def _adapter_numbers(start: LanguageModel, plan: TunePlan) -> int:
-    """How many numbers the adapters of a model have; 0 where all weights are trained."""
-    if plan.adapters is None:
-        return 0
-    return sum(plan.adapters.numbers(layer.weight.shape) for _, layer in linear_layers(start))
+def _padding(plan: TunePlan, store: TokenStore, others: tuple[TokenStore, TokenStore] | None) -> float:
+    """The share of the tuned model's rows that is padding, those of the other text among them."""
+    own = store.layout(plan.length).padding
+    if plan.other is None or others is None:
+        return own
+    return (1 - plan.other.share) * own + plan.other.share * others[0].layout(plan.length).padding
 
 
 def _same_model(settings: TuneSettings, run: dict[str, Any]) -> None:
@@ -267,6 +279,44 @@ def _same_model(settings: TuneSettings, run: dict[str, Any]) -> None:
         )
     if "weights" not in run:
         update(settings.out, run, weights=digest)
+
+
+def _same_other(settings: TuneSettings, run: dict[str, Any], others: tuple[TokenStore, TokenStore]) -> None:
+    """Raises BadFolder if a run that continues finds other text of --replay than at its start."""
+    digests = [store.manifest["corpus_sha256"] for store in others]
+    if run.get("other", digests) != digests:
+        raise BadFolder(
+            f"the text of --replay changed since the run in {settings.out} began, so it cannot be continued: put the text "
+            "back, or give a new folder with --out."
+        )
+    if "other" not in run:
+        notes = [f"other text: {note}" for note in notes_of(others[0])]
+        update(settings.out, run, other=digests, read=[*run.get("read", ()), *notes])
+
+
+def _warn_of_overlap(stores: tuple[TokenStore, TokenStore], others: tuple[TokenStore, TokenStore]) -> None:
+    """Prints how many documents that one of the texts trains on the other one measures."""
+    pairs = (("--replay", others[0], "the data", stores[1]), ("--data", stores[0], "the other text", others[1]))
+    for flag, read, of, held_out in pairs:
+        if both := len(read.digests() & held_out.digests()):
+            console.print(
+                f"warning: {both} documents that {flag} trains on are held out of {of}: its held-out readings are too good. Take "
+                "them out of one of the files."
+            )
+
+
+def _what(plan: TunePlan, parameters: int) -> str:
+    """What is trained, and what gets no adapter though it is no embedding."""
+    if plan.adapters is None:
+        return "all weights"
+    size, covered = plan.size, sum(math.prod(shape) for shape in plan.matrices)
+    left = size.body - covered
+    beside = (
+        f" (weights without one: {share(left / parameters)} of all, beside embeddings)"
+        if left > 0.02 * parameters
+        else ""
+    )
+    return f"adapters of rank {plan.adapters.rank}, {count(plan.numbers)} numbers{beside}"
 
 
 def _other_text(plan: TunePlan, start: LanguageModel, environment: Environment) -> tuple[TokenStore, TokenStore] | None:

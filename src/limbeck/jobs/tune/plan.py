@@ -15,10 +15,12 @@ from limbeck.jobs.common.mixture import blend_of
 from limbeck.jobs.common.text import columns_of
 from limbeck.jobs.common.training import rule_of
 from limbeck.models.configuration import load_config
+from limbeck.models.source import resolve_description
+from limbeck.models.weightless import load_without_weights
 from limbeck.objectives.base import Objective
 from limbeck.objectives.spec import ObjectiveSpec
 from limbeck.planning.cost.size import Size
-from limbeck.students.adapters import AdapterPlan
+from limbeck.students.adapters import AdapterPlan, check_rank, linear_layers
 
 
 @dataclass(frozen=True)
@@ -47,13 +49,17 @@ class Other:
 
 @dataclass(frozen=True)
 class TunePlan:
-    """The plan of a tuning: ``steps`` of ``rows`` rows of ``length`` tokens. ``adapters`` None trains all weights."""
+    """The plan of a tuning: ``steps`` of ``rows`` rows of ``length`` tokens. ``adapters`` None trains all weights.
+
+    ``matrices``: the shapes of the weights that get an adapter.
+    """
 
     settings: TuneSettings
     objective: ObjectiveSpec
     adapters: AdapterPlan | None
     other: Other | None
     size: Size
+    matrices: tuple[tuple[int, ...], ...]
     length: int
     rows: int
     steps: int
@@ -65,6 +71,11 @@ class TunePlan:
         adapters, other = adapters_of(settings), Other.of(settings)
         _check_mesh(settings, environment, adapters, other)
         _check_baselines(settings)
+        if adapters is not None and settings.weights_dtype != "float32":
+            raise BadSetting(
+                f"--weights-dtype {settings.weights_dtype} does not go with --method {settings.method}: it would round the "
+                "frozen weights that the adapters belong to, and saves little where few numbers are trained: leave it out"
+            )
         for text in filter(None, (plain(settings.data), settings.eval_data, other.source if other else None)):
             resolve_source(text, columns_of(settings))
         config = load_config(settings.student)
@@ -77,8 +88,8 @@ class TunePlan:
                 "more --tokens, or a larger share"
             )
         blend_of(settings.data, steps=steps, rows=rows, schedule=settings.schedule)  # for its errors
-        size = Size.of(config)
-        return cls(settings, ObjectiveSpec.of(settings.objective), adapters, other, size, length, rows, steps)
+        size, matrices = Size.of(config), _matrices(settings, adapters)
+        return cls(settings, ObjectiveSpec.of(settings.objective), adapters, other, size, matrices, length, rows, steps)
 
     @property
     def needs_parent(self) -> bool:
@@ -89,7 +100,8 @@ class TunePlan:
     def flops(self, *, adapters: bool, replay: bool) -> float:
         """FLOPs a token of a training: passes of the model and, where an objective needs them, of the model before tuning.
 
-        The backward pass of adapters leaves out the products that give gradients of the weights, half of it; their own are few.
+        The backward pass of adapters leaves out the products that give gradients of the weights, half of it, and has those of
+        the adapters: a forward pass through their matrices, and twice as much backward; once where they are frozen.
         """
         forward, backward = self.size.forward_flops(self.length), self.size.backward_flops(self.length)
         share = self.other.share if self.other and replay else 0.0
@@ -97,7 +109,17 @@ class TunePlan:
         asked = share * float((stay or self.objective).needs_teacher) + (1 - share) * float(
             self.objective.needs_teacher
         )
-        return forward * (1 + asked) + (backward / 2 if adapters else backward)
+        if not adapters or self.adapters is None:
+            return forward * (1 + asked) + backward
+        passes = 2 if self.adapters.subspace else 3
+        own = sum(2 * passes * self.adapters.rank * sum(shape) for shape in self.matrices)
+        own += 6 * self.adapters.rank**2 * len(self.matrices) if self.adapters.subspace else 0
+        return forward * (1 + asked) + backward / 2 + own
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers the adapters have; 0 where all weights are trained."""
+        return sum(self.adapters.numbers(shape) for shape in self.matrices) if self.adapters else 0
 
     def signature(self, environment: Environment) -> dict[str, Any]:
         """All that decides the result of the run, as run.json stores it."""
@@ -131,6 +153,15 @@ def adapters_of(settings: TuneSettings) -> AdapterPlan | None:
             )
         return AdapterPlan(settings.rank, 2.0 * settings.rank if settings.alpha is None else settings.alpha)
     return AdapterPlan(settings.rank, settings.alpha or settings.rank, settings.subspace)
+
+
+def _matrices(settings: TuneSettings, adapters: AdapterPlan | None) -> tuple[tuple[int, ...], ...]:
+    """The shapes of the weights that get an adapter, none without; from the configuration, before weights are read."""
+    if adapters is None:
+        return ()
+    model = load_without_weights(resolve_description(settings.student), name=settings.student)
+    check_rank(model, adapters)
+    return tuple(tuple(layer.weight.shape) for _, layer in linear_layers(model))
 
 
 def _stay(text: str) -> ObjectiveSpec:

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import cast
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from limbeck.disk import replacing
+from limbeck.errors import BadFolder, BadModel
 from limbeck.models.language_model import LanguageModel
 from limbeck.objectives.base import Objective
 from limbeck.objectives.fused import fused_backward
@@ -47,12 +49,18 @@ def subspaces_of(
     if world.first and not file.exists():
         kind = cast("Kind", plan.subspace)
         slopes = gradients(model, rows(), objective, teacher) if kind in OF_DATA else {}
-        made = subspaces(model, kind, plan.rank, gradients=slopes, step=step, seed=seed)
+        made = subspaces(model, kind, plan.rank, gradients=slopes, step=step / plan.scale, seed=seed)
         folder.mkdir(parents=True, exist_ok=True)
         with replacing(file) as beside:
             save_file({f"{name}.{part}": getattr(one, part) for name, one in made.items() for part in _PARTS}, beside)
     world.barrier()
-    tensors = load_file(file)
+    try:
+        tensors = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise BadFolder(
+            f"{file}: expected the adapters' frozen matrices ({error}): remove the folder {folder}; its training then starts "
+            "again"
+        ) from error
     return {name: Subspace(*(tensors[f"{name}.{part}"] for part in _PARTS)) for name, _ in linear_layers(model)}
 
 
@@ -65,7 +73,11 @@ def gradients(model: LanguageModel, batch: Batch, objective: Objective, teacher:
         fused_backward(objective, model(part), signal, part, scale=1 / total)
     found = {}
     for name, layer in linear_layers(model):
-        assert layer.weight.grad is not None, name
+        if layer.weight.grad is None:
+            raise BadModel(
+                f"{model.name}: expected a model that computes with all its linear layers, but {name} had no part in the loss of "
+                "the data: tune all its weights, or take --subspace weights"
+            )
         found[name] = layer.weight.grad.cpu()
     model.model.zero_grad(set_to_none=True)
     return found
