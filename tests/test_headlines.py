@@ -215,6 +215,16 @@ CLAIMS = [
         "than one that learns from answers alone at equal compute; neither follows more constraints than by chance",
         lambda: bounds(at("smollm2-chat/results.json", "gains", "logits, equal compute")),
     ),
+    # minima
+    (
+        "Of teachers for a student of {:.1f} k parameters the law's choice is {:.3f} ({:.3f} to {:.3f}) nats per token worse "
+        "than the largest at equal tokens, and {:.3f} ({:.3f} to {:.3f}) better at equal compute",
+        lambda: (
+            numbers("minima", "plan", "student_parameters") / 1e3,
+            *(-numbers("minima", "largest_less_law_nats", end) for end in ("value", "high", "low")),
+            *bounds(numbers("minima", "largest_at_equal_flops_less_law_nats")),
+        ),
+    ),
     # stories
     (
         "pruned to {:.2f} of its parameters and given {:.1f}M tokens ({} seeds, {} held-out stories, 95 % intervals)",
@@ -511,7 +521,7 @@ def test_every_verdict_of_a_paper_is_in_the_table():
             assert short.claim != one["claim"]
             assert f"| {short.claim} | {one['verdict']} | {short.effect_of(one['seen'])} |" in table
             judged += 1
-    assert judged == 51
+    assert judged == 54
 
 
 def test_the_other_tables_of_pages_are_those_of_the_files():

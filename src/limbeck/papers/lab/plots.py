@@ -21,6 +21,7 @@ from limbeck.probes.interval import Interval
 from limbeck.report.words import count
 
 _COLORS = ("#1d4ed8", "#c2410c", "#047857", "#7c3aed", "#ca8a04", "#0e7490", "#475569", "#db2777")
+_EQUAL, _ASIDE = 0.01, 0.02  # FLOPs that are equal, as a share of them, and how far apart their points are drawn
 _STYLE = {"axes.spines.top": False, "axes.spines.right": False, "font.size": 9, "legend.frameon": False}
 
 
@@ -49,11 +50,17 @@ def draw_frontier(
     *,
     axis: str = "FLOPs, teacher's passes and tuning counted",
 ) -> None:
-    """Nats by FLOPs, a point for each strategy or shape. Bars are 95 % intervals; ``axis`` says what the FLOPs are."""
+    """Nats by FLOPs, a point for each strategy or shape. Bars are 95 % intervals; ``axis`` says what the FLOPs are.
+
+    Points of equal FLOPs stand beside one another.
+    """
+    names = list(quality)
+    equal = {name: [other for other in names if abs(flops[other] / flops[name] - 1) < _EQUAL] for name in names}
+    aside = {name: _ASIDE * (same.index(name) - (len(same) - 1) / 2) for name, same in equal.items()}
     with _drawn(file) as axes:
         for number, (name, found) in enumerate(quality.items()):
             axes.errorbar(
-                [flops[name]],
+                [flops[name] * (1 + aside[name])],
                 [found.value],
                 yerr=[[found.value - found.low], [found.high - found.value]],
                 color=_COLORS[number % len(_COLORS)],
