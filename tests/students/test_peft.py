@@ -19,7 +19,7 @@ EXACT = 2e-5
 @pytest.fixture(autouse=True)
 def no_keys_are_missing():
     """PEFT says in warnings what it did not find, or did not expect."""
-    peft = pytest.importorskip("peft", reason="needs the extra eval")
+    peft = pytest.importorskip("peft", reason="needs the extra peft")
     with warnings.catch_warnings():
         warnings.filterwarnings("error", module="peft")
         warnings.filterwarnings("ignore", category=FutureWarning)
