@@ -13,6 +13,7 @@ from limbeck.report.before import trained_before
 from limbeck.report.experts import experts_sentence
 from limbeck.report.grown import grown_from
 from limbeck.report.quantised import quantised_sentence
+from limbeck.report.screen import over_seeds
 from limbeck.report.start import Start, start_of
 from limbeck.report.tasks import card_rows
 from limbeck.report.words import bounded, count, label
@@ -40,19 +41,8 @@ def model_card(
     """
     teacher, student = run.get("teacher") or {}, run.get("student") or {}
     name = teacher.get("name", "an unnamed teacher")
-    front = [
-        "---",
-        "library_name: transformers",
-        "pipeline_tag: text-generation",
-        "tags:",
-        *([] if _is_only_grown(run) else ["- distillation"]),
-        "- limbeck",
-    ]
-    # A JSON string is a YAML string, whatever a name holds.
     stated = teacher.get("stated") or {}
-    base = name if is_hub_id(name) else stated.get("base_model")
-    known = {"base_model": base, **{key: stated.get(key) for key in ("license", "license_name", "license_link")}}
-    front += [f"{key}: {json.dumps(value)}" for key, value in known.items() if isinstance(value, str)]
+    front = front_matter(name, stated, tags=() if _is_only_grown(run) else ("distillation",))
     title = f"{plain(name)}, grown" if _is_only_grown(run) else f"Student of {plain(name)}"
     body = ["---", "", f"# {title}", "", _origin(run, student, teacher), ""]
     if run.get("verdict"):
@@ -68,11 +58,26 @@ def model_card(
     if then:
         body += _pruned(run, then)
     body += how_to_load(ours=_is_ours(run))
-    licence = stated.get("license_name") or stated.get("license")
     before, after = ("small model", "grown one") if _is_only_grown(run) else ("teacher", "student")
-    which = f" (the {before}'s README.md names: {plain(str(licence))})" if licence else ""
+    licence = licence_in(stated)
+    which = f" (the {before}'s README.md names: {plain(licence)})" if licence else ""
     body += [f"The licences of the {before}{which} and of the text apply to the {after} too.", ""]
     return visible("\n".join(front + body))
+
+
+def front_matter(base: str, stated: Mapping[str, Any], *, tags: Sequence[str] = ()) -> list[str]:
+    """The lines of YAML that a card begins with, but for its end: the model before, and the licence as ``stated`` of it."""
+    front = ["---", "library_name: transformers", "pipeline_tag: text-generation", "tags:"]
+    front += [f"- {tag}" for tag in (*tags, "limbeck")]
+    known = {"base_model": base if _is_hub_id(base) else stated.get("base_model")}
+    known |= {key: stated.get(key) for key in ("license", "license_name", "license_link")}
+    # A JSON string is a YAML string, whatever a name holds.
+    return front + [f"{key}: {json.dumps(value)}" for key, value in known.items() if isinstance(value, str)]
+
+
+def licence_in(stated: Mapping[str, Any]) -> str:
+    """The name of a licence as it was stated, "" where none was."""
+    return str(stated.get("license_name") or stated.get("license") or "")
 
 
 def how_to_load(*, ours: bool) -> list[str]:
@@ -183,9 +188,7 @@ def measured_table(
 ) -> list[str]:
     """The models' readings as a table of Markdown: (reading, its name) in the rows, models in this order in the columns."""
     # The reading over all seeds, where there is one, stands for those of each seed.
-    found: dict[tuple[str, str], Reading] = {}
-    for reading in sorted(readings, key=lambda reading: (reading.seed is None, -(reading.seed or 0))):
-        found[reading.model, reading.name] = reading
+    found = over_seeds(readings)
     models = [model for model in order if any(key[0] == model for key in found)]
     rows = [(key, name) for key, name in shown if any((model, key) in found for model in models)]
     if not rows:
@@ -213,7 +216,7 @@ def _value(reading: Reading | None, *, least: int) -> str:
     return bounded(reading.value, reading.low, reading.high, least=least)
 
 
-def is_hub_id(name: str) -> bool:
+def _is_hub_id(name: str) -> bool:
     """Whether a name is `owner/name`: what the hub can link to. A folder's path is not."""
     parts = name.split("/")
     return len(parts) == 2 and all(part and part[0] not in ".~" for part in parts)

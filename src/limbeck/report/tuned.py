@@ -6,8 +6,6 @@ Every claim is a difference of two models on the same documents with a 95 % inte
 
 from __future__ import annotations
 
-import json
-import math
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -16,9 +14,9 @@ from typing import Any
 
 from limbeck.probes.interval import FEWEST_SEEDS
 from limbeck.probes.measurements import Measurements
-from limbeck.report.card import how_to_load, is_hub_id, measured_table, plain
+from limbeck.report.card import front_matter, how_to_load, licence_in, measured_table, plain
 from limbeck.report.decision import rule, too_few
-from limbeck.report.screen import with_flag
+from limbeck.report.screen import more_seeds, over_seeds
 from limbeck.report.start import BEFORE, Start
 from limbeck.report.verdict import (
     Difference,
@@ -30,7 +28,7 @@ from limbeck.report.verdict import (
     too_few_documents,
     what_the_interval_covers,
 )
-from limbeck.report.words import bounded, count, label, share
+from limbeck.report.words import bounded, count, label, share, without_sign
 from limbeck.terminal import visible
 from limbeck.types import Reading
 
@@ -106,9 +104,8 @@ def _rises(other: Mapping[str, Sequence[Measurements]]) -> dict[str, Difference]
 
 def _of_other(rise: Difference, what: str) -> str:
     """What became of the loss on other text, as a sentence, by what is decided of it."""
-    ends = sorted((math.copysign(1, rise.value) * rise.low, math.copysign(1, rise.value) * rise.high))
     on, moved = f"on {rise.n} documents of other text {what}", "raised" if rise.value > 0 else "lowered"
-    moved = f"{on} {moved} the loss by {bounded(abs(rise.value), ends[0], ends[1])} nats per token"
+    moved = f"{on} {moved} the loss by {bounded(*without_sign(rise))} nats per token"
     match rise.outcome:
         case "undecided":
             return f"{moved} ({too_few(rise.seeds)})"
@@ -148,9 +145,7 @@ def _tried(trials: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def tuned_rows(readings: Sequence[Reading], start: Start) -> list[list[str]]:
     """The table of the last screen: models by held-out loss, and by that on other text where it was measured."""
-    found: dict[tuple[str, str], Reading] = {}
-    for reading in sorted(readings, key=lambda one: (one.seed is None, -(one.seed or 0))):
-        found[reading.model, reading.name] = reading
+    found = over_seeds(readings)
     columns = [
         ("held_out", "held out, nats/token"),
         ("kl_teacher_student", "KL from before"),
@@ -172,23 +167,15 @@ def tuned_rows(readings: Sequence[Reading], start: Start) -> list[list[str]]:
 
 def next_of_tune(run: Mapping[str, Any], student: Path) -> str:
     """The command that follows: with the seeds that a decision needs, or a talk with the tuned model."""
-    command, seeds = run.get("command") or [], (run.get("signature") or {}).get("seeds", FEWEST_SEEDS)
-    if seeds < FEWEST_SEEDS and list(command[:2]) == ["limbeck", "tune"]:
-        return with_flag(command, "--seeds", str(FEWEST_SEEDS))
-    return f"limbeck chat {shlex.quote(str(student))}"
+    return more_seeds(run, "tune") or f"limbeck chat {shlex.quote(str(student))}"
 
 
 def tuned_card(run: Mapping[str, Any], readings: Sequence[Reading], notes: Sequence[str]) -> str:
     """README.md of a tuned model: what it was tuned from and on, and its readings."""
     student, plan, signature = run["student"], run["plan"], run["signature"]
     stated = student.get("stated") or {}
-    name = str(signature["student"])
-    base = name if is_hub_id(name) else stated.get("base_model")
-    known = {"base_model": base, **{key: stated.get(key) for key in ("license", "license_name", "license_link")}}
-    front = ["---", "library_name: transformers", "pipeline_tag: text-generation", "tags:", "- limbeck"]
-    front += [f"{key}: {json.dumps(value)}" for key, value in known.items() if isinstance(value, str)]
-    licence = stated.get("license_name") or stated.get("license")
-    which = f" (its README.md names: {plain(str(licence))})" if licence else ""
+    licence = licence_in(stated)
+    which = f" (its README.md names: {plain(licence)})" if licence else ""
     body = [
         *("---", "", f"# {plain(str(student['name']))}, tuned", "", plain(_origin(run, student, plan, signature)), ""),
         *(plain(str(run["verdict"])), ""),
@@ -200,7 +187,7 @@ def tuned_card(run: Mapping[str, Any], readings: Sequence[Reading], notes: Seque
         f"The licences of the model before{which} and of the text apply to this model too.",
         "",
     ]
-    return visible("\n".join(front + body))
+    return visible("\n".join(front_matter(str(signature["student"]), stated) + body))
 
 
 def _origin(

@@ -22,7 +22,7 @@ from limbeck.probes.measurements import Measurements
 from limbeck.report.break_even import BreakEven, break_even
 from limbeck.report.decision import by_chance, decisions, rule, too_few
 from limbeck.report.start import CUT, Start
-from limbeck.report.words import bounded, share
+from limbeck.report.words import bounded, share, without_sign
 
 WANTED_DOCUMENTS = 30  # with fewer, the t that widens intervals matters, and single documents decide
 
@@ -258,9 +258,7 @@ def _percent(closed: Interval) -> str:
 def in_a_sentence(subject: str, gain: Difference, against: tuple[str, str], *, lament: str = "") -> str:
     """A difference to another arm as a sentence, by what is decided of it."""
     long, short = against
-    size = bounded(
-        abs(gain.value), *sorted((math.copysign(1, gain.value) * gain.low, math.copysign(1, gain.value) * gain.high))
-    )
+    size = bounded(*without_sign(gain))
     more = f"{subject} has a loss {size} nats per token {'lower' if gain.value >= 0 else 'higher'} than {long}"
     if math.isnan(gain.low):
         return f"{more}; of so few documents ({gain.n}) no interval is given: inconclusive"

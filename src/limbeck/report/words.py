@@ -73,6 +73,13 @@ def bounded(value: float, low: float, high: float, *, least: int = 3) -> str:
     return f"{value:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 
 
+def without_sign(found: Bounded) -> tuple[float, float, float]:
+    """The size of a difference, with the bounds of its size: below 0 where the difference may have the other sign."""
+    sign = math.copysign(1, found.value)
+    low, high = sorted((sign * found.low, sign * found.high))
+    return sign * found.value, low, high
+
+
 def interval(found: Bounded, digits: str) -> str:
     """``1.25 (0.50 to 2.00)``: a value and its interval. ``digits`` as in a format: ".2f"."""
     return f"{found.value:{digits}} ({found.low:{digits}} to {found.high:{digits}})"

@@ -120,6 +120,24 @@ Opening = Annotated[
     ),
 ]
 SeedCount = Field(ge=1, le=100)
+RunSeeds = Annotated[
+    int,
+    SeedCount,
+    Flag(
+        "Number of seeds, from --seed on. One names no winner, three do; more may be added later in the same --out.",
+        "Comparison",
+        synonyms=("num_seeds", "n_seeds", "repeats", "trials"),
+    ),
+]
+RunFolder = Annotated[
+    Path,
+    Flag(
+        "Folder of the run.",
+        "Output",
+        metavar="FOLDER",
+        synonyms=("output_dir", "output", "output_path", "save_dir"),
+    ),
+]
 
 
 class Base(BaseModel):

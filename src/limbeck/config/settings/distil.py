@@ -12,7 +12,7 @@ from limbeck.config.settings.common import (
     BodyParams,
     MeshText,
     Params,
-    SeedCount,
+    RunSeeds,
     Shape,
     StudentShrink,
     TeacherSettings,
@@ -283,15 +283,7 @@ class DistilSettings(TrainingSettings, TeacherSettings):
             synonyms=("cache", "offline", "offline_logits"),
         ),
     ] = Field(default=None, exclude=True)
-    seeds: Annotated[
-        int,
-        SeedCount,
-        Flag(
-            "Number of seeds, from --seed on. One names no winner, three do; more may be added later in the same --out.",
-            "Comparison",
-            synonyms=("num_seeds", "n_seeds", "repeats", "trials"),
-        ),
-    ] = 1
+    seeds: RunSeeds = 1
     baselines: Annotated[
         Baselines,
         Flag(

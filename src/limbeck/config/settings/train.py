@@ -14,6 +14,7 @@ from limbeck.config.settings.common import (
     Layers,
     MeshText,
     Mixers,
+    RunFolder,
     SeedCount,
     SeededSettings,
     Settings,
@@ -62,15 +63,7 @@ class PretrainSettings(TrainingSettings, Settings):
     mixers: Mixers = None
     width: Width = None
     layers: Layers = None
-    out: Annotated[
-        Path,
-        Flag(
-            "Folder of the run.",
-            "Output",
-            metavar="FOLDER",
-            synonyms=("output_dir", "output", "output_path", "save_dir"),
-        ),
-    ] = Path("runs/pretrain")
+    out: RunFolder = Path("runs/pretrain")
 
 
 Scale = Annotated[

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from limbeck.config.flag import Flag
-from limbeck.config.settings.common import MeshText, Opening, SeedCount, Settings
+from limbeck.config.settings.common import MeshText, Opening, RunFolder, RunSeeds, Settings
 from limbeck.config.settings.distil import OBJECTIVE_SYNONYMS
 from limbeck.config.settings.training import TrainingSettings
 from limbeck.config.values import LearningRates, ObjectiveText, Replay, TunedBaselines
@@ -115,15 +115,7 @@ class TuneSettings(TrainingSettings, Settings):
             synonyms=("peak_lr", "max_lr", "learning_rates", "sweep", "lr_sweep"),
         ),
     ] = None  # type: ignore[assignment]  # several, which other commands do not take
-    seeds: Annotated[
-        int,
-        SeedCount,
-        Flag(
-            "Number of seeds, from --seed on. One names no winner, three do; more may be added later in the same --out.",
-            "Comparison",
-            synonyms=("num_seeds", "n_seeds", "repeats", "trials"),
-        ),
-    ] = 1
+    seeds: RunSeeds = 1
     baselines: Annotated[
         TunedBaselines,
         Flag(
@@ -135,15 +127,7 @@ class TuneSettings(TrainingSettings, Settings):
         ),
     ] = None
     mesh: MeshText = None
-    out: Annotated[
-        Path,
-        Flag(
-            "Folder of the run.",
-            "Output",
-            metavar="FOLDER",
-            synonyms=("output_dir", "output", "output_path", "save_dir"),
-        ),
-    ] = Path("runs/tune")
+    out: RunFolder = Path("runs/tune")
 
     @property
     def compared(self) -> tuple[str, ...]:

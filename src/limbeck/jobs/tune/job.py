@@ -136,14 +136,15 @@ class _Tuning:
             if world.first:
                 write_apart(settings.out, apart)
         shared = Shared(
-            *(
-                plan,
-                resolve(settings.student),
-                self.start.tokenizer.bos_token,
-                training,
-                {kind: rates[0] for kind, rates in tried.items()},
-            ),
-            *(store, held_out, self.others and self.others[0], environment),
+            plan=plan,
+            start=resolve(settings.student),
+            begin=self.start.tokenizer.bos_token,
+            training=training,
+            rates={kind: rates[0] for kind, rates in tried.items()},
+            store=store,
+            held_out=held_out,
+            other=self.others[0] if self.others else None,
+            environment=environment,
             parent=self.start if plan.needs_parent else None,
             stored=getattr(torch, stored_dtype(resolve_description(settings.student))),
         )
