@@ -431,6 +431,29 @@ def test_rows_leave_room_for_the_tokens_that_a_query_needs(here, tmp_path):
             limbeck.capture(**keys, out=tmp_path / "longer", length=64, threads=1)
 
 
+@pytest.mark.parametrize("moment", ["connected", "sent"])
+def test_a_client_that_is_closed_amid_a_request_leaves_no_connection_open(model, monkeypatch, moment):
+    """A thread that has its connection and has not sent its request yet must not open another; nor may an AttributeError of the
+    closed one reach the user."""
+    with serving(model) as server:
+        client = http.Client(Address.of(server.url), retry=HASTY, key=None, in_flight=1)
+        connection, made = client._connection, []
+
+        def closing(deadline):
+            made.append(connection(deadline))
+            if moment == "sent":
+                monkeypatch.setattr(made[0], "request", lambda *args, **keys: client.close())
+            else:
+                client.close()
+            return made[0]
+
+        monkeypatch.setattr(client, "_connection", closing)
+        with pytest.raises(http.QueryFailed, match="stopped"):
+            client.query("/v1/models", None, lambda answer: answer)
+    assert len(made) == 1
+    assert made[0].sock is None
+
+
 def test_a_capture_that_a_server_stopped_goes_on(here, model):
     """Captured rows are not queried again, and the logits equal those of an uninterrupted capture."""
     keys = {"in_flight": 1, "time_limit": 5.0}  # eight rows at once

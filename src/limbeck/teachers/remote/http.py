@@ -204,8 +204,12 @@ class Client:
             self._drop()
             through = f" through the proxy {self._proxy}" if self._proxy else ""
             raise QueryFailed("connection", type(error).__name__ + f" {error}".rstrip() + through) from error
-        except BaseException:
+        except BaseException as error:
             self._drop()  # the unread rest would be taken for the next response
+            if self._closed.is_set() and isinstance(
+                error, Exception
+            ):  # a connection that is closed meanwhile fails anyhow
+                raise QueryFailed("stopped", again=False) from error
             raise
         if status != 200:
             raise self._refusal(path, status, headers, raw)
@@ -242,6 +246,9 @@ class Client:
             address = self.address
             where = (address.scheme, address.host, address.port)
             connection = connection_to(*where, proxy=self._proxy, timeout=left, context=self._context)
+            connection.auto_open = (
+                0  # a request on a connection that close() ended would open another, which nothing closes
+            )
             self._local.connection = connection
             with self._lock:
                 self._open.add(connection)
