@@ -94,6 +94,10 @@ def place(tmp_path_factory) -> Path:
     ]
     lines = [json.dumps({"messages": messages}) for messages in turns]
     (folder / "chat.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    sides = [
+        {"prompt": t[0]["content"][:9], "chosen": t[1]["content"][:9], "rejected": t[1]["content"][9:18]} for t in turns
+    ]
+    (folder / "pairs.jsonl").write_text("\n".join(json.dumps(side) for side in sides), encoding="utf-8")
     prompt = {"prompt": "the cat sat", "instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]}
     (folder / "ifeval.jsonl").write_text(json.dumps(prompt), encoding="utf-8")
     return folder
@@ -143,7 +147,17 @@ def test_a_how_to_page_runs(page, place, run, monkeypatch):
     """One folder a page, in which its commands follow one another."""
     folder = place / page
     folder.mkdir()
-    for name in ("teacher", "small", "chat-teacher", "my.jsonl", "held_out.jsonl", "chat.jsonl", "ifeval.jsonl"):
+    names = (
+        "teacher",
+        "small",
+        "chat-teacher",
+        "my.jsonl",
+        "held_out.jsonl",
+        "chat.jsonl",
+        "pairs.jsonl",
+        "ifeval.jsonl",
+    )
+    for name in names:
         (folder / name).symlink_to(place / name)
     teacher = load(place / "teacher")
     if page == "export":

@@ -5,7 +5,7 @@ import torch
 
 from limbeck import selftest
 from limbeck.objectives import ForwardKL
-from limbeck.objectives.parse import OURS
+from limbeck.selftest import OF_TOKENS
 
 
 @pytest.fixture(scope="module")
@@ -14,7 +14,7 @@ def rows():
 
 
 def test_every_objective_passes_in_both_precisions(rows):
-    assert {row.objective for row in rows} >= set(OURS)
+    assert {row.objective for row in rows} >= set(OF_TOKENS)
     assert {row.dtype for row in rows} == {"float32", "bfloat16"}
     assert all(row.cases == 16 for row in rows)
     assert [row for row in rows if not row.passed] == []
@@ -22,7 +22,7 @@ def test_every_objective_passes_in_both_precisions(rows):
 
 def test_bfloat16_is_seen_to_be_coarser(rows):
     error = {(row.objective, row.dtype): row.gradient_error for row in rows}
-    assert all(error[name, "bfloat16"] > 10 * error[name, "float32"] for name in OURS)
+    assert all(error[name, "bfloat16"] > 10 * error[name, "float32"] for name in OF_TOKENS)
 
 
 @pytest.mark.parametrize("factor", [1.01, float("nan")])
@@ -35,7 +35,7 @@ def test_a_gradient_that_is_wrong_once_changes_the_exit_status(monkeypatch, caps
         return nats, gradient * factor if len(calls) == 3 else gradient
 
     monkeypatch.setattr(ForwardKL, "closed_form", wrong)
-    monkeypatch.setattr(selftest, "OURS", ["ForwardKL", "CrossEntropy"])
+    monkeypatch.setattr(selftest, "OF_TOKENS", ["ForwardKL", "CrossEntropy"])
     monkeypatch.setattr(selftest, "_SETTINGS", ())
     monkeypatch.setattr(selftest, "TOLERANCE", {torch.float32: selftest.TOLERANCE[torch.float32]})
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -46,7 +46,7 @@ def test_a_gradient_that_is_wrong_once_changes_the_exit_status(monkeypatch, caps
 
 
 def test_a_sound_machine_prints_a_table_and_exits_with_0(monkeypatch, capsys):
-    monkeypatch.setattr(selftest, "OURS", ["ReverseKL"])
+    monkeypatch.setattr(selftest, "OF_TOKENS", ["ReverseKL"])
     monkeypatch.setattr(selftest, "_SETTINGS", ())
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert selftest.main() == 0

@@ -57,9 +57,12 @@ if TYPE_CHECKING:  # for type checkers; a test compares these names with _PUBLIC
     from limbeck.objectives import ALM as ALM
     from limbeck.objectives import CTKD as CTKD
     from limbeck.objectives import DKD as DKD
+    from limbeck.objectives import DPO as DPO
     from limbeck.objectives import TAID as TAID
     from limbeck.objectives import ULD as ULD
     from limbeck.objectives import AdaptiveKL as AdaptiveKL
+    from limbeck.objectives import APODown as APODown
+    from limbeck.objectives import APOZero as APOZero
     from limbeck.objectives import CrossEntropy as CrossEntropy
     from limbeck.objectives import ForwardKL as ForwardKL
     from limbeck.objectives import JensenShannon as JensenShannon
@@ -140,7 +143,20 @@ _PUBLIC = {
     "limbeck.models.load": ("load",),
     "limbeck.models.save": ("save",),
     "limbeck.objectives": (
-        *("ALM", "AdaptiveKL", "CTKD", "CrossEntropy", "DKD", "ForwardKL", "JensenShannon", "Objective", "Ramp"),
+        *(
+            "ALM",
+            "APODown",
+            "APOZero",
+            "AdaptiveKL",
+            "CTKD",
+            "CrossEntropy",
+            "DKD",
+            "DPO",
+            "ForwardKL",
+            "JensenShannon",
+            "Objective",
+            "Ramp",
+        ),
         *("ReverseKL", "SkewKL", "SkewReverseKL", "TAID", "TotalVariation", "ULD"),
     ),
     "limbeck.probes.tasks": ("write_task_text",),

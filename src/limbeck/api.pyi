@@ -763,13 +763,15 @@ def tune(
         stay: With --replay: objective of the rows of --replay instead of their cross-entropy: how far from the
             model before tuning. For example ForwardKL or '0.1*ForwardKL'.
         objective: Loss on the data, by name, as a weighted sum, or FILE.py:CLASS; the teacher of one that needs
-            one is the model before tuning. For example 'CrossEntropy + 0.1*ForwardKL'. Default: CrossEntropy.
+            one is the model before tuning. DPO, APOZero and APODown learn preference pairs (chosen, rejected).
+            For example 'CrossEntropy + 0.1*ForwardKL' or 'DPO(beta=0.1)'. Default: CrossEntropy.
         seed: Seed of data order, new weights and samples. Default: 0.
         seeds: Number of seeds, from --seed on. One names no winner, three do; more may be added later in the same
             --out. Default: 1.
         baselines: What the tuned model is compared with, besides itself before: full (all weights, for equal
-            tokens), full@flops (for equal compute), data-alone (without --replay, for equal tokens), or none.
-            Default: with adapters full and full@flops, with --replay data-alone.
+            tokens), full@flops (for equal compute), data-alone (without --replay, for equal tokens), chosen
+            (cross-entropy on the preferred side of pairs alone, for equal tokens), or none. Default: with
+            adapters full and full@flops, with --replay data-alone; of pairs chosen, with --replay data-alone.
         device: Device of this process: auto, cpu, cuda or cuda:1. Default: auto.
         text_processes: Processes that tokenise the dataset; the result does not depend on their number. Default:
             one a core for 256 MiB of text or more and for datasets of the hub, else 1.

@@ -308,6 +308,18 @@ class ChunkTargets:
     largest: Float[Tensor, "n k"] | None = None
 
 
+@dataclass(frozen=True)
+class PairTargets:
+    """The log-probabilities of both completions of each pair by the model before tuning, and where they are in n positions.
+
+    ``side`` is the completion that each position's target belongs to: 2 i the preferred one of pair i, 2 i + 1 the rejected one,
+    -1 none. ``log_p`` (nats, float64) are sums over a completion's tokens, all of which are among the n positions.
+    """
+
+    side: Int[Tensor, " n"]
+    log_p: Float[Tensor, "pairs 2"]
+
+
 def joined(first: Batch, second: Batch) -> Batch:
     """The rows of both batches, which a teacher and its student read alike."""
     return Batch(
@@ -410,11 +422,11 @@ class Teacher(Protocol):
 
 @runtime_checkable
 class ChunkTeacher(Protocol):
-    """A teacher with another tokenizer than the student's."""
+    """A teacher with another tokenizer than the student's, or log-probabilities of pairs of completions."""
 
     name: str
 
-    def __call__(self, batch: Batch) -> ChunkTargets: ...
+    def __call__(self, batch: Batch) -> ChunkTargets | PairTargets: ...
 
 
 @overload

@@ -25,7 +25,12 @@ BASELINES = ("cut", "cut+ce", "cut+ce@flops", "fresh+kd")
 ATTENTION = "attention"  # a baseline of a student of other mixers
 PTQ = "ptq"  # a baseline of a student that is trained with quantised weights
 LAYERS = "layers+kd"  # a baseline of a student that is expanded from shared layers
-TUNED = ("full", "full@flops", "data-alone")  # baselines of a tuned model: all its weights, and without other text
+TUNED = (
+    "full",
+    "full@flops",
+    "data-alone",
+    "chosen",
+)  # baselines of a tuned model: all weights, no other text, no pairs
 OFF_POLICY = ("off-policy", "off-policy@flops")  # baselines of a student that generates a part of its text itself
 Stage = Literal["mixers", "blocks"]
 STAGES: tuple[Stage, ...] = get_args(Stage)

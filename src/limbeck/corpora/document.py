@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 Message = dict[str, Any]
@@ -25,7 +25,8 @@ class Document:
     ``family`` is a group that is split as a whole: a top-level module of the standard library. ``prompt`` is the number of
     leading characters of the text that have no weight in the loss. ``tools`` and ``template`` (further arguments of the chat
     template) belong to messages. ``goes_on``: the next document continues this text, so no closing token follows. ``form`` is
-    the form of its record, ``unread`` the fields with text that is not part of the document.
+    the form of its record, ``unread`` the fields with text that is not part of the document. ``rejected``: in a preference pair
+    the other completion of the same prompt, of which the first ``asked`` messages, or ``prompt`` characters, are the prompt.
     """
 
     name: str
@@ -36,6 +37,8 @@ class Document:
     tools: list[Any] | None = None
     template: Mapping[str, Any] | None = None
     goes_on: bool = False
+    rejected: Document | None = None
+    asked: int = 0
     form: str = field(default="", compare=False)
     unread: tuple[str, ...] = field(default=(), compare=False)
 
@@ -46,6 +49,8 @@ class Document:
         Nulls are left out, because a table gives every object the keys of all others, and the same text must be the same
         document.
         """
+        if self.rejected is not None:
+            return _canonical({"chosen": replace(self, rejected=None).content, "rejected": self.rejected.content})
         if self.text is not None and not self.prompt:
             return self.text
         if self.text is not None:
@@ -58,6 +63,13 @@ class Document:
     def digest(self) -> bytes:
         """SHA-256 of the content."""
         return hashlib.sha256(self.content.encode()).digest()
+
+    def split_digest(self) -> bytes:
+        """SHA-256 of what decides its side of the split: the content, of a preference pair the prompt."""
+        if self.rejected is None:
+            return self.digest()
+        prompt = self.text[: self.prompt] if self.text is not None else _canonical((self.messages or [])[: self.asked])
+        return hashlib.sha256(prompt.encode()).digest() if prompt.strip("[]") else self.digest()
 
 
 def _canonical(value: Any) -> str:
@@ -80,4 +92,4 @@ def is_held_out(document: Document, *, fraction: float = 0.05) -> bool:
     if document.family is not None:
         digest = hashlib.sha256(f"limbeck:{document.family}".encode()).digest()
         return int.from_bytes(digest[:8], "big") % HELD_OUT_FAMILIES == 0
-    return int.from_bytes(document.digest()[:8], "big") < fraction * 2**64
+    return int.from_bytes(document.split_digest()[:8], "big") < fraction * 2**64

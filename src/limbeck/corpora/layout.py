@@ -185,7 +185,7 @@ def lay_out(
         marks = None if learned is None else learned(int(own[0]), int(own[-1]))
         found = _Block.of(own, marks, length=length, split=packing == BEST_FIT)
         pieces, row, count = _filled(found.pieces, found.texts, *best_fit(found.pieces.size, length), length)
-        parts.append(_segments(pieces, _mixed(row, count), count, length=length, tokens=int(starts[-1])))
+        parts.append(_segments(pieces, in_mixed_order(row, count), count, length=length, tokens=int(starts[-1])))
         rows, packed = rows + count, packed + found.did(pieces)
     if packed.left_out and not packed.learned:
         raise BadCorpus(
@@ -450,7 +450,7 @@ def _filled(
     return _Pieces.together([pieces.some(~gone[row]), cut]), (np.cumsum(~gone) - 1)[where], rows - number
 
 
-def _mixed(row: Numbers, rows: int) -> Numbers:
+def in_mixed_order(row: Numbers, rows: int) -> Numbers:
     """The row of each piece after a permutation of all rows that depends only on their number."""
     place = np.empty(rows, np.int64)
     place[np.argsort(_scattered(rows), kind="stable")] = np.arange(rows)

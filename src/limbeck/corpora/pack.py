@@ -130,6 +130,12 @@ class Rows:
         """The last ``rows`` global rows that all ranks together have read."""
         return self.rows_of(np.array([self._row(i) for i in range(self._next - rows, self._next)], dtype=np.int64))
 
+    def first(self, rows: int) -> Int64[np.ndarray, " rows"]:
+        """The numbers of the first ``rows`` global rows of the order, each once, ascending; of all where an epoch is read."""
+        if rows >= self.n_rows and self._sources is None:
+            return np.arange(self.n_rows)
+        return np.unique(np.array([self._row(index) for index in range(rows)], dtype=np.int64))
+
     def documents(self, rows: int) -> list[str]:
         """Names of the documents with weight in the last ``rows`` rows that all ranks together have taken."""
         taken = self.taken(rows)

@@ -1,8 +1,9 @@
 """Converts a record of a dataset to a document. All known field names are in this file.
 
 The form of a record follows from its fields, in this order: ``messages`` (chat), ``text``, ``conversations`` (ShareGPT),
-``prompt`` and ``completion``, ``instruction`` and ``output`` (Alpaca). `Columns` gives other names. In every chat form, ``tools``
-and ``chat_template_kwargs`` are passed to the chat template.
+``prompt`` and ``completion``, ``instruction`` and ``output`` (Alpaca). `Columns` gives other names, or says that records are
+preference pairs (``chosen`` and ``rejected``), which only an objective of pairs reads. In every chat form, ``tools`` and
+``chat_template_kwargs`` are passed to the chat template.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, NoReturn
 
+from limbeck.corpora import preference
 from limbeck.corpora.document import Document, Message, without_nulls
 from limbeck.corpora.jsonl import Unreadable, parsed
 from limbeck.errors import BadRecord, BadSetting
@@ -23,6 +25,7 @@ FORMS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "ShareGPT": (("conversations",), ("system",)),
     "prompt and completion": (("prompt", "completion"), ()),
     "Alpaca": (("instruction", "output"), ("input", "system", "history")),
+    preference.FORM: (("chosen", "rejected"), ("prompt", "system")),
 }
 BESIDE = ("tools", "chat_template_kwargs")  # optional fields of a conversation in every form
 ROLES = tuple(dict.fromkeys(name for needed, others in FORMS.values() for name in (*needed, *others))) + BESIDE
@@ -49,10 +52,13 @@ _OURS |= {"chat_template", "return_dict", "return_tensors", "return_assistant_to
 class Columns:
     """Field names of a dataset as (usual name, name in the dataset) pairs. Without pairs the usual names apply.
 
+    ``preference``: each record is a preference pair, whatever other fields it has; otherwise none may be.
+
     Raises BadSetting for an unknown or repeated usual name, and where a form lacks a required field.
     """
 
     names: tuple[tuple[str, str], ...] = ()
+    preference: bool = False
 
     def __post_init__(self) -> None:
         ours = [name for name, _ in self.names]
@@ -74,6 +80,8 @@ class Columns:
     def form(self) -> str | None:
         """The form whose fields are given, None where each record's form is recognised."""
         given = {name for name, _ in self.names}
+        if self.preference:
+            return preference.FORM
         return next((form for form, (needed, _) in FORMS.items() if given and set(needed) <= given), None)
 
     def there(self, name: str) -> str:
@@ -115,6 +123,11 @@ def from_record(
     """
     columns = columns or Columns()
     form = columns.form or form_of(record)
+    if form == preference.FORM and not columns.preference:
+        raise BadRecord(
+            f"{where}: this is a preference pair ('chosen' and 'rejected'), which an objective of pairs learns: limbeck tune "
+            f"--objective DPO; for one side alone, give its name, such as --columns messages=chosen"
+        )
     if form is None or any(columns.there(field) not in record for field in FORMS[form][0]):
         _refuse_without(columns, form, list(record), where)
     fields = {field: record[there] for field in _fields(form) if (there := columns.there(field)) in record}
@@ -141,6 +154,11 @@ def _shared(names: tuple[str, ...]) -> tuple[str, ...]:
 
 def _refuse_without(columns: Columns, form: str | None, names: list[str], where: str) -> NoReturn:
     came = ", ".join(map(repr, names[:8])) or "none"
+    if columns.preference and not columns.names:
+        raise BadRecord(
+            f"{where}: expected a preference pair with 'chosen' and 'rejected', since the objective compares two completions, "
+            f"got the keys {came}: name others, such as --columns chosen=winner,rejected=loser, or take --objective CrossEntropy"
+        )
     if columns.names:
         wanted = " and ".join(repr(columns.there(field)) for field in FORMS[form or "text"][0])
         raise BadRecord(f"{where}: expected {wanted} (--columns), got the keys {came}: name others, or remove it")
@@ -231,7 +249,21 @@ def _alpaca(record: _Record, name: str) -> Document | None:
     return record.conversation(name, messages) if answer.strip() else None
 
 
+def _pair(record: _Record, name: str) -> Document:
+    prompt, *ends = preference.split_pair(record.fields, record.where)
+    if isinstance(prompt, str):
+        texts = [_string(prompt, "prompt", record.where) + _string(end, "chosen", record.where) for end in ends]
+        chosen, rejected = (Document(name, text=text, prompt=len(prompt)) for text in texts)
+        return replace(chosen, rejected=rejected)
+    before = preference.unlearned(_messages(prompt, "prompt", record.where)) if prompt else []
+    both = [_messages(end, field, record.where) for end, field in zip(ends, ("chosen", "rejected"), strict=True)]
+    chosen, rejected = (record.conversation(name, [*before, *messages]) for messages in both)
+    asked = len(chosen.messages or ()) - len(both[0])
+    return replace(chosen, rejected=rejected, asked=asked)
+
+
 _AS = {
+    preference.FORM: _pair,
     "messages": _chat,
     "text": _plain,
     "ShareGPT": _sharegpt,

@@ -28,13 +28,14 @@ class Replay:
     """A `Corpus`: rows of ``own``, a ``share`` of each step's rows being of another text ``store``.
 
     Over any number of steps the other text has ``share`` of all rows, to less than one row. Its rows come last in a batch, and
-    their numbers are above those of ``own`` (`is_other`).
+    their numbers are above those of ``own`` (`is_other`). ``counted`` changes the weights of rows of the other text.
     """
 
     own: Rows
     store: TokenStore
     share: float
     ranks: Ranks = ALONE
+    counted: Callable[[Batch], Batch] = lambda batch: batch
     length: int = field(init=False)
     seed: int = field(init=False)
     _other: Rows = field(init=False, repr=False)
@@ -43,7 +44,8 @@ class Replay:
     def __post_init__(self) -> None:
         self.length, self.seed = self.own.length, self.own.seed
         backwards = _Backwards(self.ranks.size - 1 - self.ranks.rank, self.ranks.size)
-        self._other = Rows(self.store, length=self.length, seed=self.seed, ranks=backwards)
+        how: dict[str, Any] = {"length": self.length, "seed": self.seed, "ranks": backwards}
+        self._other = Rows(self.store, counted=self.counted, **how)
 
     @property
     def is_other(self) -> Callable[[Batch], torch.Tensor]:

@@ -2,13 +2,15 @@
 
 All documents form one stream of tokens across shards; a slice within one shard is not copied. A shard is one Arrow file with one
 record batch, which any Arrow reader can open. Its columns are ``name``, ``tokens``, ``bytes`` (UTF-8 bytes of the learned text),
-``sha256`` (of the document's content), and ``learned`` where some tokens are not learned.
+``sha256`` (of the document's content), ``learned`` where some tokens are not learned, and ``second`` where documents are
+preference pairs: the place of the rejected side's first token in its document.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict
 
@@ -17,6 +19,7 @@ import pyarrow as pa
 from jaxtyping import Bool, Int64, Integer
 
 from limbeck.corpora.layout import BEST_FIT, Layout, lay_out
+from limbeck.corpora.layout_pairs import lay_out_pairs
 from limbeck.disk import Bare, Count, read_json, sha256_of
 from limbeck.errors import BadCorpus
 
@@ -101,7 +104,9 @@ class TokenStore:
 
     def layout(self, length: int) -> Layout:
         """The layout of its tokens in rows of ``length``, computed once for each length. Raises what `lay_out` raises."""
-        if length not in self._layouts:
+        if length not in self._layouts and self.seconds is not None:
+            self._layouts[length] = lay_out_pairs(self.starts, self.seconds, self.learned, length=length)
+        elif length not in self._layouts:
             self._layouts[length] = lay_out(
                 self.starts,
                 None if self.learns_all else self.learned,
@@ -227,6 +232,13 @@ class TokenStore:
     def learned_at(self, places: Int64[np.ndarray, "*shape"]) -> Bool[np.ndarray, "*shape"]:
         """Which of the tokens at these places of the stream are learned."""
         return self._gathered(places, np.bool_, self._learned_in)
+
+    @cached_property
+    def seconds(self) -> Int64[np.ndarray, " documents"] | None:
+        """The place in the stream of each pair's first rejected token; None where documents are no preference pairs."""
+        if any("second" not in shard.schema.names for shard in self._shards):
+            return None
+        return np.concatenate([np.from_dlpack(shard.column("second")) for shard in self._shards]) + self.starts[:-1]
 
     @property
     def learns_all(self) -> bool:

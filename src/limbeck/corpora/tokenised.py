@@ -18,6 +18,7 @@ from limbeck.corpora.document import Document
 from limbeck.corpora.draws import Draw
 from limbeck.corpora.encode import Ids, encoded
 from limbeck.corpora.found import Found
+from limbeck.corpora.preference import sides
 from limbeck.corpora.reading import Reader, Reads, Records
 from limbeck.corpora.records import Columns
 from limbeck.corpora.store import TokenStore
@@ -62,6 +63,8 @@ class How:
             "frame": [self.framing.begin, self.framing.end],
             "reading": READING,
         }
+        if self.columns.preference:
+            facts["preference"] = True
         if self.columns.names:
             facts["columns"] = [list(pair) for pair in self.columns.names]
         if self.vocab is not None and self.vocab < ids_of(self.tokenizer):
@@ -97,7 +100,7 @@ def tokenised(documents: Sequence[Document], draw: Draw, how: How) -> Tokenised:
 def _tokenised(documents: Sequence[tuple[str, Document]], how: How) -> Tokenised:
     """Documents as tokens, each with its side. A document of a single token has no prediction and is dropped."""
     done = Tokenised()
-    plain = [document.text for _, document in documents if document.text is not None and not document.prompt]
+    plain = [document.text for _, document in documents if document.text is not None and _is_plain(document)]
     texts = iter(encoded(how.tokenizer, plain))
     for side, document in documents:
         try:
@@ -158,6 +161,8 @@ def characters_of(document: Document) -> int:
 
 def _item(document: Document, texts: Iterator[Ids], how: How, found: Found) -> Item | None:
     """A document as tokens in its frame. ``texts`` yields the tokens of the next plain text. Raises BadRecord."""
+    if document.rejected is not None:
+        return _pair(document, how, found)
     tokens, learned, size = _document(document, texts, how)
     around = _around(document, how)
     begin, end = around.lacks(tokens)
@@ -172,9 +177,41 @@ def _item(document: Document, texts: Iterator[Ids], how: How, found: Found) -> I
     return Item(document.name, document.digest(), tokens.astype(how.dtype), learned, size)
 
 
-def _document(document: Document, texts: Iterator[Ids], how: How) -> tuple[Ids, Bool[np.ndarray, " n"] | None, int]:
-    """(tokens, mask of learned ones or None for all, bytes of their text)."""
-    if document.text is not None and not document.prompt:
+def _pair(document: Document, how: How, found: Found) -> Item:
+    """A preference pair: the preferred conversation, then the rejected one. Raises BadRecord where a side learns nothing."""
+    pieces = []
+    for name, side in zip(("chosen", "rejected"), sides(document), strict=True):
+        tokens, learned, size = _document(side, iter(()), how, pair=True)
+        around = _around(side, how)
+        begin, end = around.lacks(tokens)
+        assert learned is not None, "a side has a prompt, which is not learned"
+        learned = np.concatenate([np.zeros(int(begin), bool), learned, np.ones(int(end), bool)])
+        learned[:1] = False  # nothing precedes it
+        if not learned.any():
+            raise BadRecord(
+                f"{document.name}: expected a completion with a token to learn in '{name}', got none: remove it"
+            )
+        pieces.append((around.around(tokens), learned, size))
+    (first, marks, size), (second, more, _) = pieces
+    if np.array_equal(first, second):
+        raise BadRecord(f"{document.name}: 'chosen' and 'rejected' are the same tokens: remove the record")
+    tokens = np.concatenate([first, second])
+    _check_rows(tokens, document, how)
+    found.add(document, opened=False, closed=False)
+    learned = np.concatenate([marks, more])
+    return Item(document.name, document.digest(), tokens.astype(how.dtype), learned, size, second=len(first))
+
+
+def _is_plain(document: Document) -> bool:
+    """Whether a text is learned as a whole, so that several are tokenised at once."""
+    return not document.prompt and document.rejected is None
+
+
+def _document(
+    document: Document, texts: Iterator[Ids], how: How, *, pair: bool = False
+) -> tuple[Ids, Bool[np.ndarray, " n"] | None, int]:
+    """(tokens, mask of learned ones or None for all, bytes of their text). ``pair``: it is a side of a preference pair."""
+    if document.text is not None and not document.prompt and not pair:
         return next(texts), None, len(document.text.encode())
     found = (conversation if document.text is None else completion)(how.tokenizer, document)
     return np.array(found.tokens, np.uint32), found.learned, found.bytes

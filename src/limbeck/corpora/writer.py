@@ -22,13 +22,14 @@ SHARD_DOCUMENTS = 50_000
 
 @dataclass(frozen=True)
 class Item:
-    """One tokenised document."""
+    """One tokenised document. ``second``: in a preference pair the place of the rejected side's first token, otherwise 0."""
 
     name: str
     digest: bytes
     tokens: np.ndarray
     learned: np.ndarray | None
-    size: int  # UTF-8 bytes of the text that is learned
+    size: int  # UTF-8 bytes of the text that is learned, of a pair that of its preferred side
+    second: int = 0
 
     @property
     def predictions(self) -> int:
@@ -160,7 +161,8 @@ def read_items(path: Path) -> list[Item]:
     items = []
     for i, (name, digest, size) in enumerate(zip(names, digests, sizes, strict=True)):
         learned = None if masks is None else masks[i].values.to_numpy(zero_copy_only=False)
-        items.append(Item(name, digest, np.from_dlpack(tokens[i].values).copy(), learned, size))
+        second = int(batch.column("second")[i].as_py()) if "second" in batch.schema.names else 0
+        items.append(Item(name, digest, np.from_dlpack(tokens[i].values).copy(), learned, size, second))
     return items
 
 
@@ -186,6 +188,8 @@ def record_batch(items: list[Item]) -> pa.RecordBatch:
     if any(item.learned is not None for item in items):
         everything = [np.ones(len(item.tokens), dtype=bool) if item.learned is None else item.learned for item in items]
         columns["learned"] = pa.LargeListArray.from_arrays(ends, pa.array(np.concatenate(everything)))
+    if any(item.second for item in items):
+        columns["second"] = _numbers(np.array([item.second for item in items], np.int64))
     return pa.RecordBatch.from_pydict(columns)
 
 

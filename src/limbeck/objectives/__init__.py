@@ -16,6 +16,7 @@ from limbeck.objectives.ctkd import CTKD
 from limbeck.objectives.dkd import DKD
 from limbeck.objectives.fused import fused_backward, fused_nats, walk
 from limbeck.objectives.parse import parse
+from limbeck.objectives.preference import DPO, APODown, APOZero
 from limbeck.objectives.ramp import Ramp
 from limbeck.objectives.taid import TAID
 from limbeck.objectives.uld import ULD
@@ -24,8 +25,11 @@ __all__ = [
     "ALM",
     "CTKD",
     "DKD",
+    "DPO",
     "TAID",
     "ULD",
+    "APODown",
+    "APOZero",
     "AdaptiveKL",
     "CrossEntropy",
     "ForwardKL",

@@ -40,6 +40,7 @@ class Objective(torch.nn.Module, ABC):
     """
 
     needs_teacher: bool = True
+    compares_pairs: bool = False  # whether it is a loss of two completions of a prompt (`objectives.preference`)
     largest: int = 0  # with another tokenizer: how many of the teacher's largest probabilities it compares; 0: chunks
     merge: float = 0.0  # chunks end where the teacher's mass on a new word exceeds this; 0: at all common boundaries
     source: str | None = None  # file or module of a user's class, as `parse` reads it
@@ -272,6 +273,12 @@ class Sum(Objective):
         self.weights = [float(weight) for weight, _ in terms]
         self.terms = torch.nn.ModuleList(term for _, term in terms)
         self.needs_teacher = any(term.needs_teacher for _, term in terms)
+        self.compares_pairs = any(term.compares_pairs for _, term in terms)
+        if alone := [term.short for _, term in terms if self.compares_pairs and not term.compares_pairs]:
+            raise BadObjective(
+                f"{', '.join(alone)}: a loss of each token, beside one that compares two completions of a prompt: leave one of "
+                "the two out; DPO(sft=1.0) also learns the preferred completions"
+            )
 
     def __iter__(self) -> zip[tuple[float, Objective]]:
         return zip(self.weights, cast("Iterable[Objective]", self.terms), strict=True)

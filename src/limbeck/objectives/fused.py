@@ -23,11 +23,11 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from limbeck.errors import Mismatch
 from limbeck.host import on_host, part_of, sent
 from limbeck.models.mixers.precision import exact
-from limbeck.objectives import chunks, outcomes
+from limbeck.objectives import chunks, outcomes, pairs
 from limbeck.objectives.base import Objective, terms_of
 from limbeck.objectives.chunks import Slopes
 from limbeck.products import full_products
-from limbeck.types import Batch, Chunk, ChunkTargets, Head, Outputs, Signal, Sparse
+from limbeck.types import Batch, Chunk, ChunkTargets, Head, Outputs, PairTargets, Signal, Sparse
 
 # On a CPU a block and its temporaries should fit the second-level cache (1 MiB), and the buffers of two chunks the third-level
 # cache. On an accelerator every kernel launch costs.
@@ -51,7 +51,7 @@ class Sizes:
 def fused_backward(
     objective: Objective,
     outputs: Outputs,
-    signal: Outputs | Sparse | ChunkTargets | None,
+    signal: Outputs | Sparse | ChunkTargets | PairTargets | None,
     batch: Batch,
     *,
     scale: float | Tensor,
@@ -102,7 +102,7 @@ def fused_backward(
 def fused_nats(
     objective: Objective,
     outputs: Outputs,
-    signal: Outputs | Sparse | ChunkTargets | None,
+    signal: Outputs | Sparse | ChunkTargets | PairTargets | None,
     batch: Batch,
     *,
     sizes: Sizes | Literal["auto"] = "auto",
@@ -201,22 +201,24 @@ def value_and_gradient(
 def _sloped(
     objective: Objective,
     outputs: Outputs,
-    signal: Outputs | Sparse | ChunkTargets | None,
+    signal: Outputs | Sparse | ChunkTargets | PairTargets | None,
     batch: Batch,
     sizes: Sizes | Literal["auto"],
 ) -> Outputs | Sparse | Slopes | None:
-    """Chunk targets as slopes at positions, by a pass through the head where likelihoods of chunks are compared."""
-    if not isinstance(signal, ChunkTargets):
+    """Targets of chunks or pairs as slopes at positions, by a pass through the head where their likelihoods are compared."""
+    if not isinstance(signal, ChunkTargets | PairTargets):
         return signal
     terms = terms_of(objective)
     flat = batch.flat()
     exact = torch.promote_types(outputs.hidden.dtype, torch.float32)
     log_q = torch.zeros(flat.weight.shape, dtype=exact, device=flat.weight.device)
-    if chunks.of_chunks(terms):
-        positions = sent((on_host(signal.chunk) >= 0).nonzero().squeeze(-1), signal.chunk.device)
+    of_pairs = isinstance(signal, PairTargets)
+    if of_pairs or chunks.of_chunks(terms):
+        which = signal.side if isinstance(signal, PairTargets) else signal.chunk
+        positions = sent((on_host(which) >= 0).nonzero().squeeze(-1), which.device)
         for part, logits, _, chunk in walk(outputs, None, batch, positions=positions, sizes=sizes):
             log_q[positions[part]] = logits.log_softmax(-1).gather(-1, chunk.targets[:, None]).squeeze(-1).to(exact)
-    return chunks.slopes(terms, signal, log_q, flat.weight)
+    return (pairs if of_pairs else chunks).slopes(terms, signal, log_q, flat.weight)
 
 
 class _Stored:

@@ -28,6 +28,7 @@ from limbeck.objectives.named import OBJECTIVES, is_objective
 
 OURS = tuple(OBJECTIVES.own)
 _ALIASES = {"ce": "CrossEntropy", "kl": "ForwardKL", "fkl": "ForwardKL", "rkl": "ReverseKL", "jsd": "JensenShannon"}
+_ALIASES |= {"apo_zero": "APOZero", "apo_down": "APODown"}  # as TRL spells them
 # Names that papers and other tools use for these objectives, or for a setting of one.
 _SYNONYMS = {
     "kd": "ForwardKL",
@@ -44,6 +45,9 @@ _SYNONYMS = {
     "lm": "CrossEntropy",
     "tvd": "TotalVariation",
     "akl": "AdaptiveKL",
+    "rpo": "DPO",
+    "ipo": "DPO",
+    "apo": "APOZero",
 }
 
 _TOKENS = re.compile(

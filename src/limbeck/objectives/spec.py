@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from limbeck.objectives.base import Objective, terms_of
 from limbeck.objectives.parse import code_of, parse
+from limbeck.objectives.preference import single
 
 
 @dataclass(frozen=True)
@@ -21,9 +22,15 @@ class ObjectiveSpec:
     objective: Objective = field(compare=False, repr=False)
 
     @classmethod
-    def of(cls, text: str) -> ObjectiveSpec:
-        """Parses a text. Raises BadObjective with what was expected at which column."""
-        return cls(text, parse(text))
+    def of(cls, text: str, *, pairs: bool = False) -> ObjectiveSpec:
+        """Parses a text. ``pairs``: whether pairs of completions may be compared, as `limbeck tune` can.
+
+        Raises BadObjective with what was expected at which column, and for an objective of pairs where there are none.
+        """
+        found = parse(text)
+        if found.compares_pairs and not pairs:
+            raise single(found)
+        return cls(text, found)
 
     def make(self) -> Objective:
         """A new objective at the start of its schedules."""
@@ -33,6 +40,11 @@ class ObjectiveSpec:
     def needs_teacher(self) -> bool:
         """Whether its loss is computed from a teacher."""
         return self.objective.needs_teacher
+
+    @property
+    def compares_pairs(self) -> bool:
+        """Whether it is a loss of two completions of a prompt."""
+        return self.objective.compares_pairs
 
     @property
     def canonical(self) -> str:

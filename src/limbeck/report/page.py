@@ -54,6 +54,7 @@ _FROM_START = (
     "full",
     "full@flops",
     "data-alone",
+    "chosen",
 )  # arms that begin as the student does
 _SHOWN = ("teacher", "student", "cut", "cut+ce", "model")  # in the reliability plot
 
@@ -68,6 +69,7 @@ _COLUMNS = (
 )
 # Of a tuning, whose reference is the model before it.
 _TUNED_COLUMNS = (
+    ("pairs right", "pair_accuracy", "{:.1%}"),
     ("bits/byte", "bits_per_byte", "{:.3f}"),
     ("KL from before", "kl_teacher_student", "{:.3f}"),
     ("other text", "other_held_out", "{:.3f}"),
@@ -352,6 +354,8 @@ def _tiles(found: RunFolder, start: Start) -> list[tuple[str, str, str]]:
 def _tiles_of_tuning(found: RunFolder) -> list[tuple[str, str, str]]:
     """The same of a tuning: the loss before and after, and what was forgotten of other text."""
     tiles = []
+    if pairs := found.reading("student", "pair_accuracy"):
+        tiles.append(("of held-out pairs right", share(pairs.value), f"{share(pairs.low)} to {share(pairs.high)}"))
     before, after = (found.reading(model, "held_out") for model in ("cut", "student"))
     if before and after:
         beside = [_ends(after.low, after.high)] if after.low < after.high else []

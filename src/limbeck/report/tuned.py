@@ -34,9 +34,15 @@ from limbeck.types import Reading
 
 OTHER = "other"  # before the names of readings and files of other text
 FORGOTTEN = "student - cut on other text"  # the difference of the tuned model
-_ALONE = "data-alone - cut on other text"
-ORDER = ("cut", "student", "full", "full@flops", "data-alone")
+ALONE = "data-alone - cut on other text"
+ORDER = ("cut", "student", "chosen", "full", "full@flops", "data-alone")
 _ROWS = (
+    ("pair_accuracy", "pairs whose preferred side has the larger reward"),
+    ("likelihood_accuracy", "pairs whose preferred side is more probable"),
+    ("longer_wins", "pairs whose preferred side is longer"),
+    ("pair_margin", "margin of rewards, nats a pair"),
+    ("chosen_gain", "gain of the preferred side, nats"),
+    ("rejected_gain", "gain of the rejected side, nats"),
     ("held_out", "nats per token"),
     ("bits_per_byte", "bits per byte"),
     ("kl_teacher_student", "KL(before ‖ after), nats per token"),
@@ -67,17 +73,17 @@ def tuned_verdict(
     ``trials``: learning rates that were tried out first.
     """
     gains = {name: gain_over(arms["student"], arms[name], name) for name in _AGAINST if arms.get(name)}
-    rises = _rises(other) if other else {}
-    found = decided(gains | rises)
+    risen = rises(other) if other else {}
+    found = decided(gains | risen)
     main = found["cut"]
     sentences = [in_a_sentence(_SUBJECT, main, _AGAINST["cut"], lament="tuning did not help: ")]
     notes = [used] if used else []
-    if FORGOTTEN in rises:
-        sentences.append(_of_other(found[FORGOTTEN], "tuning"))
-    if _ALONE in rises:
-        notes.append(_of_other(found[_ALONE], "tuning on the data alone"))
+    if FORGOTTEN in risen:
+        sentences.append(of_other(found[FORGOTTEN], "tuning"))
+    if ALONE in risen:
+        notes.append(of_other(found[ALONE], "tuning on the data alone"))
     notes += [in_a_sentence(_SUBJECT, found[name], _AGAINST[name]) for name in gains if name != "cut"]
-    notes += _costs(plan) + _tried(trials)
+    notes += costs(plan) + _tried(trials)
     seeds, documents = len(arms["student"]), arms["student"][0].read
     notes.append(what_the_interval_covers(seeds, documents, start))
     notes += [rule([one.seeds for one in found.values()])] if seeds >= FEWEST_SEEDS else []
@@ -88,13 +94,13 @@ def tuned_verdict(
     return Verdict(main.outcome, text, tuple(spoken(note) for note in notes if note), tuple(found.values()))
 
 
-def _rises(other: Mapping[str, Sequence[Measurements]]) -> dict[str, Difference]:
+def rises(other: Mapping[str, Sequence[Measurements]]) -> dict[str, Difference]:
     """By how many nats per token the tuned model, and that of the data alone, are above the model before, on other text.
 
     As a gain of the model before: one that is "better" than 0 was forgotten.
     """
     found = {}
-    for arm, key in (("student", FORGOTTEN), ("data-alone", _ALONE)):
+    for arm, key in (("student", FORGOTTEN), ("data-alone", ALONE)):
         if arm in other:
             less = gain_over(other[arm], other["cut"], "cut")
             rise = replace(less, value=-less.value, low=-less.high, high=-less.low)
@@ -102,7 +108,7 @@ def _rises(other: Mapping[str, Sequence[Measurements]]) -> dict[str, Difference]
     return found
 
 
-def _of_other(rise: Difference, what: str) -> str:
+def of_other(rise: Difference, what: str) -> str:
     """What became of the loss on other text, as a sentence, by what is decided of it."""
     on, moved = f"on {rise.n} documents of other text {what}", "raised" if rise.value > 0 else "lowered"
     moved = f"{on} {moved} the loss by {bounded(*without_sign(rise))} nats per token"
@@ -116,7 +122,7 @@ def _of_other(rise: Difference, what: str) -> str:
     return f"{on} shows no clear change of the loss ({bounded(rise.value, rise.low, rise.high)} nats per token)"
 
 
-def _costs(plan: Mapping[str, Any]) -> list[str]:
+def costs(plan: Mapping[str, Any]) -> list[str]:
     """FLOPs of the trainings relative to the tuned model's, where they differ."""
     flops = plan.get("flops") or {}
     own = flops.get("student")
@@ -147,6 +153,7 @@ def tuned_rows(readings: Sequence[Reading], start: Start) -> list[list[str]]:
     """The table of the last screen: models by held-out loss, and by that on other text where it was measured."""
     found = over_seeds(readings)
     columns = [
+        ("pair_accuracy", "pairs right"),
         ("held_out", "held out, nats/token"),
         ("kl_teacher_student", "KL from before"),
         ("other_held_out", "other text"),

@@ -22,6 +22,7 @@ LABELS = {
     "full": "all weights",
     "full@flops": "all weights, equal compute",
     "data-alone": "on the data alone",
+    "chosen": "cross-entropy on preferred sides",
 }
 ORDER = tuple(LABELS)
 

@@ -191,7 +191,7 @@ class Run:
                 begun = Moment.of(self.world.device)
                 lr = self._set_learning_rate(optimizer, step)
                 report = self._step(step, optimizer, self.plan.rows)
-                step, tokens = step + 1, tokens + int(report.tokens)
+                step, tokens = step + 1, tokens + round(report.tokens)
                 if average:
                     average.update(step)
                 ended = Moment.of(self.world.device)
@@ -301,9 +301,9 @@ class Run:
     @property
     def _loss(self) -> tuple[str, str]:
         """Name and unit of the training loss, for progress lines."""
-        return (
-            (f"training {self.objective.short}", "nats/token") if self.unit == "nats" else ("training error", self.unit)
-        )
+        if self.unit != "nats":
+            return "training error", self.unit
+        return f"training {self.objective.short}", "a pair" if self.objective.compares_pairs else "nats/token"
 
     def interrupted(self, done: int, caught: Sequence[int]) -> Interrupted:
         """The error for a run that a signal ended after ``done`` steps."""

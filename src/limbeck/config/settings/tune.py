@@ -17,7 +17,7 @@ from limbeck.config.values import LearningRates, ObjectiveText, Replay, TunedBas
 class TuneSettings(TrainingSettings, Settings):
     """The keys of `limbeck tune`, which are also its flags.
 
-    ``baselines`` None stands for those that the settings give a reason for (`compared`).
+    ``baselines`` None stands for those that the settings give a reason for (`TunePlan.compared`).
     """
 
     student: Annotated[
@@ -97,9 +97,9 @@ class TuneSettings(TrainingSettings, Settings):
         ObjectiveText,
         Flag(
             "Loss on the data, by name, as a weighted sum, or FILE.py:CLASS; the teacher of one that needs one is the model "
-            "before tuning.",
+            "before tuning. DPO, APOZero and APODown learn preference pairs (chosen, rejected).",
             "Training",
-            examples=("'CrossEntropy + 0.1*ForwardKL'",),
+            examples=("'CrossEntropy + 0.1*ForwardKL'", "'DPO(beta=0.1)'"),
             synonyms=OBJECTIVE_SYNONYMS,
         ),
     ] = "CrossEntropy"
@@ -120,19 +120,12 @@ class TuneSettings(TrainingSettings, Settings):
         TunedBaselines,
         Flag(
             "What the tuned model is compared with, besides itself before: full (all weights, for equal tokens), full@flops (for "
-            "equal compute), data-alone (without --replay, for equal tokens), or none.",
+            "equal compute), data-alone (without --replay, for equal tokens), chosen (cross-entropy on the preferred side of "
+            "pairs alone, for equal tokens), or none.",
             "Comparison",
-            default="with adapters full and full@flops, with --replay data-alone",
+            default="with adapters full and full@flops, with --replay data-alone; of pairs chosen, with --replay data-alone",
             synonyms=("baseline", "compare", "compare_with"),
         ),
     ] = None
     mesh: MeshText = None
     out: RunFolder = Path("runs/tune")
-
-    @property
-    def compared(self) -> tuple[str, ...]:
-        """The baselines: those that are named, or those that the method and the other text give a reason for."""
-        if self.baselines is not None:
-            return self.baselines
-        full = () if self.method == "full" else ("full", "full@flops")
-        return (*full, *(("data-alone",) if self.replay else ()))

@@ -32,6 +32,8 @@ def packed(store: TokenStore, *, length: int, context: int, forms: Collection[st
 
     ``forms`` are the forms of its records, by default those of its manifest.
     """
+    if store.seconds is not None:
+        return _packed_pairs(store, length=length)
     layout, chat = store.layout(length), not store.learns_all
     did = layout.packed
     what, many = _called(chat, store.manifest.get("read", {}).get("forms", {}) if forms is None else forms)
@@ -62,6 +64,21 @@ def packed(store: TokenStore, *, length: int, context: int, forms: Collection[st
             remedies.append(f"--seq-len {2 * length} leaves {share(less)} of padding")
     level: Level = "warning" if large or did.left_out or layout.padding > _PADDED[1] else "ok"
     return Finding("packing", level, message, "; ".join(remedies))
+
+
+def _packed_pairs(store: TokenStore, *, length: int) -> Finding:
+    """The finding about rows of preference pairs."""
+    layout = store.layout(length)
+    left_out, padding = layout.packed.left_out, layout.padding
+    message, remedies = f"no pair is longer than a row of {length} tokens, which has both of its sides", []
+    if left_out:
+        longest = int(np.diff(store.starts).max()) - 2
+        message = f"{left_out:,} of {store.documents:,} pairs are longer than a row of {length} tokens, which has both sides of "
+        message += "a pair, and left out"
+        remedies.append(f"--seq-len {longest} has room for the longest")
+    if padding > _PADDED[0]:
+        message += f"; {share(padding)} of the rows is padding"
+    return Finding("packing", "warning" if left_out or padding > _PADDED[1] else "ok", message, "; ".join(remedies))
 
 
 def packed_documents(

@@ -21,12 +21,17 @@ from limbeck.corpora.store import read_manifest
 from limbeck.errors import BadCorpus
 from limbeck.jobs.common.environment import Environment
 from limbeck.jobs.common.folder import packing_in_settings, read_run, text_of_run
+from limbeck.objectives.spec import ObjectiveSpec
 from limbeck.run.log import console
 
 
 def columns_of(settings: Settings | PilotSettings) -> Columns:
-    """The names of the fields of records from --columns. Raises BadSetting if it names fields that are not read."""
-    return Columns(settings.columns or ())
+    """The names of the fields of records from --columns, and whether they are preference pairs.
+
+    Raises BadSetting if it names fields that are not read.
+    """
+    pairs = isinstance(settings, TuneSettings) and ObjectiveSpec.of(settings.objective, pairs=True).compares_pairs
+    return Columns(settings.columns or (), preference=pairs)
 
 
 def records_of(settings: Settings | PilotSettings) -> Records:

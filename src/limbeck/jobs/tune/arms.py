@@ -14,14 +14,17 @@ import torch
 from limbeck.corpora import Rows, TokenStore
 from limbeck.corpora.opening import begin_with
 from limbeck.corpora.pack import ALONE, Ranks
+from limbeck.corpora.pair_rows import each_counts_once, rows_count_once
 from limbeck.corpora.replay import Replay
 from limbeck.jobs.common.environment import Environment
 from limbeck.jobs.common.mixture import blend_of
 from limbeck.jobs.common.trained import write_training
 from limbeck.jobs.tune.plan import TunePlan
+from limbeck.jobs.tune.reference import Reference
 from limbeck.jobs.tune.subspace import FILE, ROWS, subspaces_of
 from limbeck.models.language_model import LanguageModel
 from limbeck.models.save import round_to, save
+from limbeck.objectives import CrossEntropy
 from limbeck.objectives.base import Objective
 from limbeck.run.optim import learning_rate
 from limbeck.run.replay import ReplayStep
@@ -35,12 +38,16 @@ from limbeck.students.adapter_files import write_adapters
 from limbeck.students.adapters import Subspace, adapt, merge
 from limbeck.types import Corpus
 
+OF_PAIRS = 0.1  # of the rate of cross-entropy; TRL's default for DPO is a twentieth of that for it, 1e-6 and 2e-5
 ADAPTER = "adapter"  # the folder of a model's adapters, beside it
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One training. ``adapters``: whether adapters alone are trained; ``replay``: whether it reads the other text."""
+    """One training. ``adapters``: whether adapters alone are trained; ``replay``: whether it reads the other text.
+
+    ``pairs``: whether it learns preference pairs.
+    """
 
     name: str
     seed: int
@@ -48,6 +55,7 @@ class Arm:
     steps: int
     adapters: bool
     replay: bool
+    pairs: bool = False
 
     @property
     def student(self) -> Path:
@@ -65,6 +73,14 @@ class Arm:
         return f"{self.name} #{self.seed}"
 
 
+_OTHERWISE: dict[str, dict[str, Any]] = {  # what a baseline does otherwise than the tuned model
+    "full": {"adapters": False},
+    "full@flops": {"adapters": False},
+    "data-alone": {"replay": False},
+    "chosen": {"pairs": False},
+}
+
+
 def arms_of(plan: TunePlan) -> list[Arm]:
     """All trainings, the tuned model of the first seed first."""
     settings, out = plan.settings, plan.settings.out
@@ -73,12 +89,12 @@ def arms_of(plan: TunePlan) -> list[Arm]:
     arms = []
     for seed in seeds:
         folder = out if seed == seeds[0] else out / "seeds" / f"seed{seed}"
-        arms.append(Arm("student", seed, folder, plan.steps, uses, reads))
+        arms.append(Arm("student", seed, folder, plan.steps, uses, reads, plan.pairs))
     cheaper = plan.flops(adapters=uses, replay=reads) / plan.flops(adapters=False, replay=reads)
     for seed in seeds:
-        for name in settings.compared:
-            arm = Arm(name, seed, out / "baselines" / f"{name}-seed{seed}", plan.steps, uses, reads)
-            arm = replace(arm, replay=False) if name == "data-alone" else replace(arm, adapters=False)
+        for name in plan.compared:
+            folder = out / "baselines" / f"{name}-seed{seed}"
+            arm = replace(Arm(name, seed, folder, plan.steps, uses, reads, plan.pairs), **_OTHERWISE[name])
             if name == "full@flops":
                 arm = replace(arm, steps=max(1, round(plan.steps * cheaper)))
             arms.append(arm)
@@ -90,8 +106,9 @@ class Shared:
     """What all trainings share: the model they start from, its folder, their texts, plan and environment.
 
     ``begin``: the token that documents begin with. ``held_out`` is that of the data. ``rates``: peak learning rates of adapters
-    (True) and of all weights. ``parent``: the model before tuning, where an objective needs it. ``stored``: the number format of
-    the saved models.
+    (True) and of all weights. ``parent``: the model before tuning, where an objective needs it. ``reference``: its
+    log-probabilities of preference pairs, of which ``preferred`` are the preferred sides. ``stored``: the number format of the
+    saved models.
     """
 
     plan: TunePlan
@@ -105,6 +122,8 @@ class Shared:
     environment: Environment
     parent: LanguageModel | None
     stored: torch.dtype
+    reference: Reference | None = None
+    preferred: TokenStore | None = None
     watch: Watch | None = None
     rule: Rule | None = None
     tracked: Tracked | None = None
@@ -117,23 +136,25 @@ class Shared:
             assert self.plan.adapters is not None
             inside = self._subspaces(arm, model) if self.plan.adapters.subspace else None
             adapt(model, self.plan.adapters, seed=arm.seed, subspaces=inside)
+        if arm.pairs:
+            _without_dropout(model)
         return model
 
     def _subspaces(self, arm: Arm, model: LanguageModel) -> dict[str, Subspace]:
         """Where the adapters of an arm are frozen, from the first rows that it reads of the data."""
         assert self.plan.adapters is not None
-        training, rows = self.training, self._rows(arm)
-        objective = self.plan.objective.make()
+        training, rows = self.training, self.rows(arm)
+        objective = self.objective(arm)
         objective.begin(arm.steps)
         first = learning_rate(
-            0, steps=arm.steps, peak=self.rates[True], schedule=training.schedule, warmup=training.warmup
+            0, steps=arm.steps, peak=self.rate(arm), schedule=training.schedule, warmup=training.warmup
         )
         return subspaces_of(
             model,
             self.plan.adapters,
             lambda: rows.take(min(ROWS, rows.n_rows)),
             objective=objective.to(model.device),
-            teacher=self.parent,
+            teacher=self.teacher(arm),
             step=first,
             seed=arm.seed,
             folder=arm.folder,
@@ -142,45 +163,72 @@ class Shared:
 
     def corpus(self, arm: Arm) -> Corpus:
         """The rows that an arm reads, of the data and of the other text."""
-        rows, world = self._rows(arm, self.environment.world), self.environment.world
+        rows, world = self.rows(arm, self.environment.world), self.environment.world
         if not arm.replay:
             return rows
         assert self.plan.other is not None
         assert self.other is not None
-        return Replay(rows, self.other, self.plan.other.share, world)
+        counted: dict[str, Any] = {"counted": rows_count_once} if arm.pairs else {}
+        return Replay(rows, self.other, self.plan.other.share, world, **counted)
 
-    def _rows(self, arm: Arm, ranks: Ranks = ALONE) -> Rows:
+    def rows(self, arm: Arm, ranks: Ranks = ALONE) -> Rows:
         """The rows that an arm reads of the data; stages of a mixture begin after fewer of them where others are read between."""
         plan = self.plan
         blend = blend_of(plan.settings.data, steps=arm.steps, rows=plan.rows, schedule=self.training.schedule)
         if blend is not None and arm.replay and plan.other is not None:
             share = plan.other.share
             blend = replace(blend, first=tuple(first - math.floor(first * share) for first in blend.first))
-        return Rows(self.store, length=plan.length, seed=arm.seed, ranks=ranks, blend=blend)
+        how: dict[str, Any] = {"length": plan.length, "seed": arm.seed, "ranks": ranks, "blend": blend}
+        if arm.pairs:
+            return Rows(self.store, counted=each_counts_once, **how)
+        return Rows(self.preferred or self.store, **how)
+
+    def objective(self, arm: Arm) -> Objective:
+        """A new objective for an arm's rows of the data."""
+        return CrossEntropy() if self.plan.pairs and not arm.pairs else self.plan.objective.make()
+
+    def teacher(self, arm: Arm) -> LanguageModel | Reference | None:
+        """The teacher of that objective."""
+        if arm.pairs:
+            return self.reference
+        return self.parent if self.objective(arm).needs_teacher else None
+
+    def rate(self, arm: Arm) -> float:
+        """The peak learning rate of an arm; cross-entropy on the preferred side of pairs has that of cross-entropy."""
+        rate = self.rates[arm.adapters]
+        return rate if arm.pairs == self.plan.pairs else min(1.0, rate / OF_PAIRS)
 
     def run(self, arm: Arm) -> Run:
         """The training of an arm."""
-        plan, world, corpus = self.plan, self.environment.world, self.corpus(arm)
-        objective = plan.objective.make()
-        teacher = self.parent if objective.needs_teacher else None
-        training = replace(self.training, steps=arm.steps, lr=self.rates[arm.adapters])
+        world, corpus = self.environment.world, self.corpus(arm)
+        objective, teacher = self.objective(arm), self.teacher(arm)
+        training = replace(self.training, steps=arm.steps, lr=self.rate(arm))
         tracked = replace(self.tracked, name=f"{arm.name}-seed{arm.seed}") if self.tracked else None
         watch = self.watch.until(arm.steps) if self.watch else None
         how: dict[str, Any] = {
             "watch": watch,
             "rule": self.rule,
             "tracked": tracked,
-            "update": self._update(corpus, objective),
+            "update": self._update(arm, corpus, objective),
         }
         return Run(arm.folder, arm.label, self.model(arm), teacher, corpus, objective, training, world, **how)
 
-    def _update(self, corpus: Corpus, own: Objective) -> Callable[..., Step]:
+    def _update(self, arm: Arm, corpus: Corpus, own: Objective) -> Callable[..., Step]:
         stay = self.plan.other.stay if self.plan.other else None
-        if stay is None or not isinstance(corpus, Replay):
+        if not isinstance(corpus, Replay) or (stay is None and not arm.pairs):
             return train_step
-        objective = stay.make()
+        objective = stay.make() if stay else CrossEntropy()  # other text has no pairs
         objective.begin(self.plan.steps)
         return ReplayStep(own, objective.to(self.environment.world.device), self.parent, corpus.is_other)
+
+
+def _without_dropout(model: LanguageModel) -> None:
+    """Switches dropout off: with it a model has other log-probabilities than the reference before its first step."""
+    for module in model.model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        elif isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = 0.0
 
 
 def train(arm: Arm, shared: Shared) -> None:

@@ -5,11 +5,13 @@ The first rank measures, while the others wait. Measurements are kept in the run
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from limbeck.corpora import TokenStore
+from limbeck.corpora.pair_rows import by_side
 from limbeck.disk import write_json, write_lines, write_rows, write_text, writing
 from limbeck.ending import Ending
 from limbeck.jobs.common.environment import Environment
@@ -22,14 +24,18 @@ from limbeck.models.language_model import LanguageModel
 from limbeck.models.load import load, verified_folder
 from limbeck.models.sidecar import stored_dtype
 from limbeck.probes import Measurements, calibration, fidelity, likelihood, measure, samples
+from limbeck.probes.preference import pairs_read, preference, right
 from limbeck.report.page import write_report
+from limbeck.report.preferred import preferred_verdict
 from limbeck.report.start import start_of
 from limbeck.report.trained import trained_in, used_note
 from limbeck.report.tuned import OTHER, next_of_tune, tuned_card, tuned_rows, tuned_verdict
 from limbeck.report.verdict import Verdict
+from limbeck.report.words import share
 from limbeck.run.log import console
 from limbeck.types import Reading
 
+PAIRS = "pairs"  # the held-out preference pairs, in names of files
 START = "cut"  # the name of the model before tuning in files, as of the start of a distillation
 
 
@@ -39,18 +45,19 @@ class TuneEvaluation:
     def __init__(
         self,
         plan: TunePlan,
-        held_out: tuple[TokenStore, TokenStore | None],
+        held_out: Mapping[str, TokenStore],
         environment: Environment,
         *,
         apart: Apart | None,
     ) -> None:
-        """``held_out``: the held-out part of the data, and of the other text. ``apart``: documents that judge nothing."""
+        """``held_out``: the held-out part of the data, "", of the other text, `OTHER`, and of preference pairs, `PAIRS`.
+
+        ``apart``: documents that judge nothing.
+        """
         self._plan, self._out, self._device = plan, plan.settings.out, environment.world.device
-        own, other = held_out
         how: dict[str, Any] = {"length": plan.length, "environment": environment, "trained": plan.settings.tokens}
-        self._texts = {"": HeldOut(own, without=None if apart is None else apart.documents, **how)}
-        if other is not None:
-            self._texts[OTHER] = HeldOut(other, **how)
+        own: dict[str, Any] = {"without": None if apart is None else apart.documents}
+        self._texts = {name: HeldOut(text, **how, **({} if name else own)) for name, text in held_out.items()}
         self._runs: dict[str, dict[str, dict[int, Measurements]]] = {text: {} for text in self._texts}
 
     def before(self, start: LanguageModel) -> None:
@@ -72,31 +79,36 @@ class TuneEvaluation:
         if arm.folder == self._out and not file.exists():
             rows = samples(model(), self._start, self._texts[""].store)
             write_rows(file, [{key.replace("teacher", START): text for key, text in row.items()} for row in rows])
-        found = ", ".join(
-            f"{self._runs[text][arm.name][arm.seed].nats.sum() / self._runs[text][arm.name][arm.seed].tokens.sum():.4f} "
-            f"nats/token{' on other text' if text else ''}"
-            for text in self._texts
-        )
-        console.print(f"{arm.label}: held out {found}")
+        console.print(f"{arm.label}: held out {', '.join(self._in_short(text, arm) for text in self._texts)}")
+
+    def _in_short(self, text: str, arm: Arm) -> str:
+        """What was measured of an arm on a text, for its line."""
+        measured = self._runs[text][arm.name][arm.seed]
+        if text == PAIRS:
+            before = next(iter(self._runs[text][START].values()))
+            return f"{share(right(measured, before).sum() / max(1, pairs_read(before)))} of pairs right"
+        return f"{measured.nats.sum() / measured.tokens.sum():.4f} nats/token{' on other text' if text else ''}"
 
     def write(self, run: dict[str, Any]) -> tuple[list[Reading], Verdict]:
         """Writes readings, verdict, card and report of what was measured so far; the tuned model is among it."""
         out, readings = self._out, self._readings()
         write_lines(out / "readings.jsonl", [reading.row() for reading in readings])
-        found = tuned_verdict(
-            self._seeds(""),
-            self._seeds(OTHER) if OTHER in self._texts else None,
-            start=start_of(run),
-            used=used_note(trained_in(out, run), start_of(run)),
-            plan=run["plan"],
-            trials=run.get("trials", ()),
-        )
+        found = self._verdict(run)
         write_json(out / "verdict.json", found.row())
         update(out, run, verdict=found.text)
         made = run["student"] | {"dtype": stored_dtype(out / "student")}
         write_text(out / "student" / "README.md", tuned_card(run | {"student": made}, readings, found.notes))
         write_report(out)
         return readings, found
+
+    def _verdict(self, run: dict[str, Any]) -> Verdict:
+        """The verdict on what was measured so far."""
+        how: dict[str, Any] = {"start": start_of(run), "plan": run["plan"]}
+        other = self._seeds(OTHER) if OTHER in self._texts else None
+        if PAIRS in self._texts:
+            return preferred_verdict(self._seeds(PAIRS), other, **how)
+        how |= {"used": used_note(trained_in(self._out, run), start_of(run)), "trials": run.get("trials", ())}
+        return tuned_verdict(self._seeds(""), other, **how)
 
     def conclude(self, run: dict[str, Any]) -> tuple[dict[str, Any], Ending]:
         """Writes all files and prints the notes; returns the result that ``--json`` prints, and the last screen."""
@@ -118,12 +130,18 @@ class TuneEvaluation:
             if file.exists():
                 measured = Measurements.load(file)
             else:
-                reference = None if name == START else self._start
-                measured = measure(model(), reference, held_out.batches(), documents=held_out.store.documents)
+                measured = self._measured(model(), text, held_out, first=name == START)
                 with writing(file):
                     file.parent.mkdir(exist_ok=True)
                 measured.save(file)
             self._runs[text].setdefault(name, {})[seed] = measured
+
+    def _measured(self, model: LanguageModel, text: str, held_out: HeldOut, *, first: bool) -> Measurements:
+        """A model's measurements, of pairs for each of their sides, and against the model before (``first`` is that itself)."""
+        documents, reference = held_out.store.documents, None if first else self._start
+        if text != PAIRS:
+            return measure(model, reference, held_out.batches(), documents=documents)
+        return measure(model, None, map(by_side, held_out.batches()), documents=2 * documents)
 
     def _file(self, name: str, seed: int, text: str) -> Path:
         return self._out / "measurements" / f"{f'{text}-' if text else ''}{name}-seed{seed}.safetensors"
@@ -139,6 +157,10 @@ class TuneEvaluation:
             for name, runs in models.items():
                 for seed, seeds in each_and_all(runs):
                     measured = [runs[one] for one in seeds]
+                    if text == PAIRS:
+                        before = next(iter(models[START].values()))
+                        readings += preference(name, measured, before, seed=seed)
+                        continue
                     sizes = self._texts[text].text_bytes(measured[0])
                     found = likelihood(name, measured, text_bytes=sizes, seed=seed) + fidelity(
                         name, measured, seed=seed

@@ -14,6 +14,8 @@ import torch
 from limbeck.config import TuneSettings
 from limbeck.corpora import Rows, TokenStore, build_stores, require_rows
 from limbeck.corpora.found import notes_of
+from limbeck.corpora.pair_rows import preferred_of
+from limbeck.corpora.records import Columns
 from limbeck.corpora.replay import Replay
 from limbeck.disk import claims
 from limbeck.ending import show_ending
@@ -36,21 +38,22 @@ from limbeck.jobs.common.sample import first_documents, of_text, unreadable
 from limbeck.jobs.common.text import print_notes, records_of, stores_of
 from limbeck.jobs.common.training import optimiser_facts, plan_of, rule_facts, rule_of, tracked_of
 from limbeck.jobs.tune.arms import Arm, Shared, arms_of, train
-from limbeck.jobs.tune.evaluation import TuneEvaluation
+from limbeck.jobs.tune.evaluation import PAIRS, TuneEvaluation
 from limbeck.jobs.tune.plan import TunePlan
 from limbeck.jobs.tune.rates import Rates, candidates, chosen
+from limbeck.jobs.tune.reference import FOLDER, Reference, reference_of
+from limbeck.jobs.tune.subspace import ROWS
 from limbeck.models.language_model import LanguageModel
 from limbeck.models.load import load
 from limbeck.models.sidecar import licence_of, stored_dtype
 from limbeck.models.source import resolve, resolve_description, weights_digest
 from limbeck.planning.checks.pair import Finding, as_json, check, show
 from limbeck.planning.checks.steps import too_few_steps
+from limbeck.report.tuned import OTHER
 from limbeck.report.words import count, share, took, trainings
 from limbeck.run.log import console
 from limbeck.run.run import Plan
 from limbeck.run.world import leave
-
-OTHER = "other"  # the folder of the other text's tokens
 
 
 @claims()
@@ -126,7 +129,7 @@ class _Tuning:
         """What the trainings share, and on rank 0 the evaluation, which has measured the model before tuning."""
         plan, environment, settings = self.plan, self.environment, self.plan.settings
         world, (store, held_out) = environment.world, self.stores
-        tried = candidates(settings, self.start.parameters_count, adapters=plan.adapters is not None)
+        tried = candidates(settings, self.start.parameters_count, adapters=plan.adapters is not None, pairs=plan.pairs)
         training, kept = self._training(arms, lr=tried[plan.adapters is not None][0])
         rule, apart = rule_of(settings), None
         several = isinstance(settings.lr, tuple)
@@ -147,7 +150,11 @@ class _Tuning:
             environment=environment,
             parent=self.start if plan.needs_parent else None,
             stored=getattr(torch, stored_dtype(resolve_description(settings.student))),
+            preferred=preferred_of(store) if plan.pairs else None,
         )
+        if plan.pairs:
+            shared = replace(shared, reference=self._reference(shared, arms))
+            held_out = preferred_of(held_out)
         rates = self._rates(shared, tried, arms, apart)
         training = replace(training, lr=rates.by_kind[plan.adapters is not None])
         looks: dict[str, Any] = {"every": rule.every, "apart": apart} if rule else {}
@@ -160,9 +167,23 @@ class _Tuning:
             return shared, None
         self._announce(arms, shared, kept)
         start = self.start if not world.sharded else load(settings.student, device=world.device)
-        proof = TuneEvaluation(plan, (held_out, self.others and self.others[1]), environment, apart=apart)
+        texts = {"": held_out} | ({OTHER: self.others[1]} if self.others else {}) | self._pairs()
+        proof = TuneEvaluation(plan, texts, environment, apart=apart)
         proof.before(start)
         return shared, proof
+
+    def _reference(self, shared: Shared, arms: list[Arm]) -> Reference:
+        """The log-probabilities of all pairs that are trained on, by the model before tuning."""
+        plan, store = self.plan, shared.store
+        least = ROWS if plan.adapters and plan.adapters.subspace else 0  # whose gradients give the subspaces
+        read = [shared.rows(arm).first(max(least, arm.steps * plan.rows)) for arm in arms if arm.pairs]
+        rows = np.unique(np.concatenate(read))
+        how: dict[str, Any] = {"length": plan.length, "world": self.environment.world, "bf16": self.environment.bf16}
+        return reference_of(self.start, store, rows, folder=plan.settings.out / FOLDER, **how)
+
+    def _pairs(self) -> dict[str, TokenStore]:
+        """The held-out pairs, by the name of their measurements; none where the data are no pairs."""
+        return {PAIRS: self.stores[1]} if self.plan.pairs else {}
 
     def _training(self, arms: list[Arm], *, lr: float) -> tuple[Plan, dict[str, Any]]:
         """The plan of the trainings, and what run.json keeps of memory."""
@@ -214,6 +235,7 @@ class _Tuning:
         assert isinstance(rows, Rows)
         own = plan.steps * plan.rows - (0 if not plan.other else math.floor(plan.steps * plan.rows * plan.other.share))
         mixed, layout = mixture_facts(store, rows, own), store.layout(plan.length)
+        scored = min(layout.rows, plan.steps * plan.rows)
         parameters, source = self.start.parameters_count, resolve_description(settings.student)
         stated = licence_of(source)
         student = {"name": self.start.name, "parameters": parameters, "trained": plan.numbers or parameters}
@@ -221,7 +243,7 @@ class _Tuning:
             "doctor": as_json(self.findings),
             "student": student | ({"stated": stated} if stated else {}),
             "objective": plan.objective.canonical,
-            "plan": _plan_facts(plan, training, arms, padding=_padding(plan, store, self.others))
+            "plan": _plan_facts(plan, training, arms, padding=_padding(plan, store, self.others), scored=scored)
             | rule_facts(shared.rule),
             "lineage": self.start.lineage,
         }
@@ -242,10 +264,14 @@ class _Tuning:
             console.print(f"note: {few}")
 
 
-def _plan_facts(plan: TunePlan, training: Plan, arms: list[Arm], *, padding: float) -> dict[str, Any]:
-    """The plan as run.json stores it. ``tokens`` does not count padding; ``flops`` are those of each arm's training."""
+def _plan_facts(plan: TunePlan, training: Plan, arms: list[Arm], *, padding: float, scored: int) -> dict[str, Any]:
+    """The plan as run.json stores it. ``tokens`` does not count padding; ``flops`` are those of each arm's training.
+
+    ``scored``: how many rows of pairs the model before tuning computes once.
+    """
     rows = {
         arm.name: arm.steps * plan.rows * plan.length * plan.flops(adapters=arm.adapters, replay=arm.replay)
+        + (plan.size.forward_flops(plan.length) * scored * plan.length if arm.pairs else 0)
         for arm in arms
     }
     return {
@@ -331,7 +357,7 @@ def _other_text(plan: TunePlan, start: LanguageModel, environment: Environment) 
         train, _ = build_stores(
             *(other.source, start, folder),
             most=wanted_of(other.source, wanted, None),
-            records=records_of(settings),
+            records=replace(records_of(settings), columns=Columns()) if plan.pairs else records_of(settings),
             progress=console.is_terminal,
             processes=settings.text_processes,
         )

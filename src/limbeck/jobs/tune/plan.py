@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from limbeck.config import TuneSettings
-from limbeck.corpora.mixture import plain
+from limbeck.corpora.mixture import Mixture, plain
 from limbeck.corpora.source import resolve as resolve_source
 from limbeck.errors import BadSetting
 from limbeck.jobs.common.environment import Environment, batch_rows, row_length
@@ -68,9 +68,12 @@ class TunePlan:
     def of(cls, settings: TuneSettings, environment: Environment) -> TunePlan:
         """The plan of the settings. Raises a LimbeckError for settings, text or a model that do not fit."""
         rule_of(settings)
+        objective = ObjectiveSpec.of(settings.objective, pairs=True)
         adapters, other = adapters_of(settings), Other.of(settings)
         _check_mesh(settings, environment, adapters, other)
-        _check_baselines(settings)
+        _check_baselines(settings, pairs=objective.compares_pairs)
+        if objective.compares_pairs:
+            _check_pairs(settings, environment)
         if adapters is not None and settings.weights_dtype != "float32":
             raise BadSetting(
                 f"--weights-dtype {settings.weights_dtype} does not go with --method {settings.method}: it would round the "
@@ -89,13 +92,31 @@ class TunePlan:
             )
         blend_of(settings.data, steps=steps, rows=rows, schedule=settings.schedule)  # for its errors
         size, matrices = Size.of(config), _matrices(settings, adapters)
-        return cls(settings, ObjectiveSpec.of(settings.objective), adapters, other, size, matrices, length, rows, steps)
+        return cls(settings, objective, adapters, other, size, matrices, length, rows, steps)
+
+    @property
+    def pairs(self) -> bool:
+        """Whether the data are preference pairs."""
+        return self.objective.compares_pairs
+
+    @property
+    def compared(self) -> tuple[str, ...]:
+        """The baselines: those that are named, or those that the method, the data and the other text give a reason for."""
+        if self.settings.baselines is not None:
+            return self.settings.baselines
+        weights = () if self.settings.method == "full" else ("full", "full@flops")
+        return (*(("chosen",) if self.pairs else weights), *(("data-alone",) if self.settings.replay else ()))
 
     @property
     def needs_parent(self) -> bool:
         """Whether an objective is computed from the model before tuning."""
         stay = self.other.stay if self.other else None
-        return self.objective.needs_teacher or (stay is not None and stay.needs_teacher)
+        return self._asks or (stay is not None and stay.needs_teacher)
+
+    @property
+    def _asks(self) -> bool:
+        """Whether the data's objective computes the model before tuning in each step; that of pairs did so once."""
+        return self.objective.needs_teacher and not self.pairs
 
     def flops(self, *, adapters: bool, replay: bool) -> float:
         """FLOPs a token of a training: passes of the model and, where an objective needs them, of the model before tuning.
@@ -106,9 +127,7 @@ class TunePlan:
         forward, backward = self.size.forward_flops(self.length), self.size.backward_flops(self.length)
         share = self.other.share if self.other and replay else 0.0
         stay = self.other.stay if self.other else None
-        asked = share * float((stay or self.objective).needs_teacher) + (1 - share) * float(
-            self.objective.needs_teacher
-        )
+        asked = share * float(stay.needs_teacher if stay else self._asks) + (1 - share) * float(self._asks)
         if not adapters or self.adapters is None:
             return forward * (1 + asked) + backward
         passes = 2 if self.adapters.subspace else 3
@@ -124,7 +143,7 @@ class TunePlan:
     def signature(self, environment: Environment) -> dict[str, Any]:
         """All that decides the result of the run, as run.json stores it."""
         derived: dict[str, Any] = {"objective": self.objective.canonical, "length": self.length, "rows": self.rows}
-        derived |= {"steps": self.steps, "bf16": environment.bf16, "baselines": list(self.settings.compared)}
+        derived |= {"steps": self.steps, "bf16": environment.bf16, "baselines": list(self.compared)}
         if self.other and self.other.stay:
             derived["stay"] = self.other.stay.canonical
         codes = {
@@ -190,9 +209,32 @@ def _check_mesh(
             )
 
 
-def _check_baselines(settings: TuneSettings) -> None:
-    """Raises BadSetting for a baseline that would be the tuned model itself."""
-    for name in settings.compared:
+def _check_pairs(settings: TuneSettings, environment: Environment) -> None:
+    """Raises BadSetting for what does not go with an objective of pairs."""
+    what = f"--objective {settings.objective} compares two completions of a prompt, "
+    if Mixture.of(settings.data) is not None:
+        raise BadSetting(
+            f"{what}and --data with weights is not read as pairs: give one source, or several joined by commas"
+        )
+    if settings.eval_every is not None or isinstance(settings.lr, tuple):
+        flag = "--eval-every" if settings.eval_every is not None else "several rates in --lr"
+        raise BadSetting(
+            f"{what}and {flag} would choose by the loss on the preferred ones, which such a training may raise: leave it out"
+        )
+    if environment.world.sharded:
+        raise BadSetting(
+            f"{what}which needs all weights in one process, and --mesh {settings.mesh} spreads them: leave it out"
+        )
+
+
+def _check_baselines(settings: TuneSettings, *, pairs: bool) -> None:
+    """Raises BadSetting for a baseline that would be the tuned model itself, or has nothing to learn."""
+    for name in settings.baselines or ():
+        if name == "chosen" and not pairs:
+            raise BadSetting(
+                "--baselines chosen: it learns the preferred side of pairs, and this objective has none: give --objective DPO, "
+                "or leave it out"
+            )
         if name.startswith("full") and settings.method == "full":
             raise BadSetting(
                 f"--baselines {name}: all weights are trained anyway, so it would be the same model: give --method lora, or "

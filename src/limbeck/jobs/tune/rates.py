@@ -14,7 +14,7 @@ from limbeck.config import TuneSettings
 from limbeck.disk import AGAIN, read_json, read_lines, write_json, writing
 from limbeck.errors import NonFiniteLoss
 from limbeck.jobs.common.held_out import Apart, watch_of
-from limbeck.jobs.tune.arms import Arm, Shared
+from limbeck.jobs.tune.arms import OF_PAIRS, Arm, Shared
 from limbeck.run.log import console
 from limbeck.run.optim import tuning_rate
 from limbeck.run.save import checkpoints
@@ -52,12 +52,14 @@ class Rates:
         return cls({kind: kept[name] for kind, name in _NAMES.items()}, run.get("trials", ()))
 
 
-def candidates(settings: TuneSettings, parameters: int, *, adapters: bool) -> dict[bool, tuple[float, ...]]:
+def candidates(
+    settings: TuneSettings, parameters: int, *, adapters: bool, pairs: bool
+) -> dict[bool, tuple[float, ...]]:
     """The rates of adapters (True) and of all weights: those of the settings, else the suggested ones.
 
-    --lr is of what the method trains; those of the other kind stay in proportion to it.
+    --lr is of what the method trains; those of the other kind stay in proportion to it. ``pairs``: the objective compares pairs.
     """
-    usual = {kind: tuning_rate(parameters, adapters=kind) for kind in (True, False)}
+    usual = {kind: tuning_rate(parameters, adapters=kind) * (OF_PAIRS if pairs else 1) for kind in (True, False)}
     if settings.lr is None:
         return {kind: (rate,) for kind, rate in usual.items()}
     given = settings.lr if isinstance(settings.lr, tuple) else (settings.lr,)

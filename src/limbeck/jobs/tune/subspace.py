@@ -20,7 +20,7 @@ from limbeck.run.micro import micro_batches, micro_rows
 from limbeck.run.world import World
 from limbeck.students.adapters import AdapterPlan, Subspace, check_rank, linear_layers
 from limbeck.students.subspaces import OF_DATA, Kind, subspaces
-from limbeck.types import Batch, Teacher
+from limbeck.types import Batch, ChunkTeacher, Teacher
 
 ROWS = 64  # of the data, whose gradients are summed; the paper's code takes 50 samples of its instructions
 FILE = "subspace.safetensors"  # in the folder of a training, which continues in the same one
@@ -33,7 +33,7 @@ def subspaces_of(
     rows: Callable[[], Batch],
     *,
     objective: Objective,
-    teacher: Teacher | None,
+    teacher: Teacher | ChunkTeacher | None,
     step: float,
     seed: int,
     folder: Path,
@@ -64,7 +64,9 @@ def subspaces_of(
     return {name: Subspace(*(tensors[f"{name}.{part}"] for part in _PARTS)) for name, _ in linear_layers(model)}
 
 
-def gradients(model: LanguageModel, batch: Batch, objective: Objective, teacher: Teacher | None) -> dict[str, Tensor]:
+def gradients(
+    model: LanguageModel, batch: Batch, objective: Objective, teacher: Teacher | ChunkTeacher | None
+) -> dict[str, Tensor]:
     """The gradient of the mean loss of some rows in each linear layer's weight, by its name; the model keeps none."""
     total = batch.total
     for part in micro_batches(batch, model.device, micro_rows(batch.tokens.shape[1], model.device)):

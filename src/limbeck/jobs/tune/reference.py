@@ -1,0 +1,106 @@
+"""The reference of preference objectives: log-probabilities of pairs by the model before tuning, computed once and kept.
+
+So no second model is in memory while one is trained. Only pairs that some training reads are scored, a block of rows at a time; a
+run that was stopped goes on at the first block that is missing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+
+from limbeck.corpora import Rows, TokenStore
+from limbeck.corpora.pair_rows import by_side, sides_of
+from limbeck.disk import load_arrays, save_arrays, writing
+from limbeck.host import on_host, sent
+from limbeck.models.language_model import LanguageModel
+from limbeck.models.observing import evaluating
+from limbeck.probes.measurements import measure
+from limbeck.run.micro import micro_rows
+from limbeck.run.world import World
+from limbeck.types import Batch, PairTargets
+
+FOLDER = "reference"  # in the run's folder
+_BLOCK = 512  # rows of a file
+_AXES = {"nats": 1, "tokens": 1}
+_AGAIN = "remove it; the next run computes it again"
+
+
+@dataclass(eq=False)
+class Reference:
+    """A teacher that knows log p of both completions of each pair (pairs, 2), in nats, NaN of those that no training reads."""
+
+    name: str
+    log_p: Float[np.ndarray, "pairs 2"] = field(repr=False)
+
+    def __call__(self, batch: Batch) -> PairTargets:
+        """Which completion each learned position of rows of pairs belongs to, and its log p."""
+        side = sides_of(batch)
+        learned = on_host(batch.weight).reshape(-1) > 0
+        pairs = int(side.max()) // 2 + 1
+        document = torch.zeros(pairs, dtype=torch.int64)
+        real = side >= 0
+        document[side[real] // 2] = on_host(batch.document).reshape(-1)[real]
+        device = batch.weight.device
+        log_p = torch.from_numpy(self.log_p[document.numpy()])
+        return PairTargets(sent(torch.where(learned, side, -1), device), sent(log_p, device))
+
+
+def reference_of(
+    model: LanguageModel,
+    store: TokenStore,
+    rows: Int64[np.ndarray, " rows"],
+    *,
+    length: int,
+    folder: Path,
+    world: World,
+    bf16: bool,
+) -> Reference:
+    """The reference of the pairs in some ``rows`` of a store, from files in ``folder`` or computed now; on all ranks.
+
+    ``bf16``: computed in mixed precision, as the trainings are. Raises BadFolder where a file is damaged.
+    """
+    nats = np.full(2 * store.documents, math.nan)
+    for number, start in enumerate(range(0, len(rows), _BLOCK)):
+        file = folder / f"{number:05d}.safetensors"
+        if not world.any(world.first and file.is_file())[0]:
+            part = _scored(model, store, rows[start : start + _BLOCK], length=length, world=world, bf16=bf16)
+            if world.first:
+                with writing(folder):
+                    folder.mkdir(parents=True, exist_ok=True)
+                save_arrays(file, part)
+        world.barrier()
+        arrays = load_arrays(file, _AXES, needs=tuple(_AXES), remedy=_AGAIN).arrays
+        there = arrays["tokens"] > 0
+        nats[there] = arrays["nats"][there]
+    return Reference(model.name, -nats.reshape(-1, 2))
+
+
+def _scored(
+    model: LanguageModel,
+    store: TokenStore,
+    numbers: Int64[np.ndarray, " rows"],
+    *,
+    length: int,
+    world: World,
+    bf16: bool,
+) -> dict[str, np.ndarray]:
+    """Nats and tokens of each side of the pairs in some rows, 0 of others; each rank scores a part of the rows."""
+    rows = Rows(store, length=length)
+    together = micro_rows(length, world.device)
+    mine = numbers[world.rank :: world.size]
+
+    def batches() -> Iterator[Batch]:
+        for start in range(0, len(mine), together):
+            yield by_side(rows.rows_of(mine[start : start + together])).to(world.device)
+
+    autocast = torch.autocast(world.device.type, dtype=torch.bfloat16, enabled=bf16)
+    with evaluating(model.model), autocast:
+        found = measure(model, None, batches(), documents=2 * store.documents, ranks=world)
+    return {"nats": found.nats, "tokens": found.tokens}

@@ -1,0 +1,115 @@
+"""Preference pairs: the forms of their records, both sides as one document, and rows that have both."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from limbeck.corpora import Rows
+from limbeck.corpora.build import build_stores
+from limbeck.corpora.document import is_held_out
+from limbeck.corpora.pair_rows import by_side, each_counts_once, preferred_of, sides_of
+from limbeck.corpora.preference import split_pair
+from limbeck.corpora.reading import Records
+from limbeck.corpora.records import Columns, from_record
+from limbeck.errors import BadCorpus, BadRecord
+from tests.helpers.models import texts, tokenizer
+
+TOK = tokenizer()
+PAIRS = Columns(preference=True)
+USER, GOOD, BAD = ({"role": r, "content": c} for r, c in (("user", "q"), ("assistant", "yes"), ("assistant", "no")))
+
+
+@pytest.mark.parametrize(
+    ("record", "expected"),
+    [
+        ({"prompt": "q: ", "chosen": "yes", "rejected": "no"}, ("q: ", "yes", "no")),
+        ({"prompt": "q: ", "chosen": "q: yes", "rejected": "q: no"}, ("q: ", "yes", "no")),
+        ({"chosen": "The sky is blue.", "rejected": "The sky is black."}, ("The sky is", " blue.", " black.")),
+        ({"chosen": [USER, GOOD], "rejected": [USER, BAD]}, ([USER], [GOOD], [BAD])),
+        ({"prompt": [USER], "chosen": [GOOD], "rejected": [BAD]}, ([USER], [GOOD], [BAD])),
+        ({"prompt": "q", "chosen": [USER, GOOD], "rejected": [USER, BAD]}, ([USER], [GOOD], [BAD])),
+        ({"prompt": [USER], "chosen": "yes", "rejected": "no"}, ([USER], [GOOD], [BAD])),
+    ],
+)
+def test_a_pair_is_read_from_the_forms_of_trl(record, expected):
+    assert split_pair(record, "pairs.jsonl:1") == expected
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ({"prompt": "q", "chosen": "yes", "rejected": "yes"}, "got the same in 'chosen' and 'rejected'"),
+        ({"prompt": "q", "chosen": "yes", "rejected": " "}, "expected a completion in 'rejected', got none"),
+        ({"prompt": "q", "chosen": "q yes", "rejected": "no"}, "'rejected' alone does not"),
+        ({"prompt": "p", "chosen": [USER, GOOD], "rejected": [USER, BAD]}, "got a turn of the user"),
+        ({"chosen": [USER, GOOD], "rejected": "no"}, "two texts or two lists of messages"),
+        ({"text": "once"}, "expected a preference pair with 'chosen' and 'rejected'"),
+    ],
+)
+def test_what_is_no_pair_is_refused(record, message):
+    with pytest.raises(BadRecord, match=message):
+        from_record(record, name="1", where="pairs.jsonl:1", columns=PAIRS)
+
+
+def test_pairs_are_no_text():
+    with pytest.raises(BadRecord, match="an objective of pairs learns"):
+        from_record({"chosen": "a", "rejected": "b"}, name="1", where="pairs.jsonl:1")
+
+
+def test_a_prompt_is_on_one_side_of_the_split():
+    def side(prompt, number):
+        record = {"prompt": prompt, "chosen": f"yes {number}", "rejected": "no"}
+        return is_held_out(from_record(record, name="1", where="", columns=PAIRS), fraction=0.5)
+
+    sides = [{side(f"q{prompt}", number) for number in range(4)} for prompt in range(8)]
+    assert all(len(found) == 1 for found in sides)
+    assert len(set.union(*sides)) == 2
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """The training store of 60 pairs."""
+    place = tmp_path_factory.mktemp("pairs")
+    rows = [{"prompt": t[:9], "chosen": t[9:30], "rejected": t[9:20][::-1] + "."} for t in texts(60, seed=5)]
+    (place / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return build_stores(str(place / "pairs.jsonl"), TOK, place / "data", records=Records(PAIRS))[0]
+
+
+def test_a_row_has_both_sides_of_a_pair_each_from_its_own_beginning(store):
+    length = 48
+    rows = Rows(store, length=length, counted=each_counts_once)
+    batch = rows.rows_of(np.arange(rows.n_rows))
+    side = sides_of(batch)
+    assert torch.unique(side // 2, return_counts=True)[1].min() >= 2
+    total = torch.zeros(int(side.max()) // 2 + 1).index_add_(0, (side // 2).clamp(min=0), batch.weight.flatten())
+    torch.testing.assert_close(total, torch.ones_like(total))
+    assert len(total) == store.documents == batch.document.unique().numel() - 1
+    learned = by_side(batch).document.flatten()[batch.weight.flatten() > 0]
+    for document in range(store.documents):
+        start, second, stop = int(store.starts[document]), int(store.seconds[document]), int(store.starts[document + 1])
+        for which, (low, high) in enumerate([(start, second), (second, stop)]):
+            here = (by_side(batch).document == 2 * document + which).flatten()
+            assert batch.tokens.flatten()[here].tolist() == store.slice(low, high - 1).tolist()
+            assert batch.targets.flatten()[here].tolist() == store.slice(low + 1, high).tolist()
+            assert batch.position.flatten()[here].tolist() == list(range(high - low - 1))
+            assert int((learned == 2 * document + which).sum()) == int(store.learned(low, high).sum())
+
+
+def test_a_pair_longer_than_a_row_is_left_out_and_counted(store):
+    sizes = np.diff(store.starts) - 2
+    length = int(np.median(sizes))
+    layout = store.layout(length)
+    assert layout.packed.left_out == int((sizes > length).sum()) > 0
+    assert layout.packed.read == int(sizes[sizes <= length].sum())
+    with pytest.raises(BadCorpus, match=f"a --seq-len of {sizes.min()} or more"):
+        store.layout(4)
+
+
+def test_the_preferred_sides_are_a_text_of_their_own(store):
+    preferred = preferred_of(store)
+    assert preferred.documents == store.documents
+    assert preferred.slice(0, int(preferred.starts[1])).tolist() == store.slice(0, int(store.seconds[0])).tolist()
+    assert preferred.predictions < store.predictions
+    assert Rows(preferred, length=48).n_rows < Rows(store, length=48).n_rows

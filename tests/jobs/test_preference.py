@@ -1,0 +1,166 @@
+"""`limbeck tune` on preference pairs: the start, the reference, what is measured, and what is refused."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import limbeck
+from limbeck.corpora import Rows, TokenStore
+from limbeck.corpora.pair_rows import by_side
+from limbeck.disk import read_lines
+from limbeck.errors import BadObjective, BadSetting, LimbeckError
+from limbeck.models.load import load
+from limbeck.probes.measurements import Measurements
+from limbeck.probes.preference import preference
+from limbeck.report.preferred import preferred_verdict
+from limbeck.report.start import BEFORE
+from limbeck.run.run import Run
+from tests.helpers.models import texts, write_corpus, write_teacher
+
+TINY: dict[str, Any] = {"seq_len": 64, "tokens": 768, "batch_tokens": 192, "threads": 1, "lr": 0.003}
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory) -> Path:
+    """A model, pairs, and other text."""
+    place = tmp_path_factory.mktemp("preference")
+    write_teacher(place)
+    write_corpus(place)
+    rows = [{"prompt": t[:12], "chosen": t[12:40], "rejected": t[12:30][::-1] + "."} for t in texts(150, seed=5)]
+    (place / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return place
+
+
+def tune(here: Path, out: Path, **more: Any) -> Any:
+    keys = {"student": str(here / "teacher"), "data": str(here / "pairs.jsonl"), "objective": "DPO", "out": out}
+    return limbeck.tune(**(keys | TINY | more))
+
+
+@pytest.fixture(scope="module")
+def lora(here, tmp_path_factory):
+    """Adapters tuned on pairs, with other text: (result, folder)."""
+    out = tmp_path_factory.mktemp("lora") / "run"
+    how = {"replay": f"{here / 'text.jsonl'}:0.34", "stay": "ForwardKL", "method": "lora", "rank": 2}
+    return tune(here, out, **how, baselines="chosen"), out
+
+
+def test_a_run_says_which_completions_are_preferred(lora):
+    result, out = lora
+    assert list(result.readings) == ["cut", "student", "chosen"]
+    before, after = result.readings["cut"], result.readings["student"]
+    assert {"likelihood_accuracy", "longer_wins", "held_out"} <= set(before)
+    assert "pair_accuracy" not in before
+    assert {"pair_accuracy", "pair_margin", "chosen_gain", "rejected_gain", "other_held_out"} <= set(after)
+    assert "held-out pairs, by its implicit reward" in result.verdict
+    assert "cross-entropy on the preferred completions alone" in result.verdict
+    page = (out / "report.html").read_text()
+    assert "pairs right" in page
+    assert "pairs whose preferred side has the larger reward" in (out / "student" / "README.md").read_text()
+
+
+def test_the_start_is_the_reference(lora):
+    """A training of pairs and of other text to stay near begins at ln 2 a pair and at no divergence of the other rows."""
+    _, out = lora
+    first = read_lines(out / "metrics.jsonl")[0]
+    assert first["tokens"] >= 3  # pairs, and one row
+    assert first["loss_nats"] == pytest.approx(math.log(2) * (first["tokens"] - 1) / first["tokens"], rel=1e-4)
+
+
+def test_the_reference_is_the_model_without_adapters(lora, here):
+    _, out = lora
+    store = TokenStore.open(out / "data" / "train")
+    found = load_file(out / "reference" / "00000.safetensors")
+    rows = Rows(store, length=64)
+    batch = by_side(rows.rows_of(np.arange(rows.n_rows)))
+    log_q = load(here / "teacher")(batch).logits().log_softmax(-1).double()
+    nats = -log_q.gather(-1, batch.targets.flatten()[:, None]).squeeze(-1) * batch.weight.flatten()
+    sides = batch.document.flatten()
+    expected = torch.zeros(2 * store.documents, dtype=torch.float64).index_add_(0, sides.clamp(min=0), nats)
+    there = sides[sides >= 0].unique()
+    there = there[found["tokens"][there] > 0]  # of rows that the training reads
+    assert len(there)
+    torch.testing.assert_close(found["nats"][there], expected[there], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [{"method": "lora-xs", "rank": 2}, pytest.param({"objective": "APOZero(sft=0.2)"}, marks=pytest.mark.long)],
+)
+def test_a_stopped_run_continues_to_the_same_bits(how, here, tmp_path, monkeypatch):
+    how = how | {"baselines": "none", "objective": how.get("objective", "DPO")}
+    tune(here, tmp_path / "whole", **how)
+    step = Run._step
+
+    def stopping(self, number, *given):
+        if number == 2:
+            raise KeyboardInterrupt
+        return step(self, number, *given)
+
+    monkeypatch.setattr(Run, "_step", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        tune(here, tmp_path / "parts", save_every=1, **how)
+    monkeypatch.setattr(Run, "_step", step)
+    tune(here, tmp_path / "parts", save_every=1, **how)
+    one, other = (load_file(tmp_path / name / "student" / "model.safetensors") for name in ("whole", "parts"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        ({"objective": "CrossEntropy"}, LimbeckError, "limbeck tune --objective DPO"),
+        ({"data": "text.jsonl"}, LimbeckError, "expected a preference pair"),
+        ({"objective": "DPO + CrossEntropy"}, BadObjective, "a loss of each token, beside one"),
+        ({"lr": (1e-3, 1e-4)}, BadSetting, "several rates in --lr would choose by the loss on the preferred ones"),
+        ({"stay": "DPO", "replay": "text.jsonl:0.5"}, BadObjective, "it needs pairs of them"),
+        ({"objective": "CrossEntropy", "baselines": "chosen"}, BadSetting, "this objective has none"),
+    ],
+)
+def test_what_does_not_fit_is_refused(given, error, message, here, tmp_path):
+    given = {
+        k: v.replace("text.jsonl", str(here / "text.jsonl")) if isinstance(v, str) else v for k, v in given.items()
+    }
+    with pytest.raises(error, match=message):
+        tune(here, tmp_path / "run", **given)
+
+
+def measured(nats, tokens):
+    sides = np.array(tokens, float).reshape(-1)
+    return Measurements(sides, np.array(nats, float).reshape(-1), np.zeros((len(sides), 15, 3)))
+
+
+def test_readings_of_pairs_by_hand():
+    """Gains 3, 1 | 1, 2 | 0, 0 | 2, -1: two pairs right, one equal; lengths 2, 1 | 1, 3 | 2, 2 | 3, 1."""
+    tokens = [[2, 1], [1, 3], [2, 2], [3, 1]]
+    before = measured([[9, 9]] * 4, tokens)
+    after = measured([[6, 8], [8, 7], [9, 9], [7, 10]], tokens)
+    found = {one.name: one for one in preference("student", [after], before)}
+    assert found["pair_accuracy"].value == 0.625
+    assert found["pair_margin"].value == pytest.approx((2 - 1 + 0 + 3) / 4)
+    assert (found["chosen_gain"].value, found["rejected_gain"].value) == (1.5, 0.5)
+    assert found["margin_length_correlation"].value == pytest.approx(np.corrcoef([2, -1, 0, 3], [1, -2, 0, 2])[0, 1])
+    assert {one.name: one.value for one in preference("cut", [before], before)} == {
+        "likelihood_accuracy": 0.5,
+        "longer_wins": 0.625,
+    }
+
+
+def test_a_verdict_of_three_seeds_names_what_is_better():
+    generator = np.random.default_rng(0)
+    tokens = [[2, 2]] * 60
+    before = measured(np.full((60, 2), 9.0), tokens)
+    good = [measured(9 - generator.normal([4, 0], 1, (60, 2)), tokens) for _ in range(3)]
+    none = [measured(9 - generator.normal(0, 1, (60, 2)), tokens) for _ in range(3)]
+    found = preferred_verdict({"cut": [before], "student": good, "chosen": none}, None, start=BEFORE, plan={})
+    assert found.outcome == "better"
+    assert "more than by chance" in found.text
+    assert "more of the pairs than cross-entropy on the preferred completions alone" in found.text
+    worse = preferred_verdict({"cut": [before], "student": none, "chosen": good}, None, start=BEFORE, plan={})
+    assert worse.outcome == "inconclusive"
+    assert "not clearly more than by chance" in worse.text
