@@ -82,7 +82,7 @@ def measure_overlap(
         ours, theirs = model(found), teacher(found)
         step = max(1, _CELLS // model.vocab)
         for positions in found.counted.split(step):
-            values = _compared(ours.logits(positions), theirs.logits(positions))
+            values = compared(ours.logits(positions), theirs.logits(positions))
             of = rows.document.flatten()[positions.cpu()].numpy()
             for column, value in zip(sums, values, strict=True):
                 np.add.at(column, of, value.cpu().numpy())
@@ -91,10 +91,13 @@ def measure_overlap(
     return Overlap(*sums, *texts)
 
 
-def _compared(ours: Float[Tensor, "n V"], theirs: Float[Tensor, "n V"]) -> list[Tensor]:
-    """The columns of `Overlap` at n positions."""
+def compared(ours: Float[Tensor, "n V"], theirs: Float[Tensor, "n V"], *, top: int = TOP) -> list[Tensor]:
+    """A model's logits at n positions beside its teacher's: the columns of `Overlap`, from ``tokens`` to ``teachers_entropy``.
+
+    Each is (n,). ``top`` is the number of most probable tokens of each that are compared.
+    """
     log_q, log_p = (logits.double().log_softmax(-1) for logits in (ours, theirs))
-    top = min(TOP, log_q.shape[-1])
+    top = min(top, log_q.shape[-1])
     (q, q_ids), p_ids = log_q.topk(top), log_p.topk(top).indices
     both = (q_ids[:, :, None] == p_ids[:, None, :]).any(-1)
     q_all = log_q.exp()

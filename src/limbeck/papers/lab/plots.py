@@ -345,3 +345,21 @@ def _drawn(file: Path) -> Iterator[Axes]:
         yield figure.subplots()
         with replacing(file) as beside:
             figure.savefig(beside, format="png")
+
+
+def draw_gain_by_overlap(points: Mapping[str, Sequence[tuple[float, float]]], file: Path) -> None:
+    """The gain in accuracy by the overlap of student and teacher before, a colour for each kind of teacher."""
+    with _drawn(file) as axes:
+        for number, (kind, found) in enumerate(points.items()):
+            axes.plot(
+                *zip(*found, strict=True),
+                color=_COLORS[number],
+                marker="os^vD"[number % 5],
+                linestyle="none",
+                label=kind,
+            )
+        axes.axhline(0, color="#94a3b8", linestyle=":")
+        axes.set(xlabel="overlap of the most probable tokens before", ylabel="gain in accuracy")
+        axes.xaxis.set_major_formatter(lambda value, place: f"{value:.0%}")
+        axes.yaxis.set_major_formatter(lambda value, place: f"{value:+.0%}")
+        axes.legend(title="derivations", fontsize=8)
