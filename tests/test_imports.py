@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "limbeck"
 
 LAYERS = (
     ("ending", "errors", "scrub", "terminal", "units"),
-    ("garbage", "host", "packages", "plugins", "products"),
+    ("forked", "garbage", "host", "packages", "plugins", "products"),
     ("types", "config", "results", "disk", "border"),
     ("divergence",),
     ("models",),

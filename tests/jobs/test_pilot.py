@@ -53,11 +53,10 @@ from pathlib import Path
 from limbeck.config import PilotSettings
 from limbeck.jobs.pilot import grid, job
 from tests.jobs.test_pilot import TINY
-if __name__ == "__main__":
-    grid.SCALES["smoke"] = TINY
-    ray = sys.argv[3] if len(sys.argv) > 3 else None
-    settings = dict(data=sys.argv[1], out=Path(sys.argv[2]), students="1", teachers="3", seeds=1, workers=2, ray=ray)
-    job.pilot(PilotSettings(scale="smoke", any_teacher=True, **settings))
+grid.SCALES["smoke"] = TINY
+ray = sys.argv[3] if len(sys.argv) > 3 else None
+settings = dict(data=sys.argv[1], out=Path(sys.argv[2]), students="1", teachers="3", seeds=1, workers=2, ray=ray)
+job.pilot(PilotSettings(scale="smoke", any_teacher=True, **settings))
 """
 
 

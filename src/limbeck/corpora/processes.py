@@ -6,11 +6,8 @@ many blocks are in memory as there are processes.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
-import sys
-import types
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +19,7 @@ from limbeck.corpora.draws import Draw
 from limbeck.corpora.source import Part
 from limbeck.corpora.tokenised import How, Tokenised, tokenised
 from limbeck.errors import OutOfMemory
+from limbeck.forked import forked, how_it_ended
 
 WORTH_IT = 256 << 20  # bytes of text for which processes are started; each takes seconds to begin
 
@@ -99,14 +97,7 @@ class _Worker:
 
     @classmethod
     def start(cls, how: How, draws: Sequence[Draw]) -> _Worker:
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([__name__])
-        ours, theirs = context.Pipe()
-        process = context.Process(target=_serve, args=(theirs, how, draws), daemon=True)
-        with _without_main():
-            process.start()
-        theirs.close()
-        return cls(process, ours)
+        return cls(*forked(_serve, how, draws, preload=__name__))
 
     def give(self, work: Work[Any]) -> None:
         with self._alive():
@@ -126,20 +117,9 @@ class _Worker:
             yield
         except (EOFError, ConnectionError):
             raise OutOfMemory(
-                "a process that tokenises was ended, perhaps because memory ran out. What was tokenised is kept: run the same "
+                f"a process that tokenises was ended {how_it_ended(self.process)}. What was tokenised is kept: run the same "
                 "command again, with fewer --text-processes"
             ) from None
-
-
-@contextmanager
-def _without_main() -> Iterator[None]:
-    """Hides the program's main module from a process that is started: it needs none, and a script would run again there."""
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = types.ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main
 
 
 def _serve(pipe: Connection, how: How, draws: Sequence[Draw]) -> None:

@@ -6,7 +6,6 @@ too, so that nothing continues unseen.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import threading
 import time
@@ -18,12 +17,9 @@ from typing import Any
 
 import psutil
 
-from limbeck.errors import Interrupted
+from limbeck.errors import Interrupted, OutOfMemory
+from limbeck.forked import forked, how_it_ended
 from limbeck.jobs.common.task import DEATHS, Task, attempt, require_done
-
-# Torch is imported once, in a server that has no threads yet and from which all workers are forked.
-_CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["limbeck.jobs.pilot.tasks"])
 
 Report = Callable[[Any, float], None]
 
@@ -37,11 +33,7 @@ class _Worker:
 
     @classmethod
     def start(cls) -> _Worker:
-        ours, theirs = _CONTEXT.Pipe()
-        process = _CONTEXT.Process(target=_serve, args=(theirs, os.getpid()), daemon=True)
-        process.start()
-        theirs.close()
-        return cls(process, ours)
+        return cls(*forked(_serve, os.getpid(), preload="limbeck.jobs.pilot.tasks"))
 
     def give(self, task: Task) -> None:
         self.task, self.since = task, time.monotonic()
@@ -51,7 +43,8 @@ class _Worker:
 def run_here(tasks: Sequence[Task], workers: int, report: Report) -> None:
     """Runs all unfinished tasks in ``workers`` processes of one thread each.
 
-    Raises BadSetting for an error that the user can correct, and RuntimeError if a task fails or its process dies repeatedly.
+    Raises BadSetting for an error that the user can correct, OutOfMemory if the process of a task dies repeatedly, and
+    RuntimeError if a task fails.
     """
     waiting = [task for task in tasks if not task.done]
     deaths: Counter[Task] = Counter()
@@ -71,7 +64,11 @@ def run_here(tasks: Sequence[Task], workers: int, report: Report) -> None:
                 except (EOFError, ConnectionResetError):
                     deaths[worker.task] += 1
                     if deaths[worker.task] == DEATHS:
-                        raise RuntimeError(f"{worker.task.folder}: its process died {DEATHS} times") from None
+                        raise OutOfMemory(
+                            f"{worker.task.kind} {worker.task.name}: its process was ended {DEATHS} times, the last time "
+                            f"{how_it_ended(worker.process)}. What is finished is kept in {worker.task.folder.parent}: run the "
+                            "same command again, with fewer --workers"
+                        ) from None
                     waiting.insert(0, worker.task)
                     staff[staff.index(worker)] = _Worker.start()
                     continue

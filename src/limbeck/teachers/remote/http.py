@@ -206,9 +206,8 @@ class Client:
             raise QueryFailed("connection", type(error).__name__ + f" {error}".rstrip() + through) from error
         except BaseException as error:
             self._drop()  # the unread rest would be taken for the next response
-            if self._closed.is_set() and isinstance(
-                error, Exception
-            ):  # a connection that is closed meanwhile fails anyhow
+            # A connection that is closed meanwhile fails in any way.
+            if self._closed.is_set() and isinstance(error, Exception):
                 raise QueryFailed("stopped", again=False) from error
             raise
         if status != 200:
@@ -246,9 +245,8 @@ class Client:
             address = self.address
             where = (address.scheme, address.host, address.port)
             connection = connection_to(*where, proxy=self._proxy, timeout=left, context=self._context)
-            connection.auto_open = (
-                0  # a request on a connection that close() ended would open another, which nothing closes
-            )
+            # A request on a connection that close() ended would else open another, which nothing closes.
+            connection.auto_open = 0
             self._local.connection = connection
             with self._lock:
                 self._open.add(connection)
