@@ -135,6 +135,7 @@ def doctor(
     optimizer: Literal["adamw", "adamw-bf16", "adamw-8bit"] | None = "adamw",
     weights_dtype: Literal["float32", "bfloat16"] | None = "float32",
     objective: str | Objective | Sequence[str | Objective] | None = "ForwardKL",
+    mask_input: float | str | None = None,
     tokenizer_align: Literal["bytes"] | None = None,
     qat: Literal["int8", "int4"] | None = None,
     cache_logits: bool | None = None,
@@ -247,6 +248,10 @@ def doctor(
         objective: Distillation loss, by name, as a weighted sum, or FILE.py:CLASS; several between commas are as
             many students. For example 'TAID(start=0.2)', '0.5*CrossEntropy + 0.5*ForwardKL' or 'ForwardKL, TAID'.
             Default: ForwardKL.
+        mask_input: Share of the learned tokens that are replaced where the student reads them, while it predicts
+            the true ones; it rises to this over the first part (warmup) of the training. By random tokens, or by
+            the one of an ID. For example 0.4 or 0.2,token=0,warmup=0.5. Default: none; random tokens,
+            warmup=0.67.
         tokenizer_align: The student has a tokenizer of its own, and is trained on chunks of equal bytes.
         qat: Train with quantised weights, as --to gguf:q8_0 (int8) or gguf:q4_0 (int4) of limbeck export writes
             them. Default: full precision.
@@ -264,9 +269,9 @@ def doctor(
             for equal tokens), cut+ce@flops (for equal compute), fresh+kd (a new model, distilled), attention
             (with --mixers), ptq (with --qat: quantised after the same training), off-policy and off-policy@flops
             (with --rollouts: distilled on the text alone), layers+kd (with --learngene: layers of the teacher,
-            distilled for equal tokens), or none. Default: cut,cut+ce,cut+ce@flops,fresh+kd; with --mixers also
-            attention, with --qat also ptq, with --rollouts also off-policy and off-policy@flops, with --learngene
-            also layers+kd.
+            distilled for equal tokens), unmasked (with --mask-input: on plain input), or none. Default:
+            cut,cut+ce,cut+ce@flops,fresh+kd; with --mixers also attention, with --qat also ptq, with --mask-input
+            also unmasked, with --rollouts also off-policy and off-policy@flops, with --learngene also layers+kd.
         tasks: Measure all models on standard tasks too: names of lm-eval, and files (.jsonl, .yaml), between
             commas. They may be added later in the same --out. For example lambada_openai,piqa,mine.jsonl.
         mixers: Replace attention by these mixers, layer by layer, or by one of them with --keep-attention. For
@@ -478,6 +483,7 @@ def distil(
     optimizer: Literal["adamw", "adamw-bf16", "adamw-8bit"] | None = "adamw",
     weights_dtype: Literal["float32", "bfloat16"] | None = "float32",
     objective: str | Objective | Sequence[str | Objective] | None = "ForwardKL",
+    mask_input: float | str | None = None,
     tokenizer_align: Literal["bytes"] | None = None,
     qat: Literal["int8", "int4"] | None = None,
     cache_logits: bool | None = None,
@@ -592,6 +598,10 @@ def distil(
         objective: Distillation loss, by name, as a weighted sum, or FILE.py:CLASS; several between commas are as
             many students. For example 'TAID(start=0.2)', '0.5*CrossEntropy + 0.5*ForwardKL' or 'ForwardKL, TAID'.
             Default: ForwardKL.
+        mask_input: Share of the learned tokens that are replaced where the student reads them, while it predicts
+            the true ones; it rises to this over the first part (warmup) of the training. By random tokens, or by
+            the one of an ID. For example 0.4 or 0.2,token=0,warmup=0.5. Default: none; random tokens,
+            warmup=0.67.
         tokenizer_align: The student has a tokenizer of its own, and is trained on chunks of equal bytes.
         qat: Train with quantised weights, as --to gguf:q8_0 (int8) or gguf:q4_0 (int4) of limbeck export writes
             them. Default: full precision.
@@ -609,9 +619,9 @@ def distil(
             for equal tokens), cut+ce@flops (for equal compute), fresh+kd (a new model, distilled), attention
             (with --mixers), ptq (with --qat: quantised after the same training), off-policy and off-policy@flops
             (with --rollouts: distilled on the text alone), layers+kd (with --learngene: layers of the teacher,
-            distilled for equal tokens), or none. Default: cut,cut+ce,cut+ce@flops,fresh+kd; with --mixers also
-            attention, with --qat also ptq, with --rollouts also off-policy and off-policy@flops, with --learngene
-            also layers+kd.
+            distilled for equal tokens), unmasked (with --mask-input: on plain input), or none. Default:
+            cut,cut+ce,cut+ce@flops,fresh+kd; with --mixers also attention, with --qat also ptq, with --mask-input
+            also unmasked, with --rollouts also off-policy and off-policy@flops, with --learngene also layers+kd.
         tasks: Measure all models on standard tasks too: names of lm-eval, and files (.jsonl, .yaml), between
             commas. They may be added later in the same --out. For example lambada_openai,piqa,mine.jsonl.
         mixers: Replace attention by these mixers, layer by layer, or by one of them with --keep-attention. For
@@ -685,6 +695,7 @@ def tune(
     weights_dtype: Literal["float32", "bfloat16"] | None = "float32",
     stay: str | Objective | Sequence[str | Objective] | None = None,
     objective: str | Objective | Sequence[str | Objective] | None = "CrossEntropy",
+    mask_input: float | str | None = None,
     seed: int | None = 0,
     seeds: int | None = 1,
     baselines: str | Sequence[str] | None = None,
@@ -765,13 +776,18 @@ def tune(
         objective: Loss on the data, by name, as a weighted sum, or FILE.py:CLASS; the teacher of one that needs
             one is the model before tuning. DPO, APOZero and APODown learn preference pairs (chosen, rejected).
             For example 'CrossEntropy + 0.1*ForwardKL' or 'DPO(beta=0.1)'. Default: CrossEntropy.
+        mask_input: Share of the learned tokens that are replaced where the student reads them, while it predicts
+            the true ones; it rises to this over the first part (warmup) of the training. By random tokens, or by
+            the one of an ID. For example 0.4 or 0.2,token=0,warmup=0.5. Default: none; random tokens,
+            warmup=0.67.
         seed: Seed of data order, new weights and samples. Default: 0.
         seeds: Number of seeds, from --seed on. One names no winner, three do; more may be added later in the same
             --out. Default: 1.
         baselines: What the tuned model is compared with, besides itself before: full (all weights, for equal
             tokens), full@flops (for equal compute), data-alone (without --replay, for equal tokens), chosen
-            (cross-entropy on the preferred side of pairs alone, for equal tokens), or none. Default: with
-            adapters full and full@flops, with --replay data-alone; of pairs chosen, with --replay data-alone.
+            (cross-entropy on the preferred side of pairs alone, for equal tokens), unmasked (without
+            --mask-input, for equal tokens), or none. Default: with adapters full and full@flops, with --replay
+            data-alone, with --mask-input unmasked; of pairs chosen, with --replay data-alone.
         device: Device of this process: auto, cpu, cuda or cuda:1. Default: auto.
         text_processes: Processes that tokenise the dataset; the result does not depend on their number. Default:
             one a core for 256 MiB of text or more and for datasets of the hub, else 1.

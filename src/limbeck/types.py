@@ -321,7 +321,15 @@ class PairTargets:
 
 
 def joined(first: Batch, second: Batch) -> Batch:
-    """The rows of both batches, which a teacher and its student read alike."""
+    """The rows of both batches, and what their student reads in the place of a teacher's inputs, where either has such."""
+    own = None
+    if first.student_inputs is not None or second.student_inputs is not None:
+        ours, theirs = first.for_student(), second.for_student()
+        own = ModelInputs(
+            torch.cat([ours.tokens, theirs.tokens]),
+            torch.cat([ours.position, theirs.position]),
+            torch.cat([ours.document, theirs.document]),
+        )
     return Batch(
         tokens=torch.cat([first.tokens, second.tokens]),
         targets=torch.cat([first.targets, second.targets]),
@@ -329,6 +337,7 @@ def joined(first: Batch, second: Batch) -> Batch:
         position=torch.cat([first.position, second.position]),
         document=torch.cat([first.document, second.document]),
         row=torch.cat([first.row, second.row]),
+        student_inputs=own,
     )
 
 

@@ -273,6 +273,7 @@ def test_a_mistake_in_the_rank_does_not_keep_the_folder(here, tmp_path):
         ({"method": "lora", "rank": 500}, r"--rank 500: the matrix model\.layers\.0"),
         ({"baselines": "full"}, "--baselines full: all weights are trained anyway"),
         ({"baselines": "data-alone"}, "--baselines data-alone: no other text is read"),
+        ({"mask_input": 0.4, "objective": "DPO"}, "--objective DPO compares two completions .* of masked input"),
         ({"baselines": "cut+ce"}, "unknown baseline 'cut\\+ce'"),
     ],
 )

@@ -7,6 +7,7 @@ WIDE = 256  # channels from which a CPU with bfloat16 units computes in it
 VOCABULARY = 2048  # tokens that `limbeck pretrain` trains
 FREE_SHARE = 0.8  # of free memory, for a streamed teacher
 WARMUP = 0.05  # of the steps
+MASK_WARMUP = 0.67  # of a training, in which the share of masked input rises (arXiv 2403.02178: two thirds)
 WEIGHT_DECAY = 0.01
 BETAS = (0.9, 0.95)
 SAVE_STEPS, SAVE_MINUTES = 200, 10.0  # from one checkpoint to the next, whichever comes first

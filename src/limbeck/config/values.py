@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
+from limbeck.config.defaults import MASK_WARMUP
 from limbeck.config.names import nearest
 from limbeck.plugins import PROBES
 
@@ -25,12 +26,9 @@ BASELINES = ("cut", "cut+ce", "cut+ce@flops", "fresh+kd")
 ATTENTION = "attention"  # a baseline of a student of other mixers
 PTQ = "ptq"  # a baseline of a student that is trained with quantised weights
 LAYERS = "layers+kd"  # a baseline of a student that is expanded from shared layers
-TUNED = (
-    "full",
-    "full@flops",
-    "data-alone",
-    "chosen",
-)  # baselines of a tuned model: all weights, no other text, no pairs
+UNMASKED = "unmasked"  # a baseline of a student that reads corrupted tokens: the same training on the plain ones
+# Baselines of a tuned model: all its weights, no other text, no pairs, no corrupted tokens.
+TUNED = ("full", "full@flops", "data-alone", "chosen", UNMASKED)
 OFF_POLICY = ("off-policy", "off-policy@flops")  # baselines of a student that generates a part of its text itself
 Stage = Literal["mixers", "blocks"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
@@ -157,11 +155,11 @@ def _baselines(value: Any) -> Any:
     plain = (re.sub(r"^pruned(?=$|\+)", "cut", part.strip()) for part in parts)
     names = list(dict.fromkeys(part for part in plain if part.lower() not in {"", "none"}))
     for name in names:
-        if name not in (known := (*BASELINES, ATTENTION, PTQ, LAYERS, *OFF_POLICY)):
+        if name not in (known := (*BASELINES, ATTENTION, PTQ, LAYERS, *OFF_POLICY, UNMASKED)):
             raise ValueError(
                 f"unknown baseline {name!r}{nearest(name, known)} There are: {', '.join(BASELINES)}, with --mixers also "
                 f"{ATTENTION}, with --qat also {PTQ}, with --learngene also {LAYERS}, with --rollouts also "
-                f"{' and '.join(OFF_POLICY)}, or none."
+                f"{' and '.join(OFF_POLICY)}, with --mask-input also {UNMASKED}, or none."
             )
     return names
 
@@ -223,6 +221,30 @@ def _rollouts(value: Any) -> Any:
             f"expected a share of the rows from 0 to 1 such as 0.5, or a first and a last one such as 0:0.5, got {value!r}"
         )
     return ":".join(f"{share:g}" for share in shares) if any(shares) else None
+
+
+def _mask_input(value: Any) -> Any:
+    """A share, and after commas token=random or token=ID and warmup=SHARE, as the shortest text; None for no share."""
+    if value is None:
+        return None
+    share, *options = (part.strip() for part in str(value).split(","))
+    named = {name.strip(): given.strip() for name, _, given in (option.partition("=") for option in options)}
+    token, warmup = named.pop("token", "random"), named.pop("warmup", str(MASK_WARMUP))
+    try:
+        numbers = float(share), float(warmup)
+    except ValueError:
+        numbers = math.nan, math.nan
+    known = not named and re.fullmatch(r"random|\d{1,9}", token)
+    if not known or not all(0 <= number <= 1 for number in numbers) or numbers[0] == 1:
+        raise ValueError(
+            "expected a share of the learned tokens from 0 to below 1, such as 0.4 (with all of them masked nothing would be "
+            "left to reason from), and after commas token=random or the ID of a token, and warmup=0.67 (the part of the "
+            f"training in which the share rises), got {value!r}"
+        )
+    if not numbers[0]:
+        return None
+    shown = [] if token == "random" else [f"token={int(token)}"]
+    return ",".join([f"{numbers[0]:g}", *shown, *([] if numbers[1] == MASK_WARMUP else [f"warmup={numbers[1]:g}"])])
 
 
 def _joined(value: Any) -> Any:
@@ -440,6 +462,9 @@ LearningRates = Annotated[
 ]
 Replay = Annotated[str | None, BeforeValidator(_replay), Accepts("str", "SOURCE:SHARE")]
 Rollouts = Annotated[str | None, BeforeValidator(_rollouts), Accepts("float | str", "SHARE[:SHARE]")]
+MaskInput = Annotated[
+    str | None, BeforeValidator(_mask_input), Accepts("float | str", "SHARE[,token=ID][,warmup=SHARE]")
+]
 Stages = Annotated[tuple[Stage, ...] | None, BeforeValidator(_stages), _SEVERAL]
 Shard = Annotated[tuple[int, int], BeforeValidator(_shard), Accepts("str | tuple[int, int]", "I/N")]
 Price = Annotated[

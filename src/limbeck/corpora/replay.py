@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from limbeck.corpora.mask_input import MaskedInputs
 from limbeck.corpora.pack import ALONE, Ranks, Rows
 from limbeck.corpora.store import TokenStore
 from limbeck.host import on_host
@@ -31,7 +32,7 @@ class Replay:
     their numbers are above those of ``own`` (`is_other`). ``counted`` changes the weights of rows of the other text.
     """
 
-    own: Rows
+    own: Rows | MaskedInputs
     store: TokenStore
     share: float
     ranks: Ranks = ALONE

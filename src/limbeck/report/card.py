@@ -12,6 +12,7 @@ from typing import Any
 from limbeck.report.before import trained_before
 from limbeck.report.experts import experts_sentence
 from limbeck.report.grown import grown_from
+from limbeck.report.masked import masked_sentence
 from limbeck.report.quantised import quantised_sentence
 from limbeck.report.screen import over_seeds
 from limbeck.report.start import Start, start_of
@@ -29,7 +30,18 @@ _ROWS = (
     ("ece", "expected calibration error"),
 )
 _LEAST = {"perplexity": 1}  # decimals, of others three
-_MODELS = ("teacher", "cut", "student", "cut+ce", "cut+ce@flops", "attention", "ptq", "off-policy", "off-policy@flops")
+_MODELS = (
+    "teacher",
+    "cut",
+    "student",
+    "cut+ce",
+    "cut+ce@flops",
+    "attention",
+    "ptq",
+    "off-policy",
+    "off-policy@flops",
+    "unmasked",
+)
 
 
 def model_card(
@@ -168,7 +180,7 @@ def _origin(run: Mapping[str, Any], student: Mapping[str, Any], teacher: Mapping
         mixed = (run.get("signature") or {}).get("bf16")
         how = "mixed precision (weights in float32, products in bfloat16)" if mixed else "float32"
         text += f" It was trained in {how} and rounded to {student['dtype']} at the end; measured is the rounded model."
-    text += f" {trained_before(run.get('lineage') or {})}".rstrip() + quantised_sentence(run)
+    text += f" {trained_before(run.get('lineage') or {})}".rstrip() + quantised_sentence(run) + masked_sentence(run)
     mixers = (run.get("conversion") or {}).get("mixers")
     return text + (f" Its layers mix with {plain(_in_order(mixers))}." if mixers else "")
 

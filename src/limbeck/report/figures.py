@@ -44,6 +44,7 @@ _PAGE = {
     "full": "#010216",
     "full@flops": "#010217",
     "data-alone": "#010218",
+    "unmasked": "#010219",
 }
 _STYLE = {
     "svg.fonttype": "none",

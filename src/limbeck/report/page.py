@@ -55,6 +55,7 @@ _FROM_START = (
     "full@flops",
     "data-alone",
     "chosen",
+    "unmasked",
 )  # arms that begin as the student does
 _SHOWN = ("teacher", "student", "cut", "cut+ce", "model")  # in the reliability plot
 

@@ -16,6 +16,7 @@ from limbeck.probes.interval import FEWEST_SEEDS
 from limbeck.probes.measurements import Measurements
 from limbeck.report.card import front_matter, how_to_load, licence_in, measured_table, plain
 from limbeck.report.decision import rule, too_few
+from limbeck.report.masked import masked_sentence
 from limbeck.report.screen import more_seeds, over_seeds
 from limbeck.report.start import BEFORE, Start
 from limbeck.report.verdict import (
@@ -35,7 +36,7 @@ from limbeck.types import Reading
 OTHER = "other"  # before the names of readings and files of other text
 FORGOTTEN = "student - cut on other text"  # the difference of the tuned model
 ALONE = "data-alone - cut on other text"
-ORDER = ("cut", "student", "chosen", "full", "full@flops", "data-alone")
+ORDER = ("cut", "student", "chosen", "full", "full@flops", "data-alone", "unmasked")
 _ROWS = (
     ("pair_accuracy", "pairs whose preferred side has the larger reward"),
     ("likelihood_accuracy", "pairs whose preferred side is more probable"),
@@ -54,6 +55,7 @@ _AGAINST = {  # after "gained over", and as the subject of "is better"
     "full": ("tuning all weights for equal tokens", "tuning all weights"),
     "full@flops": ("tuning all weights at equal compute", "tuning all weights at equal compute"),
     "data-alone": ("tuning on the data alone for equal tokens", "tuning on the data alone"),
+    "unmasked": ("the same tuning with plain input", "tuning with plain input"),
 }
 _SUBJECT = "the tuned model"
 
@@ -212,6 +214,7 @@ def _origin(
         _, _, part = str(signature["replay"]).rpartition(":")
         stay = f", which kept it near the model before ({signature['stay']})" if signature.get("stay") else ""
         text += f" {share(float(part))} of the rows were other text{stay}."
+    text += masked_sentence(run)
     dtype = student.get("dtype")
     return text + (
         "" if dtype in (None, "float32") else f" The weights are rounded to {dtype}; measured is the rounded model."

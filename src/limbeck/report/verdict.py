@@ -46,6 +46,7 @@ def _against(start: Start, *, at_most: bool) -> dict[str, tuple[str, str]]:
             f"the same distillation on the text alone given the same compute{' at most' if at_most else ''}",
             "distillation on the text alone, given the same compute,",
         ),
+        "unmasked": (f"the same training with plain input {tokens}", "the same training with plain input"),
     }
 
 
@@ -103,7 +104,7 @@ def verdict(
     used: str = "",
 ) -> Verdict:
     """The verdict on ``arms["student"]``, with whichever of "cut+ce", "cut+ce@flops", "fresh+kd", "cut", "attention", "ptq",
-    "off-policy", "off-policy@flops", "layers+kd" there are.
+    "off-policy", "off-policy@flops", "layers+kd", "unmasked" there are.
 
     ``price`` is what the teacher's logits cost, where the objective needs them. Each arm is a list of measurements, one a
     seed; seed k of two arms is compared with seed k. ``text_bytes`` are those of each document that the
@@ -130,6 +131,7 @@ def verdict(
         sentences.append(words)
         differences += [closed] if closed else []
     others = (
+        "unmasked",
         "layers+kd",
         "off-policy",
         "off-policy@flops",

@@ -23,6 +23,7 @@ LABELS = {
     "full@flops": "all weights, equal compute",
     "data-alone": "on the data alone",
     "chosen": "cross-entropy on preferred sides",
+    "unmasked": "with plain input",
 }
 ORDER = tuple(LABELS)
 

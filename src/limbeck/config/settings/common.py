@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from limbeck.config.defaults import SEQ_LEN, SHRINK, STEPS, WIDE
 from limbeck.config.flag import Flag
-from limbeck.config.values import ByteBudget, Columns, Context, Count, MixerNames, Vocabulary
+from limbeck.config.values import ByteBudget, Columns, Context, Count, MaskInput, MixerNames, Vocabulary
 
 SkipBad = Annotated[int | None, Field(ge=0)]
 Params = Annotated[
@@ -117,6 +117,17 @@ Opening = Annotated[
         metavar="TOKEN",
         default="auto, measured on a few documents where a teacher leaves a choice",
         synonyms=("bos_token", "add_bos_token", "prepend_bos"),
+    ),
+]
+MaskedInput = Annotated[
+    MaskInput,
+    Flag(
+        "Share of the learned tokens that are replaced where the student reads them, while it predicts the true ones; it rises "
+        "to this over the first part (warmup) of the training. By random tokens, or by the one of an ID.",
+        "Training",
+        examples=("0.4", "0.2,token=0,warmup=0.5"),
+        default="none; random tokens, warmup=0.67",
+        synonyms=("masked_thought", "mask_rate", "input_masking", "token_dropout", "word_dropout", "noise_tokens"),
     ),
 ]
 SeedCount = Field(ge=1, le=100)

@@ -10,6 +10,7 @@ from pydantic import Field
 from limbeck.config.flag import Flag
 from limbeck.config.settings.common import (
     BodyParams,
+    MaskedInput,
     MeshText,
     Params,
     RunSeeds,
@@ -26,6 +27,7 @@ from limbeck.config.values import (
     OFF_POLICY,
     PTQ,
     STAGES,
+    UNMASKED,
     Baselines,
     Count,
     Counts,
@@ -218,6 +220,7 @@ class DistilSettings(TrainingSettings, TeacherSettings):
             synonyms=OBJECTIVE_SYNONYMS,
         ),
     ] = "ForwardKL"
+    mask_input: MaskedInput = Field(default=None, exclude=True)
     tokenizer_align: Annotated[
         Literal["bytes"] | None,
         Flag(
@@ -290,10 +293,11 @@ class DistilSettings(TrainingSettings, TeacherSettings):
             "What the student is compared with: cut (pruned, untrained), cut+ce (trained on the text alone for equal tokens), "
             "cut+ce@flops (for equal compute), fresh+kd (a new model, distilled), attention (with --mixers), ptq (with --qat: "
             "quantised after the same training), off-policy and off-policy@flops (with --rollouts: distilled on the text alone), "
-            "layers+kd (with --learngene: layers of the teacher, distilled for equal tokens), or none.",
+            "layers+kd (with --learngene: layers of the teacher, distilled for equal tokens), unmasked (with --mask-input: on "
+            "plain input), or none.",
             "Comparison",
-            default="{}; with --mixers also attention, with --qat also ptq, with --rollouts also off-policy and "
-            "off-policy@flops, with --learngene also layers+kd",
+            default="{}; with --mixers also attention, with --qat also ptq, with --mask-input also unmasked, with "
+            "--rollouts also off-policy and off-policy@flops, with --learngene also layers+kd",
             synonyms=("baseline", "compare", "compare_with"),
         ),
     ] = BASELINES
@@ -320,13 +324,14 @@ class DistilSettings(TrainingSettings, TeacherSettings):
     def compared(self) -> tuple[str, ...]:
         """The baselines. Unless some are named, of a student of other mixers also itself with attention everywhere, of one
         that is trained with quantised weights also itself quantised afterwards, of one from shared layers also the teacher's
-        layers, and of one that generates rows itself also the same distillation without these, at equal tokens and at equal
-        compute.
+        layers, of one that generates rows itself also the same distillation without these, at equal tokens and at equal
+        compute, and of one that reads corrupted tokens also the same training on the plain ones.
         """
         if "baselines" in self.model_fields_set:
             return self.baselines
         implied = {ATTENTION: self.mixers is not None, PTQ: self.qat is not None, LAYERS: self.learngene is not None}
         implied |= dict.fromkeys(OFF_POLICY, self.rollouts is not None)
+        implied |= {UNMASKED: self.mask_input is not None}
         return (*self.baselines, *(name for name, there in implied.items() if there))
 
     @property

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from limbeck.config.flag import Flag
-from limbeck.config.settings.common import MeshText, Opening, RunFolder, RunSeeds, Settings
+from limbeck.config.settings.common import MaskedInput, MeshText, Opening, RunFolder, RunSeeds, Settings
 from limbeck.config.settings.distil import OBJECTIVE_SYNONYMS
 from limbeck.config.settings.training import TrainingSettings
 from limbeck.config.values import LearningRates, ObjectiveText, Replay, TunedBaselines
@@ -103,6 +103,7 @@ class TuneSettings(TrainingSettings, Settings):
             synonyms=OBJECTIVE_SYNONYMS,
         ),
     ] = "CrossEntropy"
+    mask_input: MaskedInput = Field(default=None, exclude=True)
     lr: Annotated[
         LearningRates,
         Flag(
@@ -121,9 +122,10 @@ class TuneSettings(TrainingSettings, Settings):
         Flag(
             "What the tuned model is compared with, besides itself before: full (all weights, for equal tokens), full@flops (for "
             "equal compute), data-alone (without --replay, for equal tokens), chosen (cross-entropy on the preferred side of "
-            "pairs alone, for equal tokens), or none.",
+            "pairs alone, for equal tokens), unmasked (without --mask-input, for equal tokens), or none.",
             "Comparison",
-            default="with adapters full and full@flops, with --replay data-alone; of pairs chosen, with --replay data-alone",
+            default="with adapters full and full@flops, with --replay data-alone, with --mask-input unmasked; of pairs chosen, "
+            "with --replay data-alone",
             synonyms=("baseline", "compare", "compare_with"),
         ),
     ] = None

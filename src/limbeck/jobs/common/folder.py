@@ -20,7 +20,7 @@ from typing import Any, NotRequired, TypedDict
 import torch
 from pydantic import BaseModel
 
-from limbeck.config import BASELINES, OFF_POLICY, PTQ, TUNED
+from limbeck.config import BASELINES, OFF_POLICY, PTQ, TUNED, UNMASKED
 from limbeck.corpora import TokenStore
 from limbeck.corpora.found import notes_of
 from limbeck.corpora.layout import PACKINGS, STREAM, WITHOUT_LONG
@@ -59,6 +59,7 @@ _LATER = (
     *("optimizer", "weights_dtype", "dedup", "weight_bytes", "rounds", "experts", "body_params"),
     *("rollouts", "rollout_tokens", "rollout_temperature"),
     *("method", "depth"),
+    "mask_input",
     *("depths", "learngene"),
     *("grow", "start"),
     *("low_rank", "factor", "sparse"),
@@ -245,7 +246,7 @@ def _grows(before: Any, now: Any, key: str) -> bool:
         return isinstance(before, int) and now > before
     if key != "baselines" or not isinstance(before, list):
         return False
-    return set(before) < set(now) and set(now) - set(before) <= {*BASELINES, PTQ, *OFF_POLICY, *TUNED}
+    return set(before) < set(now) and set(now) - set(before) <= {*BASELINES, PTQ, UNMASKED, *OFF_POLICY, *TUNED}
 
 
 def _held(folder: Path, record: Path) -> list[str]:

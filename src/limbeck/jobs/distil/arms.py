@@ -14,8 +14,9 @@ from typing import Any
 
 import torch
 
-from limbeck.config import ATTENTION, LAYERS, OFF_POLICY, PTQ
+from limbeck.config import ATTENTION, LAYERS, OFF_POLICY, PTQ, UNMASKED
 from limbeck.corpora import Rows, TokenStore
+from limbeck.corpora.mask_input import MaskedInputs, MaskInput
 from limbeck.corpora.pack import Blend, Start
 from limbeck.disk import link_or_copy, whole_folder
 from limbeck.generation.rollouts import RolloutPlan, Rollouts
@@ -105,6 +106,8 @@ def arms_of(plan: DistilPlan, *, flops_steps: int, off_policy_steps: int = 0, me
                 arm = replace(arm, objective=objective, start=out / name, steps=steps, taken=0, on_policy=True)
             if name in (PTQ, *OFF_POLICY):
                 arm = replace(arm, objective=objective)
+            if name == UNMASKED:
+                arm = replace(arm, objective=objective, on_policy=True)
             if name == "off-policy@flops":
                 arm = replace(arm, steps=off_policy_steps)
             if name == "cut+ce@flops":
@@ -124,7 +127,8 @@ class Shared:
     for the plan's. ``watch``: what is measured during the trainings, ``rule``: what follows from that, ``tracked``: how a
     tracker shows them. ``quantiser``: with what weights arms compute, but ptq, whose weights are replaced after its training;
     None for their own. ``data`` is the value of --data, which may be a mixture. ``rollouts``: how arms generate
-    rows themselves.
+    rows themselves. ``mask``: how tokens are corrupted where a student with ``vocab`` tokens reads them; the arm `UNMASKED`
+    reads all as they are.
     """
 
     cut: Path
@@ -145,6 +149,8 @@ class Shared:
     quantiser: Quantiser | None = None
     data: str = ""
     rollouts: RolloutPlan | None = None
+    mask: MaskInput | None = None
+    vocab: int = 0
 
     def blend(self, steps: int) -> Blend | None:
         """How rows are shared among the sources of a mixture over ``steps`` steps, those before this training among them."""
@@ -159,16 +165,7 @@ class Shared:
             start = new_model(load_config(self.cut), start.tokenizer, arm.seed, name=arm.name)
             start.packs = packs
             world.place(start, train=True)
-        rows = Rows(
-            self.store,
-            length=self.length,
-            seed=arm.seed,
-            ranks=world,
-            most=None if self.reads_on and arm.steps > self.plan.steps else self.most_rows,
-            counted=self.counted,
-            start=Start(arm.taken * self.plan.rows, self.common),
-            blend=self.blend(max(arm.taken + arm.steps, self.plan.steps)),  # a round of pruning ends before the plan
-        )
+        rows = self._rows(arm)
         objective = arm.objective.make()
         teacher = self.teacher if objective.needs_teacher else None
         lr = self.fresh_rate if arm.fresh and self.fresh_rate else self.plan.lr
@@ -184,6 +181,23 @@ class Shared:
         own = self.rollouts.over(arm.taken * plan.rows, arm.steps * plan.rows)
         corpus = Rollouts(rows, start, own, bf16=plan.bf16)
         return Run(arm.folder, arm.label, start, teacher, corpus, objective, plan, world, facts=corpus.facts, **how)
+
+    def _rows(self, arm: Arm) -> Rows | MaskedInputs:
+        """The rows of the text that an arm reads."""
+        over = max(arm.taken + arm.steps, self.plan.steps)  # a round of pruning ends before the plan
+        rows = Rows(
+            self.store,
+            length=self.length,
+            seed=arm.seed,
+            ranks=self.environment.world,
+            most=None if self.reads_on and arm.steps > self.plan.steps else self.most_rows,
+            counted=self.counted,
+            start=Start(arm.taken * self.plan.rows, self.common),
+            blend=self.blend(over),
+        )
+        if self.mask is None or arm.name == UNMASKED:
+            return rows
+        return MaskedInputs(rows, self.mask.over(over * self.plan.rows, vocab=self.vocab))
 
 
 def train(arm: Arm, shared: Shared, *, after: float = 0.0) -> LanguageModel:

@@ -47,6 +47,7 @@ from limbeck.probes.change import (
 )
 from limbeck.probes.measurements import AGAIN
 from limbeck.report.card import model_card
+from limbeck.report.masked import masked_note
 from limbeck.report.page import write_report
 from limbeck.report.quantised import quantised_note
 from limbeck.report.screen import measured_rows, next_of_distil
@@ -197,6 +198,8 @@ class Evaluation:
         if note := vocabulary_note(run):
             found_verdict = replace(found_verdict, notes=(*found_verdict.notes, note))
         if note := quantised_note(run):
+            found_verdict = replace(found_verdict, notes=(*found_verdict.notes, note))
+        if note := masked_note(run):
             found_verdict = replace(found_verdict, notes=(*found_verdict.notes, note))
         if few := too_few_steps(run["plan"]["steps"]):
             found_verdict = replace(found_verdict, notes=(*found_verdict.notes, f"{few}."))

@@ -21,6 +21,7 @@ import numpy as np
 from limbeck.config import DistilSettings
 from limbeck.corpora import Rows, TokenStore, require_rows
 from limbeck.corpora.layout import Layout
+from limbeck.corpora.mask_input import require_prompts
 from limbeck.disk import claims, read_json
 from limbeck.ending import show_ending
 from limbeck.errors import BadModel
@@ -47,7 +48,7 @@ from limbeck.jobs.distil.estimate import (
 )
 from limbeck.jobs.distil.evaluation import Evaluation, share_teacher_metrics
 from limbeck.jobs.distil.other_tokens import CrossTokenizerTeacher, TeacherSource, teacher_of
-from limbeck.jobs.distil.plan import DistilPlan
+from limbeck.jobs.distil.plan import DistilPlan, mask_of
 from limbeck.jobs.distil.request import DistilRequest
 from limbeck.jobs.distil.rollouts import rollouts_of
 from limbeck.jobs.distil.rounds import arms_of_rounds, make_in_rounds
@@ -184,6 +185,10 @@ def prepare(
     most = wanted_tokens(settings, length=length, ranks=environment.world.size)
     stores = store, held_out = beside.stores if beside else source.stores(settings, environment, most=most)
     require_rows(store, length=length)
+    if (mask := mask_of(settings)) is not None:
+        require_prompts(store)
+        if settings.student is None:  # which has its teacher's vocabulary; a given one is looked at below
+            mask.over(1, vocab=source.about.vocab)
     if environment.world.first:
         same_corpus(settings.out, run, store, held_out)
     rule, apart = rule_of(settings), None
@@ -392,6 +397,9 @@ def _shared(
     settings, budget = plan.request.settings, plan.budget
     kept: float | None = json.loads(environment.world.share(json.dumps(run.get("plan", {}).get("learning_rate"))))
     lr = rate_of(settings, student.parameters_count, kept=kept)
+    mask = mask_of(settings)
+    if mask is not None:
+        mask.over(budget.steps * budget.rows, vocab=student.vocab)  # for its errors
     size = {"steps": budget.steps, "rows": budget.rows}
     training = plan_of(settings, **size, lr=lr, schedule=plan.schedule, bf16=environment.bf16, tf32=environment.tf32)
     return Shared(
@@ -402,6 +410,8 @@ def _shared(
         common=(settings.seed, plan.taken * budget.rows),
         data=settings.data if "sources" in store.manifest else "",
         rollouts=rollouts_of(settings),
+        mask=mask,
+        vocab=student.vocab,
         stored=stored_as(settings, plan.request.teacher),
         fresh_rate=fresh_rate_of(settings, student.parameters_count),
         quantiser=plan.quantiser,

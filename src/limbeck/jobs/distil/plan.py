@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import Int
 from transformers.configuration_utils import PreTrainedConfig
 
-from limbeck.config import DistilSettings
+from limbeck.config import UNMASKED, DistilSettings
+from limbeck.corpora.mask_input import MaskInput
 from limbeck.corpora.mixture import Mixture, plain
 from limbeck.corpora.source import resolve as resolve_source
 from limbeck.errors import BadSetting
@@ -83,6 +84,7 @@ class DistilPlan:
         check_mesh(settings, environment)
         check_mixture(request)
         check_rollouts(request, environment)
+        mask_of(settings)  # for its errors
         rule_of(settings)
         target = target_shape(settings, request.teacher)
         conversion = check_conversion(request, target)
@@ -127,6 +129,17 @@ class DistilPlan:
         if code := objective.code:
             derived["objective_code"] = code
         return signature_of(self.request.settings, "distil", **derived)
+
+
+def mask_of(settings: DistilSettings) -> MaskInput | None:
+    """How tokens are corrupted where the student reads them, None for not. Raises BadSetting for a baseline that needs it."""
+    if settings.mask_input is not None:
+        return MaskInput.of(settings.mask_input)
+    if UNMASKED in settings.baselines:
+        raise BadSetting(
+            f"--baselines {UNMASKED}: no token is masked, so it would be the student itself: give --mask-input, or leave it out"
+        )
+    return None
 
 
 def check_mixture(request: DistilRequest) -> None:

@@ -11,7 +11,9 @@ from typing import Any
 
 import torch
 
+from limbeck.config import UNMASKED
 from limbeck.corpora import Rows, TokenStore
+from limbeck.corpora.mask_input import MaskedInputs
 from limbeck.corpora.opening import begin_with
 from limbeck.corpora.pack import ALONE, Ranks
 from limbeck.corpora.pair_rows import each_counts_once, rows_count_once
@@ -46,7 +48,7 @@ ADAPTER = "adapter"  # the folder of a model's adapters, beside it
 class Arm:
     """One training. ``adapters``: whether adapters alone are trained; ``replay``: whether it reads the other text.
 
-    ``pairs``: whether it learns preference pairs.
+    ``pairs``: whether it learns preference pairs. ``masked``: whether it reads corrupted tokens of the data.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Arm:
     adapters: bool
     replay: bool
     pairs: bool = False
+    masked: bool = False
 
     @property
     def student(self) -> Path:
@@ -78,6 +81,7 @@ _OTHERWISE: dict[str, dict[str, Any]] = {  # what a baseline does otherwise than
     "full@flops": {"adapters": False},
     "data-alone": {"replay": False},
     "chosen": {"pairs": False},
+    UNMASKED: {"masked": False},
 }
 
 
@@ -85,16 +89,17 @@ def arms_of(plan: TunePlan) -> list[Arm]:
     """All trainings, the tuned model of the first seed first."""
     settings, out = plan.settings, plan.settings.out
     seeds = range(settings.seed, settings.seed + settings.seeds)
-    uses, reads = plan.adapters is not None, plan.other is not None
+    how = plan.adapters is not None, plan.other is not None, plan.pairs, plan.mask is not None
     arms = []
     for seed in seeds:
         folder = out if seed == seeds[0] else out / "seeds" / f"seed{seed}"
-        arms.append(Arm("student", seed, folder, plan.steps, uses, reads, plan.pairs))
+        arms.append(Arm("student", seed, folder, plan.steps, *how))
+    uses, reads, *_ = how
     cheaper = plan.flops(adapters=uses, replay=reads) / plan.flops(adapters=False, replay=reads)
     for seed in seeds:
         for name in plan.compared:
             folder = out / "baselines" / f"{name}-seed{seed}"
-            arm = replace(Arm(name, seed, folder, plan.steps, uses, reads, plan.pairs), **_OTHERWISE[name])
+            arm = replace(Arm(name, seed, folder, plan.steps, *how), **_OTHERWISE[name])
             if name == "full@flops":
                 arm = replace(arm, steps=max(1, round(plan.steps * cheaper)))
             arms.append(arm)
@@ -108,7 +113,7 @@ class Shared:
     ``begin``: the token that documents begin with. ``held_out`` is that of the data. ``rates``: peak learning rates of adapters
     (True) and of all weights. ``parent``: the model before tuning, where an objective needs it. ``reference``: its
     log-probabilities of preference pairs, of which ``preferred`` are the preferred sides. ``stored``: the number format of the
-    saved models.
+    saved models. ``vocab``: tokens of the model's vocabulary.
     """
 
     plan: TunePlan
@@ -122,6 +127,7 @@ class Shared:
     environment: Environment
     parent: LanguageModel | None
     stored: torch.dtype
+    vocab: int
     reference: Reference | None = None
     preferred: TokenStore | None = None
     watch: Watch | None = None
@@ -163,7 +169,12 @@ class Shared:
 
     def corpus(self, arm: Arm) -> Corpus:
         """The rows that an arm reads, of the data and of the other text."""
-        rows, world = self.rows(arm, self.environment.world), self.environment.world
+        world = self.environment.world
+        rows: Rows | MaskedInputs = self.rows(arm, world)
+        if arm.masked and self.plan.mask is not None:
+            rows = MaskedInputs(
+                rows, self.plan.mask.over(self.plan.own_rows(arm.steps, replay=arm.replay), vocab=self.vocab)
+            )
         if not arm.replay:
             return rows
         assert self.plan.other is not None

@@ -25,6 +25,7 @@ from limbeck.models.load import load, verified_folder
 from limbeck.models.sidecar import stored_dtype
 from limbeck.probes import Measurements, calibration, fidelity, likelihood, measure, samples
 from limbeck.probes.preference import pairs_read, preference, right
+from limbeck.report.masked import masked_note
 from limbeck.report.page import write_report
 from limbeck.report.preferred import preferred_verdict
 from limbeck.report.start import start_of
@@ -94,6 +95,8 @@ class TuneEvaluation:
         out, readings = self._out, self._readings()
         write_lines(out / "readings.jsonl", [reading.row() for reading in readings])
         found = self._verdict(run)
+        if note := masked_note(run):
+            found = replace(found, notes=(*found.notes, note))
         write_json(out / "verdict.json", found.row())
         update(out, run, verdict=found.text)
         made = run["student"] | {"dtype": stored_dtype(out / "student")}

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 
 from limbeck.config import TuneSettings
-from limbeck.corpora import Rows, TokenStore, build_stores, require_rows
+from limbeck.corpora import TokenStore, build_stores, require_rows
 from limbeck.corpora.found import notes_of
+from limbeck.corpora.mask_input import require_prompts
 from limbeck.corpora.pair_rows import preferred_of
 from limbeck.corpora.records import Columns
-from limbeck.corpora.replay import Replay
 from limbeck.disk import claims
 from limbeck.ending import show_ending
 from limbeck.errors import BadFolder
@@ -49,6 +49,7 @@ from limbeck.models.sidecar import licence_of, stored_dtype
 from limbeck.models.source import resolve, resolve_description, weights_digest
 from limbeck.planning.checks.pair import Finding, as_json, check, show
 from limbeck.planning.checks.steps import too_few_steps
+from limbeck.report.masked import masked_words
 from limbeck.report.tuned import OTHER
 from limbeck.report.words import count, share, took, trainings
 from limbeck.run.log import console
@@ -113,6 +114,9 @@ class _Tuning:
         stores = stores_of(settings, start, environment, most=most)
         others = _other_text(plan, start, environment)
         require_rows(stores[0], length=plan.length)
+        if plan.mask is not None:
+            require_prompts(stores[0])
+            plan.mask.over(plan.own_rows(plan.steps, replay=True), vocab=start.vocab)  # for its errors
         if others:
             require_rows(others[0], length=plan.length)
         if world.first:
@@ -149,6 +153,7 @@ class _Tuning:
             other=self.others[0] if self.others else None,
             environment=environment,
             parent=self.start if plan.needs_parent else None,
+            vocab=self.start.vocab,
             stored=getattr(torch, stored_dtype(resolve_description(settings.student))),
             preferred=preferred_of(store) if plan.pairs else None,
         )
@@ -230,11 +235,8 @@ class _Tuning:
     def _announce(self, arms: list[Arm], shared: Shared, kept: dict[str, Any]) -> None:
         """Keeps in run.json what is planned, and prints it."""
         plan, settings, training, (store, _) = self.plan, self.plan.settings, shared.training, self.stores
-        corpus = shared.corpus(arms[0])
-        rows = corpus.own if isinstance(corpus, Replay) else corpus
-        assert isinstance(rows, Rows)
-        own = plan.steps * plan.rows - (0 if not plan.other else math.floor(plan.steps * plan.rows * plan.other.share))
-        mixed, layout = mixture_facts(store, rows, own), store.layout(plan.length)
+        own = plan.own_rows(plan.steps, replay=True)
+        mixed, layout = mixture_facts(store, shared.rows(arms[0]), own), store.layout(plan.length)
         scored = min(layout.rows, plan.steps * plan.rows)
         parameters, source = self.start.parameters_count, resolve_description(settings.student)
         stated = licence_of(source)
@@ -258,6 +260,8 @@ class _Tuning:
         if plan.other and self.others:
             then = f" ({plan.other.stay.text} from the model before)" if plan.other.stay else ""
             console.print(f"replay: {share(plan.other.share)} of the rows are of {plan.other.source}{then}")
+        if plan.mask:
+            console.print(f"masked input: {masked_words(plan.mask)}")
         print_mixture(mixed)
         show(early_stop_findings(settings, settings.schedule), console)
         if few := too_few_steps(plan.steps):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
-from limbeck.config import TuneSettings
+from limbeck.config import UNMASKED, TuneSettings
+from limbeck.corpora.mask_input import MaskInput
 from limbeck.corpora.mixture import Mixture, plain
 from limbeck.corpora.source import resolve as resolve_source
 from limbeck.errors import BadSetting
@@ -51,7 +53,7 @@ class Other:
 class TunePlan:
     """The plan of a tuning: ``steps`` of ``rows`` rows of ``length`` tokens. ``adapters`` None trains all weights.
 
-    ``matrices``: the shapes of the weights that get an adapter.
+    ``matrices``: the shapes of the weights that get an adapter. ``mask``: how tokens that are read are corrupted, None for not.
     """
 
     settings: TuneSettings
@@ -63,6 +65,7 @@ class TunePlan:
     length: int
     rows: int
     steps: int
+    mask: MaskInput | None = None
 
     @classmethod
     def of(cls, settings: TuneSettings, environment: Environment) -> TunePlan:
@@ -92,7 +95,8 @@ class TunePlan:
             )
         blend_of(settings.data, steps=steps, rows=rows, schedule=settings.schedule)  # for its errors
         size, matrices = Size.of(config), _matrices(settings, adapters)
-        return cls(settings, objective, adapters, other, size, matrices, length, rows, steps)
+        mask = None if settings.mask_input is None else MaskInput.of(settings.mask_input)
+        return cls(settings, objective, adapters, other, size, matrices, length, rows, steps, mask)
 
     @property
     def pairs(self) -> bool:
@@ -105,7 +109,8 @@ class TunePlan:
         if self.settings.baselines is not None:
             return self.settings.baselines
         weights = () if self.settings.method == "full" else ("full", "full@flops")
-        return (*(("chosen",) if self.pairs else weights), *(("data-alone",) if self.settings.replay else ()))
+        alone = ("data-alone",) if self.settings.replay else ()
+        return (*(("chosen",) if self.pairs else weights), *alone, *((UNMASKED,) if self.mask else ()))
 
     @property
     def needs_parent(self) -> bool:
@@ -134,6 +139,11 @@ class TunePlan:
         own = sum(2 * passes * self.adapters.rank * sum(shape) for shape in self.matrices)
         own += 6 * self.adapters.rank**2 * len(self.matrices) if self.adapters.subspace else 0
         return forward * (1 + asked) + backward / 2 + own
+
+    def own_rows(self, steps: int, *, replay: bool) -> int:
+        """How many rows of so many steps are of the data; the others are of the other text, where that is read."""
+        rows = steps * self.rows
+        return rows - (math.floor(rows * self.other.share) if self.other and replay else 0)
 
     @property
     def numbers(self) -> int:
@@ -221,6 +231,8 @@ def _check_pairs(settings: TuneSettings, environment: Environment) -> None:
         raise BadSetting(
             f"{what}and {flag} would choose by the loss on the preferred ones, which such a training may raise: leave it out"
         )
+    if settings.mask_input is not None:
+        raise BadSetting(f"{what}and of masked input both would be those of another text: leave --mask-input out")
     if environment.world.sharded:
         raise BadSetting(
             f"{what}which needs all weights in one process, and --mesh {settings.mesh} spreads them: leave it out"
@@ -244,4 +256,8 @@ def _check_baselines(settings: TuneSettings, *, pairs: bool) -> None:
             raise BadSetting(
                 "--baselines data-alone: no other text is read, so it would be the same model: give some with --replay, or leave "
                 "it out"
+            )
+        if name == UNMASKED and settings.mask_input is None:
+            raise BadSetting(
+                f"--baselines {UNMASKED}: no token is masked, so it would be the same model: give --mask-input, or leave it out"
             )

@@ -103,7 +103,8 @@ def _nats(shared: Shared, rate: float, *, adapters: bool, apart: Apart) -> float
     plan, world = shared.plan, shared.environment.world
     folder = plan.settings.out / FOLDER / f"{_NAMES[adapters]}-{rate:g}"
     steps = max(1, round(SHARE * plan.steps))
-    arm = Arm(f"rate {rate:.2g}", plan.settings.seed, folder, steps, adapters, plan.other is not None)
+    reads = {"replay": plan.other is not None, "masked": plan.mask is not None}
+    arm = Arm(f"rate {rate:.2g}", plan.settings.seed, folder, steps, adapters, **reads)
     done = bool(world.any(world.first and (folder / _TRIAL).is_file())[0])
     if not done:
         how = replace(shared.training, steps=steps)
