@@ -25,7 +25,8 @@ USER, GOOD, BAD = ({"role": r, "content": c} for r, c in (("user", "q"), ("assis
     ("record", "expected"),
     [
         ({"prompt": "q: ", "chosen": "yes", "rejected": "no"}, ("q: ", "yes", "no")),
-        ({"prompt": "q: ", "chosen": "q: yes", "rejected": "q: no"}, ("q: ", "yes", "no")),
+        ({"prompt": "is it so? ", "chosen": "is it so? no", "rejected": "is it so? yes"}, None),
+        ({"prompt": "a b c d ", "chosen": "a b c d yes", "rejected": "a b c d no"}, ("a b c d ", "yes", "no")),
         ({"chosen": "The sky is blue.", "rejected": "The sky is black."}, ("The sky is", " blue.", " black.")),
         ({"chosen": [USER, GOOD], "rejected": [USER, BAD]}, ([USER], [GOOD], [BAD])),
         ({"prompt": [USER], "chosen": [GOOD], "rejected": [BAD]}, ([USER], [GOOD], [BAD])),
@@ -34,7 +35,7 @@ USER, GOOD, BAD = ({"role": r, "content": c} for r, c in (("user", "q"), ("assis
     ],
 )
 def test_a_pair_is_read_from_the_forms_of_trl(record, expected):
-    assert split_pair(record, "pairs.jsonl:1") == expected
+    assert split_pair(record, "pairs.jsonl:1") == (expected or tuple(record.values()))
 
 
 @pytest.mark.parametrize(
@@ -42,7 +43,7 @@ def test_a_pair_is_read_from_the_forms_of_trl(record, expected):
     [
         ({"prompt": "q", "chosen": "yes", "rejected": "yes"}, "got the same in 'chosen' and 'rejected'"),
         ({"prompt": "q", "chosen": "yes", "rejected": " "}, "expected a completion in 'rejected', got none"),
-        ({"prompt": "q", "chosen": "q yes", "rejected": "no"}, "'rejected' alone does not"),
+        ({"prompt": [USER], "chosen": [USER, GOOD], "rejected": [BAD]}, "'rejected' alone does not"),
         ({"prompt": "p", "chosen": [USER, GOOD], "rejected": [USER, BAD]}, "got a turn of the user"),
         ({"chosen": [USER, GOOD], "rejected": "no"}, "two texts or two lists of messages"),
         ({"text": "once"}, "expected a preference pair with 'chosen' and 'rejected'"),

@@ -1,7 +1,8 @@
 """Pairs of completions of one prompt, of which one is preferred: the forms that preference data come in, and their tokens.
 
 A record has ``chosen`` and ``rejected``, each a text or messages, and usually a ``prompt``, a text or messages (TRL's formats).
-Completions may repeat the prompt, if both do. Without a ``prompt`` it is what both begin with.
+Conversations may repeat the prompt, if both do, and so may texts, of a prompt of four words or more. Without a ``prompt`` it is
+what both begin with.
 
 A pair is one document of a store: the tokens of the preferred conversation, then those of the rejected one, whose first token is
 at ``second``. Each side has its own frame and is read without the other. Pairs are split by their prompts, so that no prompt is
@@ -20,6 +21,7 @@ from limbeck.errors import BadRecord
 
 FORM = "preference pair"
 _SIDES = ("chosen", "rejected")
+_WORDS = 4  # of a prompt that both completions may repeat
 
 
 def split_pair(record: Mapping[str, Any], where: str) -> tuple[Any, Any, Any]:
@@ -32,7 +34,9 @@ def split_pair(record: Mapping[str, Any], where: str) -> tuple[Any, Any, Any]:
         prompt = _common(sides, where)
         sides = [side[len(prompt) :] for side in sides]
     elif all(isinstance(part, str) for part in (prompt, *sides)):
-        sides = _without(prompt, sides, [side.startswith(prompt) for side in sides], where)
+        # a greeting may be answered by the same words, a long prompt is repeated only where a record has the whole text
+        repeated = len(prompt.split()) >= _WORDS and all(side.startswith(prompt) for side in sides)
+        sides = [side[len(prompt) :] for side in sides] if repeated else sides
     else:
         prompt, sides = _conversations(prompt, sides, where)
     for name, side in zip(_SIDES, sides, strict=True):
@@ -64,8 +68,9 @@ def _common(sides: list[Any], where: str) -> Any:
     return [message for message, _ in same]
 
 
-def _without(prompt: Any, sides: list[Any], begins: list[bool], where: str) -> list[Any]:
+def _without(prompt: list[Any], sides: list[list[Any]], where: str) -> list[list[Any]]:
     """The completions without a prompt that both repeat; as they are where neither does."""
+    begins = [side[: len(prompt)] == prompt for side in sides]
     if any(begins) and not all(begins):
         other = _SIDES[begins.index(False)]
         raise BadRecord(
@@ -86,7 +91,7 @@ def _conversations(prompt: Any, sides: list[Any], where: str) -> tuple[list[Any]
     if isinstance(prompt, str):  # a system prompt may come before it
         system = _system(answers)
         question = [*system, *question]
-    rest = _without(question, answers, [answer[: len(question)] == question for answer in answers], where)
+    rest = _without(question, answers, where)
     for name, answer in zip(_SIDES, rest, strict=True):
         if answer and isinstance(answer[0], Mapping) and answer[0].get("role") in ("user", "system"):
             raise BadRecord(
