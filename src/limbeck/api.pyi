@@ -834,6 +834,7 @@ def capture(
     max_new_tokens: int | str | None = 256,
     temperature: float | None = 1.0,
     samples: int | None = 1,
+    system: str | None = None,
     price: str | tuple[float, float] | None = None,
     tokenizer: str | None = None,
     in_flight: int | None = 32,
@@ -895,6 +896,8 @@ def capture(
         max_new_tokens: With --text: the longest completion. Default: 256.
         temperature: With --text: sampling temperature; 0 takes the likeliest token. Default: 1.0.
         samples: With --text: completions of each prompt. Default: 1.
+        system: With --text: system message that the teacher reads before each conversation, and that the kept
+            text does not have: a text, or @FILE. For example 'Think step by step.' or @how.txt.
         price: With --text: dollars for a million prompt tokens and a million generated tokens, to show what it
             costs. For example 0.15,0.60.
         tokenizer: Folder or hub id of the configuration and tokenizer of a teacher on a server.

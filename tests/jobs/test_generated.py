@@ -14,6 +14,9 @@ from scipy.stats import chisquare
 
 import limbeck
 from limbeck.corpora import read
+from limbeck.corpora.chat import conversation_so_far
+from limbeck.corpora.document import Document
+from limbeck.corpora.prompt import repeats
 from limbeck.disk import read_json, read_lines
 from limbeck.errors import BadCorpus, BadFolder, BadServer, BadSetting, LimbeckError, Mismatch
 from limbeck.generation.generators import Batches, Sampling
@@ -366,6 +369,78 @@ def test_another_models_answer_stops_the_capture(here, model):
         pytest.raises(BadServer, match=r"other/model.* that it serves after the #"),
     ):
         ask(here, "other-model", teacher=server.url)
+
+
+def test_a_system_message_is_read_by_the_teacher_and_is_not_in_the_text(here, model, tmp_path):
+    """As in Orca 2 (arXiv 2311.11045): what was asked of the teacher is erased. An answer that repeats it is left out."""
+    (tmp_path / "how.txt").write_text("one two three four five six seven\n")
+    asked = lines(
+        tmp_path / "asked.jsonl",
+        [
+            {"messages": [*own, {"role": "user", "content": f"one two {i}"}]}
+            for i, own in enumerate(3 * [[], [{"role": "system", "content": "brief"}]])
+        ],
+    )
+    keys = {"data": str(asked), "seed": 3}
+    found = [
+        ask(tmp_path, name, teacher=str(here / "teacher"), system=system, **keys)
+        for name, system in (("file", f"@{tmp_path / 'how.txt'}"), ("text", "one two three four five six seven"))
+    ]
+    assert found[0]["leaked"] == 0
+    rows = read_lines(tmp_path / "file" / "text.jsonl")
+    assert rows == read_lines(tmp_path / "text" / "text.jsonl")
+    whole = ["one two three four five six seven", "one two three four five six seven\n\nbrief"]
+    loaded = load(here / "teacher")
+    assert len(rows) > 3
+    for row in rows:
+        *own, answer = row["messages"]
+        assert own == json.loads(asked.read_text().splitlines()[row["prompt"]])["messages"]
+        read_by = [{"role": "system", "content": whole[row["prompt"] % 2]}, own[-1]]
+        ids = conversation_so_far(loaded.tokenizer, Document("", messages=read_by))
+        uniforms = Sampling(8, seed=3).random(row["prompt"]).random((1, 8))
+        (alone,) = generate(loaded, [ids], max_new_tokens=8, temperature=1.0, uniforms=uniforms)
+        text = loaded.tokenizer.decode(alone.tokens, skip_special_tokens=True).rstrip("\ufffd")
+        assert answer == {"role": "assistant", "content": text}
+
+
+def test_answers_that_repeat_the_system_message_are_left_out_and_counted(here, monkeypatch, tmp_path):
+    monkeypatch.setattr(job, "repeats", lambda answer, system: len(answer) % 2 == 0)
+    keys = {"teacher": str(here / "teacher"), "data": str(here / "chat.jsonl")}
+    found = ask(tmp_path, "out", system="be brief and clear", **keys)
+    texts = [row["messages"][-1]["content"] for row in read_lines(tmp_path / "out" / "text.jsonl")]
+    assert all(len(text) % 2 for text in texts)
+    assert found["leaked"] > 0
+    assert found["leaked"] + len(texts) + found["empty"] == 40
+    assert len(read_json(tmp_path / "out" / "run.json")["leaked"]["text"]) % 2 == 0
+
+
+@pytest.mark.parametrize(
+    ("answer", "system", "found"),
+    [
+        ("As told: Think step by step!", "think step, by step", True),
+        ("Think it over, step by step", "think step by step", False),
+        ("two three four five six seven eight nine", "one two three four five six seven eight nine ten", True),
+        ("two three four five six seven eight, then nine", "one two three four five six seven eight nine ten", False),
+        ("be brief", "be brief", False),
+        ("", "think step by step", False),
+    ],
+)
+def test_an_answer_repeats_a_message_by_its_words_in_a_row(answer, system, found):
+    assert repeats(answer, system) is found
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"system": " "}, "expected a message for the teacher"),
+        ({"system": "@missing.txt"}, "expected a text file in UTF-8.*missing.txt"),
+        ({"system": "be brief", "data": "prompts.jsonl"}, "prompts.jsonl:1: expected a conversation"),
+    ],
+)
+def test_a_system_message_that_cannot_be_read_is_refused(here, tmp_path, keys, said):
+    data = {"data": str(here / keys.pop("data", "chat.jsonl"))}
+    with pytest.raises(LimbeckError, match=said):
+        ask(tmp_path, "out", teacher=str(here / "teacher"), **data, **keys)
 
 
 def test_a_prompt_without_a_completion_is_named_and_queried_again(here, model, hasty):

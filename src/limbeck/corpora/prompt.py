@@ -7,6 +7,7 @@ text is a prompt as a whole.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,7 +20,9 @@ from limbeck.corpora.faults import BadRecords
 from limbeck.corpora.records import Columns
 from limbeck.corpora.source import read
 from limbeck.corpora.tokenizer import Frame, document_tokens
-from limbeck.errors import BadRecord
+from limbeck.errors import BadCorpus, BadRecord
+
+_REPEATED = 8  # words in a row that an answer has from a system message, and not by chance
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,38 @@ def prompts_of(
             bad.add(error)
     bad.check()
     return found
+
+
+def under(prompts: Iterable[Prompt], system: str) -> list[Prompt]:
+    """The prompts with a system message before them, as a teacher reads them; before their own one, if they have one.
+
+    Raises BadCorpus for a prompt that is no conversation, since only those have system messages.
+    """
+    found = []
+    for prompt in prompts:
+        messages = prompt.document.messages
+        if messages is None:
+            raise BadCorpus(
+                f"{prompt.name}: expected a conversation ('messages'), which a system message can be put before, got a text: "
+                "give conversations, or leave --system out and write the text as the teacher is to read it"
+            )
+        first, rest = (messages[0], messages[1:]) if messages[0]["role"] == "system" else (None, messages)
+        whole = system if first is None else f"{system}\n\n{first['content']}"
+        found.append(Prompt(replace(prompt.document, messages=[{"role": "system", "content": whole}, *rest])))
+    return found
+
+
+def repeats(answer: str, system: str) -> bool:
+    """Whether an answer has `_REPEATED` words of a system message in a row, or all of a shorter one of at least four.
+
+    Case, punctuation and white space do not count.
+    """
+    said, given = (re.findall(r"\w+", text.lower()) for text in (answer, system))
+    run = min(_REPEATED, len(given))
+    if run < 4:
+        return False
+    runs = {tuple(given[i : i + run]) for i in range(len(given) - run + 1)}
+    return any(tuple(said[i : i + run]) in runs for i in range(len(said) - run + 1))
 
 
 def digest(prompts: Iterable[Prompt]) -> str:

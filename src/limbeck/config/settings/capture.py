@@ -153,6 +153,17 @@ class CaptureSettings(TeacherSettings):
             synonyms=("num_return_sequences", "n", "num_generations"),
         ),
     ] = Field(default=1, exclude=True)
+    system: Annotated[
+        str | None,
+        Flag(
+            "System message that the teacher reads before each conversation, and that the kept text does not have: a text, or "
+            "@FILE.",
+            "Generated text",
+            needs="--text",
+            examples=("'Think step by step.'", "@how.txt"),
+            synonyms=("system_prompt", "system_message", "instruction"),
+        ),
+    ] = Field(default=None, exclude=True)
     price: Annotated[
         Price,
         Flag(

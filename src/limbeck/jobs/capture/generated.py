@@ -14,7 +14,7 @@ import json
 import shlex
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,10 +23,10 @@ from typing import Any
 from limbeck.config import CaptureSettings, flag_of
 from limbeck.corpora import Prompt, prompts_of
 from limbeck.corpora.faults import BadRecords
-from limbeck.corpora.prompt import digest
+from limbeck.corpora.prompt import digest, repeats, under
 from limbeck.disk import check_sums, claims, sums, whole
 from limbeck.ending import Ending, show_ending
-from limbeck.errors import BadFolder, BadSetting
+from limbeck.errors import BadCorpus, BadFolder, BadSetting
 from limbeck.generation.generators import Batches, Generator, LocalGenerator, Sampling, ServedGenerator, check_context
 from limbeck.generation.served import FILTERED, LENGTH, STOP, ServedCompletions
 from limbeck.jobs.capture.journal import Journal
@@ -47,6 +47,8 @@ from limbeck.teachers.remote.served import MOST_MISSING, REMEDY, too_many_missin
 
 TEXT = "text.jsonl"
 PART = "text.jsonl.part"
+LEAKED = "leaked"  # a completion that repeats the system message
+_SHOWN = 200  # characters of one
 _REWRITTEN = "copy it again, or capture again into another --out; if you changed it on purpose, use it as it is"
 _NO_ANSWERS = 3  # failures before any completion after which the capture stops
 _BYTES_PER_TOKEN = 4  # of English text, roughly; what a server's tokenizer makes of a prompt is not known before
@@ -72,7 +74,7 @@ _NOT_WITH_TEXT = (
     "vocab",
     "frame",
 )
-_ONLY_WITH_TEXT = ("max_new_tokens", "temperature", "samples", "price")
+_ONLY_WITH_TEXT = ("max_new_tokens", "temperature", "samples", "system", "price")
 _OF_A_SERVER = ("in_flight", "time_limit", "price")
 
 
@@ -94,7 +96,8 @@ def capture_text(settings: CaptureSettings) -> dict[str, Any]:
     prompts = prompts_of(settings.data, most=_most_prompts(settings), columns=columns_of(settings), bad=bad)
     if bad.count:
         console.print(f"text: skipped: {bad.count:,} records that cannot be read, the first {bad.first[0]}")
-    task = _Task(settings, source, prompts)
+    system = _system(settings)
+    task = _Task(settings, source, prompts, under(prompts, system) if system else prompts, system)
     with _teacher(task) as teacher:
         run = claim(settings.out, _signature(task, environment, teacher))
         if run.get("written", {}).get("failed") == 0 and (settings.out / TEXT).exists():
@@ -108,11 +111,16 @@ def capture_text(settings: CaptureSettings) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Task:
-    """The prompts, the teacher that completes them, and the settings."""
+    """The prompts, the teacher that completes them, and the settings.
+
+    ``asked`` are the prompts as the teacher reads them, under the ``system`` message if there is one.
+    """
 
     settings: CaptureSettings
     teacher: TeacherRef
     prompts: Sequence[Prompt]
+    asked: Sequence[Prompt]
+    system: str
 
     @property
     def samples(self) -> int:
@@ -164,6 +172,24 @@ def _check_flags(settings: CaptureSettings, teacher: TeacherRef) -> None:
         )
 
 
+def _system(settings: CaptureSettings) -> str:
+    """The system message that the teacher reads; "" for none. Raises BadSetting for an empty one, BadCorpus for a bad file."""
+    given = settings.system
+    if given is None:
+        return ""
+    text = given
+    if given.startswith("@"):
+        try:
+            text = Path(given[1:]).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise BadCorpus(f"--system {given}: expected a text file in UTF-8 after the @: {error}") from error
+    if not text.strip():
+        raise BadSetting(
+            f"--system {given}: expected a message for the teacher, got an empty one: write it, or leave it out"
+        )
+    return text.strip()
+
+
 def _flag(name: str) -> str:
     return flag_of(CaptureSettings, name)
 
@@ -200,17 +226,19 @@ def _teacher(task: _Task) -> Iterator[ServedCompletions | Path]:
 
 
 def _signature(task: _Task, environment: Environment, teacher: ServedCompletions | Path) -> dict[str, Any]:
-    settings, prompts = task.settings, task.prompts
+    settings, prompts = task.settings, task.asked
     how = {name: getattr(settings, name) for name in ("max_new_tokens", "temperature", "samples")}
     if isinstance(teacher, Path):
         how |= {"weights": weights_digest(teacher), "bf16": environment.bf16}
     else:
         how |= {"served": json.dumps(teacher.server_info, sort_keys=True)}
+    if task.system:
+        how["system"] = task.system
     return signature_of(settings, "capture --text", prompts=digest(prompts), **how)
 
 
 def _writer(task: _Task, environment: Environment, teacher: ServedCompletions | Path, run: dict[str, Any]) -> Generator:
-    settings, prompts = task.settings, task.prompts
+    settings, prompts = task.settings, task.asked
     if isinstance(teacher, ServedCompletions):
         return ServedGenerator(teacher, prompts, task.sampling)
     model = load(settings.teacher, device=environment.world.device, dtype=environment.dtype)
@@ -232,7 +260,7 @@ def _writer(task: _Task, environment: Environment, teacher: ServedCompletions | 
 
 def _announce(task: _Task, writer: Generator, journal: Journal) -> None:
     """Prints the largest amount of generated text and its price before the first prompt."""
-    settings, prompts = task.settings, task.prompts
+    settings, prompts = task.settings, task.asked
     total, size = task.samples, sum(prompt.bytes for prompt in prompts) * settings.samples
     most = total * settings.max_new_tokens
     samples = "" if settings.samples == 1 else f" x {settings.samples} samples"
@@ -303,14 +331,10 @@ def _finish(task: _Task, run: dict[str, Any], journal: Journal, failed: Sequence
         for number in filter(journal.__contains__, range(len(prompts) * settings.samples)):
             row = journal.row(number)
             prompt, sample = divmod(number, settings.samples)
-            kind = (
-                "filtered"
-                if row["finish"] == FILTERED
-                else row["finish"]
-                if row["text"].strip() or row.get("calls")
-                else "empty"
-            )
+            kind = _kind(row, task.system)
             kinds[kind] += 1
+            if kind == LEAKED and "leaked" not in run:
+                run["leaked"] = {"document": prompts[prompt].name, "text": row["text"]}
             read.add(row["prompt_tokens"])
             wrote.add(row["tokens"])
             if kind in (STOP, LENGTH):
@@ -322,8 +346,18 @@ def _finish(task: _Task, run: dict[str, Any], journal: Journal, failed: Sequence
                 file.write(json.dumps(record, ensure_ascii=False) + "\n")
     found: dict[str, Any] = {"prompts": len(prompts), "samples": kinds[STOP] + kinds[LENGTH], "stopped": kinds[STOP]}
     found |= {"distinct": len(different), "empty": kinds["empty"], "filtered": kinds["filtered"], "failed": len(failed)}
+    found |= {LEAKED: kinds[LEAKED]} if task.system else {}
     found |= {"prompt_tokens": read.total, "tokens": wrote.total, "kept_tokens": kept.total}
     update(settings.out, run, written=found, ended=now(), files=sums(settings.out, [TEXT]))
+
+
+def _kind(row: Mapping[str, Any], system: str) -> str:
+    """How a completion ended, or why it is left out."""
+    if row["finish"] == FILTERED:
+        return "filtered"
+    if not row["text"].strip() and not row.get("calls"):
+        return "empty"
+    return LEAKED if system and repeats(row["text"], system) else str(row["finish"])
 
 
 class GenerationFacts:
@@ -352,9 +386,13 @@ def _show(task: _Task, run: dict[str, Any], seconds: float) -> None:
             "the others were cut off, and a student learns to end there too: give more --max-new-tokens, or remove the lines "
             'with "finish": "length"'
         )
-    left_out = [f"{found[kind]:,} {why}" for kind, why in _LEFT_OUT.items() if found[kind]]
+    left_out = [f"{found[kind]:,} {why}" for kind, why in _LEFT_OUT.items() if found.get(kind)]
     if left_out:
         console.print(f"left out: {', '.join(left_out)}")
+    if "leaked" in run:
+        console.print(
+            f"the first that repeats it answers {run['leaked']['document']}: {run['leaked']['text'][:_SHOWN]!r}"
+        )
     ending = Ending(
         f"{_cost(task, run)}; it took {duration(seconds)}",
         places={"text": task.settings.out / TEXT},
@@ -364,6 +402,7 @@ def _show(task: _Task, run: dict[str, Any], seconds: float) -> None:
 
 
 _LEFT_OUT = {
+    LEAKED: "with words of the system message, which the student will not read",
     "empty": "empty",
     "filtered": "kept back by the server's content filter",
     "failed": "without an answer, which run.json names; the same command asks for them again",

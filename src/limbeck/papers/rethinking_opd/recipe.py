@@ -303,8 +303,8 @@ RECIPE = Recipe(
         "probable ones; the learning rate is constant.",
         "Overlap is that of the 4 most probable tokens in place of 16, since chains have 17 characters.",
         "Thinking alike is writing each result once or twice; knowing more is having learned more chains.",
-        "The divergence and the teacher's accuracy before, as predictors beside overlap, and distillation on the teacher's "
-        "answers at equal tokens and FLOPs are ours to compare with.",
+        "The divergence and the teacher's accuracy before, as predictors beside overlap, and distillation on text "
+        "that the teacher generates, at equal tokens and FLOPs, are ours to compare with.",
     ),
     run=run,
     scales=SCALES,
