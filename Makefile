@@ -61,7 +61,7 @@ long: .venv/.ready
 	$(BIN)/python -m pytest -m long -n auto --dist load
 
 extras: .venv/.ready
-	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints/cpu.txt --editable '.[gguf,onnx,quant,eval,llamacpp,tensorboard,peft]'
+	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints/cpu.txt --editable '.[gguf,onnx,quant,eval,llamacpp,tensorboard,peft,trl]'
 	$(BIN)/python -m pytest -m extras -n auto --dist load
 
 cluster: .venv/.ready

@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +17,16 @@ from limbeck.corpora import Rows, TokenStore
 from limbeck.corpora.pair_rows import by_side
 from limbeck.disk import read_lines
 from limbeck.errors import BadObjective, BadSetting, LimbeckError
+from limbeck.jobs.tune.reference import reference_of
 from limbeck.models.load import load
 from limbeck.probes.measurements import Measurements
 from limbeck.probes.preference import preference
 from limbeck.report.preferred import preferred_verdict
 from limbeck.report.start import BEFORE
 from limbeck.run.run import Run
+from limbeck.run.world import alone
 from tests.helpers.models import texts, write_corpus, write_teacher
+from tests.jobs.test_distil import on_two_ranks
 
 TINY: dict[str, Any] = {"seq_len": 64, "tokens": 768, "batch_tokens": 192, "threads": 1, "lr": 0.003}
 
@@ -86,6 +91,15 @@ def test_the_reference_is_the_model_without_adapters(lora, here):
     there = there[found["tokens"][there] > 0]  # of rows that the training reads
     assert len(there)
     torch.testing.assert_close(found["nats"][there], expected[there], rtol=1e-5, atol=1e-5)
+
+
+def test_more_seeds_score_the_pairs_that_they_read_besides(lora, here, tmp_path):
+    _, out = lora
+    store, model = TokenStore.open(out / "data" / "train"), load(here / "teacher")
+    how: dict[str, Any] = {"length": 64, "folder": tmp_path / "reference", "world": alone(), "bf16": False}
+    some = np.isfinite(reference_of(model, store, np.arange(2), **how).log_p).all(1)
+    more = np.isfinite(reference_of(model, store, np.arange(5), **how).log_p).all(1)
+    assert 0 < some.sum() < more.sum() < store.documents
 
 
 @pytest.mark.parametrize(
@@ -164,3 +178,15 @@ def test_a_verdict_of_three_seeds_names_what_is_better():
     worse = preferred_verdict({"cut": [before], "student": none, "chosen": good}, None, start=BEFORE, plan={})
     assert worse.outcome == "inconclusive"
     assert "not clearly more than by chance" in worse.text
+
+
+@pytest.mark.long
+def test_two_processes_train_as_one(here, tmp_path):
+    text = f"--objective DPO(sft=0.1) --seq-len 64 --tokens 768 --batch-tokens 256 --lr 0.003 --replay {here}/text.jsonl:0.25"
+    one = [*f"limbeck tune --student {here}/teacher --data {here}/pairs.jsonl --baselines none {text}".split(), "--out"]
+    alone = subprocess.run([sys.executable, "-m", *one, str(tmp_path / "one")], capture_output=True, text=True)
+    assert alone.returncode == 0, alone.stderr
+    two = on_two_ranks([sys.executable, "-m", *one, str(tmp_path / "two")])
+    assert two.returncode == 0, two.stderr
+    losses = [[row["loss_nats"] for row in read_lines(tmp_path / name / "metrics.jsonl")] for name in ("one", "two")]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)

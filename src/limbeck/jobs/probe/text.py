@@ -15,6 +15,7 @@ import numpy as np
 
 from limbeck.config import Settings
 from limbeck.corpora import TokenStore, build_held_out, build_stores
+from limbeck.corpora.pair_rows import preferred_of
 from limbeck.corpora.reading import Records
 from limbeck.corpora.records import Columns
 from limbeck.corpora.source import resolve
@@ -173,7 +174,8 @@ class Texts:
             stores = ()
         ours = fingerprint(self._model.tokenizer)
         if stores and all(s.manifest["made_from"].get("tokenizer") == ours and s.digests() for s in stores):
-            return self._run.trained_on(stores[0]), stores[1]
+            train, held_out = (preferred_of(store) if store.seconds is not None else store for store in stores)
+            return self._run.trained_on(train), held_out
         run, folder = self._run, self._folder / "run"
         try:
             train, held_out = build_stores(

@@ -1,7 +1,7 @@
 """The reference of preference objectives: log-probabilities of pairs by the model before tuning, computed once and kept.
 
-So no second model is in memory while one is trained. Only pairs that some training reads are scored, a block of rows at a time; a
-run that was stopped goes on at the first block that is missing.
+So no step computes a second model. Only pairs that some training reads are scored, a block of rows at a time; a run that was
+stopped goes on at the first block that is missing, and one that gets more seeds scores what these read besides.
 """
 
 from __future__ import annotations
@@ -67,19 +67,32 @@ def reference_of(
     ``bf16``: computed in mixed precision, as the trainings are. Raises BadFolder where a file is damaged.
     """
     nats = np.full(2 * store.documents, math.nan)
-    for number, start in enumerate(range(0, len(rows), _BLOCK)):
-        file = folder / f"{number:05d}.safetensors"
-        if not world.any(world.first and file.is_file())[0]:
-            part = _scored(model, store, rows[start : start + _BLOCK], length=length, world=world, bf16=bf16)
+    for number in np.unique(rows // _BLOCK).tolist():
+        file, wanted = folder / f"{number:05d}.safetensors", rows[rows // _BLOCK == number]
+        if not world.any(world.first and _has(file, store, wanted, length=length))[0]:
+            part = _scored(model, store, wanted, length=length, world=world, bf16=bf16)
             if world.first:
                 with writing(folder):
                     folder.mkdir(parents=True, exist_ok=True)
                 save_arrays(file, part)
         world.barrier()
-        arrays = load_arrays(file, _AXES, needs=tuple(_AXES), remedy=_AGAIN).arrays
+        arrays = _read(file)
         there = arrays["tokens"] > 0
         nats[there] = arrays["nats"][there]
     return Reference(model.name, -nats.reshape(-1, 2))
+
+
+def _read(file: Path) -> dict[str, np.ndarray]:
+    return load_arrays(file, _AXES, needs=tuple(_AXES), remedy=_AGAIN).arrays
+
+
+def _has(file: Path, store: TokenStore, rows: Int64[np.ndarray, " rows"], *, length: int) -> bool:
+    """Whether a file has all pairs of some rows."""
+    if not file.is_file():
+        return False
+    documents = Rows(store, length=length).rows_of(rows).document.unique()
+    known = _read(file)["tokens"].reshape(-1, 2) > 0
+    return bool(known[documents[documents >= 0].numpy()].all())
 
 
 def _scored(
