@@ -8,6 +8,7 @@ import torch
 
 import limbeck
 from limbeck.papers.lab import lines
+from limbeck.papers.masked_thought import training
 from limbeck.papers.masked_thought.judging import Plain, judge_clause, judged_by_plain
 from limbeck.papers.masked_thought.recipe import SCALES, best, judged
 from limbeck.papers.masked_thought.training import (
@@ -79,10 +80,12 @@ def test_the_best_validation_is_kept_and_the_lower_loss_of_equal_ones():
     assert float(found.weights["weight"]) == 3
 
 
-def test_the_same_cell_ends_with_the_same_numbers_and_half_the_epochs_are_half_the_steps():
-    cell = replace(CELL, arm="dropout 0.2", steps=3)
+def test_the_same_cell_ends_with_the_same_numbers_and_half_the_epochs_are_half_the_steps(monkeypatch):
+    monkeypatch.setattr(training, "_SELECTION", 4)
+    monkeypatch.setattr(training, "_LEARNED", 4)
+    cell = replace(CELL, arm="dropout 0.2", tested=4)
     assert train_cell(cell, "cpu") == train_cell(cell, "cpu")
-    assert train_cell(replace(CELL, arm="SFT, half the epochs", steps=4), "cpu")["trained_steps"] == 2
+    assert train_cell(replace(CELL, arm="SFT, half the epochs", tested=4), "cpu")["trained_steps"] == 1
 
 
 def right(share, seed=0):
