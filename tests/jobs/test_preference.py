@@ -51,7 +51,7 @@ def tune(here: Path, out: Path, **more: Any) -> Any:
 def lora(here, tmp_path_factory):
     """Adapters tuned on pairs, with other text: (result, folder)."""
     out = tmp_path_factory.mktemp("lora") / "run"
-    how = {"replay": f"{here / 'text.jsonl'}:0.34", "stay": "ForwardKL", "method": "lora", "rank": 2}
+    how = {"replay": f"{here / 'text.jsonl'}:0.34", "stay": "ForwardKL", "trained": "lora", "rank": 2}
     return tune(here, out, **how, baselines="chosen"), out
 
 
@@ -104,7 +104,7 @@ def test_more_seeds_score_the_pairs_that_they_read_besides(lora, here, tmp_path)
 
 @pytest.mark.parametrize(
     "how",
-    [{"method": "lora-xs", "rank": 2}, pytest.param({"objective": "APOZero(sft=0.2)"}, marks=pytest.mark.long)],
+    [{"trained": "lora-xs", "rank": 2}, pytest.param({"objective": "APOZero(sft=0.2)"}, marks=pytest.mark.long)],
 )
 def test_a_stopped_run_continues_to_the_same_bits(how, here, tmp_path, monkeypatch):
     how = how | {"baselines": "none", "objective": how.get("objective", "DPO")}

@@ -42,7 +42,7 @@ def tune(here: Path, out: Path, **more: Any) -> Any:
 def lora(here, tmp_path_factory):
     """A tuning of adapters with other text and all its baselines: (result, folder)."""
     out = tmp_path_factory.mktemp("lora") / "run"
-    how = {"replay": f"{here / 'text.jsonl'}:0.25", "stay": "0.5*ForwardKL", "method": "lora", "rank": 2}
+    how = {"replay": f"{here / 'text.jsonl'}:0.25", "stay": "0.5*ForwardKL", "trained": "lora", "rank": 2}
     return tune(here, out, **how), out
 
 
@@ -113,7 +113,7 @@ def test_seeds_and_baselines_are_added_to_what_is_there(here, tmp_path):
 @pytest.mark.parametrize(
     "how",
     [
-        {"method": "lora-xs", "rank": 2, "baselines": "none"},
+        {"trained": "lora-xs", "rank": 2, "baselines": "none"},
         pytest.param({"replay": "0.5", "stay": "ForwardKL"}, marks=pytest.mark.long),
     ],
 )
@@ -144,7 +144,7 @@ def test_a_stopped_run_continues_to_the_same_bits(how, here, tmp_path, monkeypat
 @pytest.mark.long
 def test_the_best_adapters_are_taken(here, tmp_path):
     out = tmp_path / "run"
-    tune(here, out, method="lora", rank=2, eval_every=1, patience=3, lr=0.9, baselines="none", tokens=1024)
+    tune(here, out, trained="lora", rank=2, eval_every=1, patience=3, lr=0.9, baselines="none", tokens=1024)
     taken = json.loads((out / "training.json").read_text())["taken_step"]
     losses = {row["step"]: row["loss_nats"] for row in read_lines(out / "held_out.jsonl")}
     assert losses[taken] == min(losses.values())
@@ -154,7 +154,7 @@ def test_the_best_adapters_are_taken(here, tmp_path):
 @pytest.mark.long
 def test_the_best_of_several_rates_is_taken_on_documents_that_judge_nothing(here, tmp_path):
     out = tmp_path / "run"
-    rates = {"lr": "1e-5,3e-3,0.9", "method": "lora", "rank": 2, "baselines": "full"}
+    rates = {"lr": "1e-5,3e-3,0.9", "trained": "lora", "rank": 2, "baselines": "full"}
     tune(here, out, tokens=2048, **rates)
     run = json.loads((out / "run.json").read_text())
     tried = {(one["what"], one["rate"]): one["nats"] for one in run["trials"]}
@@ -217,7 +217,7 @@ def test_flops_of_adapters_are_what_a_step_takes(here, rank, subspace):
             model(rows).logits().sum().backward()
         return counter.get_total_flops()
 
-    how = {"method": "lora-xs", "subspace": "random"} if subspace else {"method": "lora"}
+    how = {"trained": "lora-xs", "subspace": "random"} if subspace else {"trained": "lora"}
     settings = TuneSettings(student=str(here / "teacher"), data=str(here / "asked.jsonl"), rank=rank, length=32, **how)
     plan = TunePlan.of(settings, Environment(alone(), bf16=False))
     ratio = plan.flops(adapters=True, replay=False) / plan.flops(adapters=False, replay=False)
@@ -249,7 +249,7 @@ def test_a_run_does_not_continue_with_other_text_of_replay(here, tmp_path):
 
 def test_a_mistake_in_the_rank_does_not_keep_the_folder(here, tmp_path):
     with pytest.raises(BadSetting, match="--rank 500"):
-        tune(here, tmp_path / "run", method="lora", rank=500)
+        tune(here, tmp_path / "run", trained="lora", rank=500)
     assert not (tmp_path / "run" / "run.json").exists()
 
 
@@ -257,7 +257,7 @@ def test_a_mistake_in_the_rank_does_not_keep_the_folder(here, tmp_path):
     ("given", "message"),
     [
         (
-            {"method": "lora", "dtype": "bfloat16", "optimizer": "adamw-bf16", "weights_dtype": "bfloat16"},
+            {"trained": "lora", "dtype": "bfloat16", "optimizer": "adamw-bf16", "weights_dtype": "bfloat16"},
             "would round the frozen",
         ),
         ({"stay": "ForwardKL"}, "--stay ForwardKL: it is the objective of other text, of which there is none"),
@@ -266,11 +266,11 @@ def test_a_mistake_in_the_rank_does_not_keep_the_folder(here, tmp_path):
         ({"replay": "{text}:2"}, "expected a source and its share of the rows, between 0 and 1"),
         ({"replay": "{text}"}, "expected a source and its share of the rows, between 0 and 1"),
         ({"lr": "0.1,2"}, "expected a learning rate above 0 and up to 1, or several"),
-        ({"rank": 4}, "--rank 4: it describes adapters, and all weights are trained: give --method lora too"),
+        ({"rank": 4}, "--rank 4: it describes adapters, and all weights are trained: give --trained lora too"),
         ({"alpha": 8}, r"--alpha 8\.0: it describes adapters"),
         ({"subspace": "random"}, "--subspace random: it describes adapters"),
-        ({"method": "lora", "subspace": "random"}, "--subspace random: it is where lora-xs freezes"),
-        ({"method": "lora", "rank": 500}, r"--rank 500: the matrix model\.layers\.0"),
+        ({"trained": "lora", "subspace": "random"}, "--subspace random: it is where lora-xs freezes"),
+        ({"trained": "lora", "rank": 500}, r"--rank 500: the matrix model\.layers\.0"),
         ({"baselines": "full"}, "--baselines full: all weights are trained anyway"),
         ({"baselines": "data-alone"}, "--baselines data-alone: no other text is read"),
         ({"mask_input": 0.4, "objective": "DPO"}, "--objective DPO compares two completions .* of masked input"),

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import limbeck
+from limbeck.jobs.common.adapters import size_of
 from limbeck.models.load import load
 from limbeck.papers.lab.from_teacher import TEACHER
 from limbeck.papers.lora_sb.judging import judge_start
@@ -34,10 +35,10 @@ def test_pythons_own_words_stay():
 
 
 def test_lora_has_as_many_numbers_as_the_square_matrices_to_five_per_cent():
-    shapes = [layer.weight.shape for _, layer in linear_layers(load(TEACHER))]
+    shapes = [layer.weight.shape for _, layer in linear_layers(load(TEACHER).model)]
     scale = SCALES["small"]
     lora, square = (
-        sum(plan.numbers(shape) for shape in shapes)
+        size_of(plan, shapes).numbers
         for plan in (AdapterPlan(scale.lora_rank, 1.0), AdapterPlan(scale.rank, 1.0, "gradient"))
     )
     assert lora == pytest.approx(square, rel=0.05)

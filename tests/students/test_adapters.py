@@ -52,7 +52,7 @@ def test_an_adapted_model_begins_as_it_was_and_merges_into_what_it_is(name):
 
 def test_a_product_is_scaled_by_alpha_over_rank():
     model = animal("llama")
-    weights = {name: layer.weight.detach().clone() for name, layer in linear_layers(model)}
+    weights = {name: layer.weight.detach().clone() for name, layer in linear_layers(model.model)}
     adapt(model, PLAN, seed=0)
     drawn(model)
     expected = {
@@ -60,7 +60,7 @@ def test_a_product_is_scaled_by_alpha_over_rank():
         for name, layer in adapted_layers(model).items()
     }
     merge(model)
-    for name, layer in linear_layers(model):
+    for name, layer in linear_layers(model.model):
         torch.testing.assert_close(layer.weight, expected[name])
 
 
@@ -203,7 +203,7 @@ def test_what_is_no_matrix_of_finite_numbers_is_refused(written, tensor):
 def test_layers_as_narrow_as_a_gate_get_no_adapter():
     model = animal("llama")
     model.model.model.layers[0].gate = torch.nn.Linear(32, 4)
-    assert not any(name.endswith(".gate") for name, _ in linear_layers(model))
+    assert not any(name.endswith(".gate") for name, _ in linear_layers(model.model))
 
 
 @pytest.mark.parametrize("name", ["lora_embedding_A", "modules.weight", "q_proj.lora_magnitude_vector"])

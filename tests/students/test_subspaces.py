@@ -61,10 +61,10 @@ def test_the_gradient_of_r_is_that_of_the_weight_seen_from_inside(name):
 
 def test_sb_begins_after_the_first_step_cut_to_the_rank():
     model, found, slopes = made("llama", "sb")
-    weights = {name: layer.weight.detach().clone() for name, layer in linear_layers(model)}
+    weights = {name: layer.weight.detach().clone() for name, layer in linear_layers(model.model)}
     adapt(model, AdapterPlan(RANK, RANK, "sb"), seed=0, subspaces=found)
     merge(model)
-    for name, layer in linear_layers(model):
+    for name, layer in linear_layers(model.model):
         u, s, vt = torch.linalg.svd(-STEP * slopes[name].sign(), full_matrices=False)
         torch.testing.assert_close(
             layer.weight.detach() - weights[name], (u[:, :RANK] * s[:RANK]) @ vt[:RANK], atol=1e-6, rtol=0
@@ -73,7 +73,7 @@ def test_sb_begins_after_the_first_step_cut_to_the_rank():
 
 def test_subspaces_of_weights_are_their_leading_singular_vectors():
     model, found, _ = made("llama", "weights")
-    for name, layer in linear_layers(model):
+    for name, layer in linear_layers(model.model):
         u, s, vt = torch.linalg.svd(layer.weight.detach(), full_matrices=False)
         best = (u[:, :RANK] * s[:RANK]) @ vt[:RANK]
         torch.testing.assert_close(found[name].b @ found[name].a, best, atol=1e-5, rtol=0)

@@ -204,7 +204,7 @@ def _origin(
 ) -> str:
     """What was trained, on what, and in which number format."""
     what = "all weights"
-    if signature.get("method") != "full":
+    if signature.get("trained") != "full":
         what = f"adapters of rank {signature['rank']}, {count(student['trained'])} numbers, merged into the weights"
     text = (
         f"{student['name']} ({count(student['parameters'])} parameters), tuned with {run['objective']} on "

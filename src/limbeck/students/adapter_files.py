@@ -217,7 +217,7 @@ def merge_file(model: LanguageModel, found: AdapterFile, *, base_folder: Path) -
             f"{found.folder}: its adapters belong to other weights than those of {model.name} (their SHA-256 differ): give the "
             "model that they were trained on, with --base"
         )
-    layers = dict(linear_layers(model, least=1))
+    layers = dict(linear_layers(model.model, least=1))
     for name, (a, b, scale) in found.layers.items():
         layer = layers.get(name)
         if layer is None and model.model.get_output_embeddings() is dict(model.model.named_modules()).get(name):

@@ -12,13 +12,14 @@ rank) B R A x``. Where A and B come from is in `students.subspaces`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from limbeck.errors import BadModel, BadSetting
@@ -39,10 +40,6 @@ class AdapterPlan:
     rank: int
     alpha: float
     subspace: str = ""
-
-    def numbers(self, shape: Sequence[int]) -> int:
-        """How many numbers are trained in a layer with a weight of this shape."""
-        return self.rank**2 if self.subspace else self.rank * sum(shape)
 
     @property
     def scale(self) -> float:
@@ -120,33 +117,36 @@ def adapt(
     smaller side, BadModel where the model has no linear layers, or computes without some of them (their adapters would never be
     trained).
     """
-    check_rank(model, plan)
+    check_rank(model.model, plan, name=model.name)
     generator = torch.Generator().manual_seed(seed)
     model.model.requires_grad_(False)
-    for name, layer in dict(linear_layers(model)).items():
+    for name, layer in dict(linear_layers(model.model)).items():
         inside = _drawn(layer, plan.rank, generator) if subspaces is None else subspaces[name]
         kind = AdaptedConv1D if isinstance(layer, Conv1D) else AdaptedLinear
         _replace(model, name, kind(layer, plan.scale, inside))
     _require_used(model)
 
 
-def check_rank(model: LanguageModel, plan: AdapterPlan) -> None:
-    """Raises BadSetting for a rank above a layer's smaller side, BadModel where the model has no linear layers."""
-    layers = dict(linear_layers(model))
+def check_rank(decoder: PreTrainedModel, plan: AdapterPlan, *, name: str) -> None:
+    """Raises BadSetting for a rank above a layer's smaller side, BadModel where a decoder has no linear layers.
+
+    ``name`` names it in errors.
+    """
+    layers = dict(linear_layers(decoder))
     if not layers:
-        raise BadModel(f"{model.name}: expected linear layers for adapters, found none: tune all its weights")
-    for name, layer in layers.items():
+        raise BadModel(f"{name}: expected linear layers for adapters, found none: tune all its weights")
+    for matrix, layer in layers.items():
         if plan.rank > min(layer.weight.shape):
             raise BadSetting(
-                f"--rank {plan.rank}: the matrix {name} has {tuple(layer.weight.shape)} numbers, so no more than rank "
+                f"--rank {plan.rank}: the matrix {matrix} has {tuple(layer.weight.shape)} numbers, so no more than rank "
                 f"{min(layer.weight.shape)}: give that or less"
             )
 
 
-def linear_layers(model: LanguageModel, *, least: int = _NARROW) -> Iterator[tuple[str, nn.Linear | Conv1D]]:
+def linear_layers(decoder: PreTrainedModel, *, least: int = _NARROW) -> Iterator[tuple[str, nn.Linear | Conv1D]]:
     """(name, layer) of a decoder's linear layers in their order, without its output head and those narrower than ``least``."""
-    head = model.model.get_output_embeddings()
-    for name, module in model.model.named_modules():
+    head = decoder.get_output_embeddings()
+    for name, module in decoder.named_modules():
         if isinstance(module, nn.Linear | Conv1D) and module is not head and min(module.weight.shape) >= least:
             yield name, module
 

@@ -44,7 +44,7 @@ def subspaces(
     model begins after a step of that size in each number, cut to the rank.
     """
     found, generator = {}, torch.Generator().manual_seed(seed)
-    for name, layer in linear_layers(model):
+    for name, layer in linear_layers(model.model):
         outputs, inputs = outputs_and_inputs(layer)
         start = torch.zeros(rank, rank)
         if kind == "random":

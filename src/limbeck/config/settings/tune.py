@@ -30,13 +30,13 @@ class TuneSettings(TrainingSettings, Settings):
             synonyms=("model", "model_name_or_path", "base_model", "pretrained_model_name_or_path", "teacher"),
         ),
     ]
-    method: Annotated[
+    trained: Annotated[
         Literal["full", "lora", "lora-xs"],
         Flag(
             "What is trained: all weights, or adapters of low rank, which are merged at the end and also kept as files of PEFT; "
             "of lora-xs only a small square matrix for each layer.",
             "Model",
-            synonyms=("finetuning_type", "peft", "peft_type", "use_peft", "use_lora", "adapter_type"),
+            synonyms=("method", "finetuning_type", "peft", "peft_type", "use_peft", "use_lora", "adapter_type"),
         ),
     ] = "full"
     rank: Annotated[
@@ -45,7 +45,7 @@ class TuneSettings(TrainingSettings, Settings):
         Flag(
             "Rank of the adapters.",
             "Model",
-            needs="--method lora or lora-xs",
+            needs="--trained lora or lora-xs",
             synonyms=("r", "lora_r", "lora_rank", "lora_dim"),
         ),
     ] = 16
@@ -55,7 +55,7 @@ class TuneSettings(TrainingSettings, Settings):
         Flag(
             "The adapters' products are scaled by alpha over the rank.",
             "Model",
-            needs="--method lora or lora-xs",
+            needs="--trained lora or lora-xs",
             metavar="FLOAT",
             default="twice the rank, of lora-xs the rank",
             synonyms=("lora_alpha", "lora_scaling"),
@@ -67,7 +67,7 @@ class TuneSettings(TrainingSettings, Settings):
             "In which directions weights may move: those of the data's gradient, of AdamW's first step, from which it also "
             "begins (LoRA-SB), of the weights (LoRA-XS as published), or random ones.",
             "Model",
-            needs="--method lora-xs",
+            needs="--trained lora-xs",
             synonyms=("init", "init_lora_weights", "lora_init"),
         ),
     ] = "gradient"

@@ -18,6 +18,7 @@ from limbeck.corpora.opening import begin_with
 from limbeck.corpora.pack import ALONE, Ranks
 from limbeck.corpora.pair_rows import each_counts_once, rows_count_once
 from limbeck.corpora.replay import Replay
+from limbeck.jobs.common.adapters import ADAPTER
 from limbeck.jobs.common.environment import Environment
 from limbeck.jobs.common.mixture import blend_of
 from limbeck.jobs.common.trained import write_training
@@ -41,7 +42,6 @@ from limbeck.students.adapters import Subspace, adapt, merge
 from limbeck.types import Corpus
 
 OF_PAIRS = 0.1  # of the rate of cross-entropy; TRL's default for DPO is a twentieth of that for it, 1e-6 and 2e-5
-ADAPTER = "adapter"  # the folder of a model's adapters, beside it
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,12 @@ from limbeck.corpora import TokenStore
 from limbeck.corpora.pair_rows import by_side
 from limbeck.disk import write_json, write_lines, write_rows, write_text, writing
 from limbeck.ending import Ending
+from limbeck.jobs.common.adapters import ADAPTER
 from limbeck.jobs.common.environment import Environment
 from limbeck.jobs.common.folder import update
 from limbeck.jobs.common.held_out import Apart, HeldOut
 from limbeck.jobs.common.seeds import by_model, each_and_all
-from limbeck.jobs.tune.arms import ADAPTER, Arm
+from limbeck.jobs.tune.arms import Arm
 from limbeck.jobs.tune.plan import TunePlan
 from limbeck.models.language_model import LanguageModel
 from limbeck.models.load import load, verified_folder

@@ -11,18 +11,18 @@ from limbeck.corpora.mask_input import MaskInput
 from limbeck.corpora.mixture import Mixture, plain
 from limbeck.corpora.source import resolve as resolve_source
 from limbeck.errors import BadSetting
+from limbeck.jobs.common.adapters import planned_matrices, size_of
 from limbeck.jobs.common.environment import Environment, batch_rows, row_length
 from limbeck.jobs.common.folder import signature_of
 from limbeck.jobs.common.mixture import blend_of
 from limbeck.jobs.common.text import columns_of
 from limbeck.jobs.common.training import rule_of
 from limbeck.models.configuration import load_config
-from limbeck.models.source import resolve_description
-from limbeck.models.weightless import load_without_weights
 from limbeck.objectives.base import Objective
 from limbeck.objectives.spec import ObjectiveSpec
+from limbeck.planning.cost.adapters import AdapterSize, step_flops
 from limbeck.planning.cost.size import Size
-from limbeck.students.adapters import AdapterPlan, check_rank, linear_layers
+from limbeck.students.adapters import AdapterPlan
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class TunePlan:
             _check_pairs(settings, environment)
         if adapters is not None and settings.weights_dtype != "float32":
             raise BadSetting(
-                f"--weights-dtype {settings.weights_dtype} does not go with --method {settings.method}: it would round the "
+                f"--weights-dtype {settings.weights_dtype} does not go with --trained {settings.trained}: it would round the "
                 "frozen weights that the adapters belong to, and saves little where few numbers are trained: leave it out"
             )
         for text in filter(None, (plain(settings.data), settings.eval_data, other.source if other else None)):
@@ -108,7 +108,7 @@ class TunePlan:
         """The baselines: those that are named, or those that the method, the data and the other text give a reason for."""
         if self.settings.baselines is not None:
             return self.settings.baselines
-        weights = () if self.settings.method == "full" else ("full", "full@flops")
+        weights = () if self.settings.trained == "full" else ("full", "full@flops")
         alone = ("data-alone",) if self.settings.replay else ()
         return (*(("chosen",) if self.pairs else weights), *alone, *((UNMASKED,) if self.mask else ()))
 
@@ -126,19 +126,18 @@ class TunePlan:
     def flops(self, *, adapters: bool, replay: bool) -> float:
         """FLOPs a token of a training: passes of the model and, where an objective needs them, of the model before tuning.
 
-        The backward pass of adapters leaves out the products that give gradients of the weights, half of it, and has those of
-        the adapters: a forward pass through their matrices, and twice as much backward; once where they are frozen.
+        Those of adapters are in `planning.cost.adapters`.
         """
-        forward, backward = self.size.forward_flops(self.length), self.size.backward_flops(self.length)
+        forward = self.size.forward_flops(self.length)
         share = self.other.share if self.other and replay else 0.0
         stay = self.other.stay if self.other else None
         asked = share * float(stay.needs_teacher if stay else self._asks) + (1 - share) * float(self._asks)
-        if not adapters or self.adapters is None:
-            return forward * (1 + asked) + backward
-        passes = 2 if self.adapters.subspace else 3
-        own = sum(2 * passes * self.adapters.rank * sum(shape) for shape in self.matrices)
-        own += 6 * self.adapters.rank**2 * len(self.matrices) if self.adapters.subspace else 0
-        return forward * (1 + asked) + backward / 2 + own
+        return forward * asked + step_flops(self.size, self.length, self.adapter_size if adapters else None)
+
+    @property
+    def adapter_size(self) -> AdapterSize | None:
+        """What the adapters cost, None where all weights are trained."""
+        return None if self.adapters is None else size_of(self.adapters, self.matrices)
 
     def own_rows(self, steps: int, *, replay: bool) -> int:
         """How many rows of so many steps are of the data; the others are of the other text, where that is read."""
@@ -148,7 +147,7 @@ class TunePlan:
     @property
     def numbers(self) -> int:
         """How many numbers the adapters have; 0 where all weights are trained."""
-        return sum(self.adapters.numbers(shape) for shape in self.matrices) if self.adapters else 0
+        return self.adapter_size.numbers if self.adapter_size else 0
 
     def signature(self, environment: Environment) -> dict[str, Any]:
         """All that decides the result of the run, as run.json stores it."""
@@ -164,21 +163,21 @@ class TunePlan:
 
 
 def adapters_of(settings: TuneSettings) -> AdapterPlan | None:
-    """The adapters of the settings, None where all weights are trained. Raises BadSetting for flags of the other method."""
+    """The adapters of the settings, None where all weights are trained. Raises BadSetting for flags of the other way."""
     described = [name for name in ("rank", "alpha", "subspace") if name in settings.model_fields_set]
-    for flag in described if settings.method == "full" else ():
+    for flag in described if settings.trained == "full" else ():
         if getattr(settings, flag) is not None:
             raise BadSetting(
-                f"--{flag} {getattr(settings, flag)}: it describes adapters, and all weights are trained: give --method lora "
+                f"--{flag} {getattr(settings, flag)}: it describes adapters, and all weights are trained: give --trained lora "
                 "too, or leave it out"
             )
-    if settings.method == "full":
+    if settings.trained == "full":
         return None
-    if settings.method == "lora":
+    if settings.trained == "lora":
         if "subspace" in described:
             raise BadSetting(
                 f"--subspace {settings.subspace}: it is where lora-xs freezes the adapters' matrices, and lora trains them: give "
-                "--method lora-xs, or leave it out"
+                "--trained lora-xs, or leave it out"
             )
         return AdapterPlan(settings.rank, 2.0 * settings.rank if settings.alpha is None else settings.alpha)
     return AdapterPlan(settings.rank, settings.alpha or settings.rank, settings.subspace)
@@ -188,9 +187,7 @@ def _matrices(settings: TuneSettings, adapters: AdapterPlan | None) -> tuple[tup
     """The shapes of the weights that get an adapter, none without; from the configuration, before weights are read."""
     if adapters is None:
         return ()
-    model = load_without_weights(resolve_description(settings.student), name=settings.student)
-    check_rank(model, adapters)
-    return tuple(tuple(layer.weight.shape) for _, layer in linear_layers(model))
+    return planned_matrices(load_config(settings.student), adapters, name=settings.student)
 
 
 def _stay(text: str) -> ObjectiveSpec:
@@ -212,7 +209,7 @@ def _check_mesh(
     if not environment.world.sharded:
         return
     stay = other is not None and other.stay is not None
-    for flag, given in ((f"--method {settings.method}", adapters is not None), ("--stay", stay)):
+    for flag, given in ((f"--trained {settings.trained}", adapters is not None), ("--stay", stay)):
         if given:
             raise BadSetting(
                 f"{flag} needs all weights in one process, and --mesh {settings.mesh} spreads them: leave one of the two out"
@@ -247,9 +244,9 @@ def _check_baselines(settings: TuneSettings, *, pairs: bool) -> None:
                 "--baselines chosen: it learns the preferred side of pairs, and this objective has none: give --objective DPO, "
                 "or leave it out"
             )
-        if name.startswith("full") and settings.method == "full":
+        if name.startswith("full") and settings.trained == "full":
             raise BadSetting(
-                f"--baselines {name}: all weights are trained anyway, so it would be the same model: give --method lora, or "
+                f"--baselines {name}: all weights are trained anyway, so it would be the same model: give --trained lora, or "
                 "leave it out"
             )
         if name == "data-alone" and settings.replay is None:

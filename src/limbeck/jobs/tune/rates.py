@@ -57,7 +57,7 @@ def candidates(
 ) -> dict[bool, tuple[float, ...]]:
     """The rates of adapters (True) and of all weights: those of the settings, else the suggested ones.
 
-    --lr is of what the method trains; those of the other kind stay in proportion to it. ``pairs``: the objective compares pairs.
+    --lr is of what is trained; those of the other kind stay in proportion to it. ``pairs``: the objective compares pairs.
     """
     usual = {kind: tuning_rate(parameters, adapters=kind) * (OF_PAIRS if pairs else 1) for kind in (True, False)}
     if settings.lr is None:

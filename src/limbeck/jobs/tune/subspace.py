@@ -44,7 +44,7 @@ def subspaces_of(
     ``rows`` gives the rows whose gradients are taken, ``step`` is the size of the training's first step. Raises BadSetting for a
     rank that is too high.
     """
-    check_rank(model, plan)
+    check_rank(model.model, plan, name=model.name)
     file = folder / FILE
     if world.first and not file.exists():
         kind = cast("Kind", plan.subspace)
@@ -61,7 +61,7 @@ def subspaces_of(
             f"{file}: expected the adapters' frozen matrices ({error}): remove the folder {folder}; its training then starts "
             "again"
         ) from error
-    return {name: Subspace(*(tensors[f"{name}.{part}"] for part in _PARTS)) for name, _ in linear_layers(model)}
+    return {name: Subspace(*(tensors[f"{name}.{part}"] for part in _PARTS)) for name, _ in linear_layers(model.model)}
 
 
 def gradients(
@@ -74,7 +74,7 @@ def gradients(
             signal = teacher(part) if teacher is not None and objective.needs_teacher else None
         fused_backward(objective, model(part), signal, part, scale=1 / total)
     found = {}
-    for name, layer in linear_layers(model):
+    for name, layer in linear_layers(model.model):
         if layer.weight.grad is None:
             raise BadModel(
                 f"{model.name}: expected a model that computes with all its linear layers, but {name} had no part in the loss of "
