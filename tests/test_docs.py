@@ -30,6 +30,7 @@ BLOCK = re.compile(r"^```(sh|python)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 def small(command: str) -> str:
     """The command on so few tokens that it takes seconds."""
     command = re.sub(r"--tokens \S+", "--tokens 3k", command)
+    command = re.sub(r"--adapt-teacher \S+", "--adapt-teacher 1k", command)
     command = re.sub(r"--students \S+ --teachers \S+", "--scale smoke --students 1 --teachers 3 --seeds 1", command)
     command = command.replace("limbeck reproduce", "limbeck reproduce --scale smoke")
     return re.sub(r'\btokens="\S+?"', 'tokens="3k"', command)
@@ -139,6 +140,7 @@ def test_every_command_of_a_table_runs(page, place, run, monkeypatch):
         "low-rank",
         "on-policy",
         "tune",
+        "adapters",
         "depths",
         "grow",
     ],

@@ -108,6 +108,8 @@ def doctor(
     experts: Literal["chosen", "merged"] | None = None,
     method: Literal["activation", "gradient", "wanda", "random"] | None = "activation",
     depth: Literal["influence", "angular", "greedy", "random"] | None = None,
+    trained: Literal["full", "lora"] | None = "full",
+    rank: int | None = 16,
     any_teacher: bool | None = False,
     data: str | None = "python:stdlib",
     columns: str | Sequence[str] | Mapping[str, str] | None = None,
@@ -137,6 +139,7 @@ def doctor(
     objective: str | Objective | Sequence[str | Objective] | None = "ForwardKL",
     mask_input: float | str | None = None,
     tokenizer_align: Literal["bytes"] | None = None,
+    adapt_teacher: int | str | None = None,
     qat: Literal["int8", "int4"] | None = None,
     cache_logits: bool | None = None,
     seed: int | None = 0,
@@ -199,6 +202,9 @@ def doctor(
         depth: What chooses the layers that a pruned student keeps: influence (of each block), angular (over
             consecutive layers), greedy (by measured loss, one after the other), or random. Default: influence;
             random with --method random.
+        trained: What of the student is trained: all weights, or adapters of low rank, which are merged at the end
+            and also kept as files of PEFT. Default: full.
+        rank: With --trained lora: rank of the adapters, whose products are scaled by two. Default: 16.
         any_teacher: Continue with a teacher that predicts the text no better than the frequency of each token
             does.
         data: Dataset: .txt, .jsonl, .json (also .gz, .zst), .parquet, a folder, a glob, an address such as
@@ -253,6 +259,8 @@ def doctor(
             the one of an ID. For example 0.4 or 0.2,token=0,warmup=0.5. Default: none; random tokens,
             warmup=0.67.
         tokenizer_align: The student has a tokenizer of its own, and is trained on chunks of equal bytes.
+        adapt_teacher: Tune the teacher by adapters on so many tokens of the text before it teaches (teacher
+            correction). For example 200k. Default: the teacher as given.
         qat: Train with quantised weights, as --to gguf:q8_0 (int8) or gguf:q4_0 (int4) of limbeck export writes
             them. Default: full precision.
         cache_logits: Compute the teacher's logits once and keep them, or compute them each time. Default: kept
@@ -269,9 +277,13 @@ def doctor(
             for equal tokens), cut+ce@flops (for equal compute), fresh+kd (a new model, distilled), attention
             (with --mixers), ptq (with --qat: quantised after the same training), off-policy and off-policy@flops
             (with --rollouts: distilled on the text alone), layers+kd (with --learngene: layers of the teacher,
-            distilled for equal tokens), unmasked (with --mask-input: on plain input), or none. Default:
+            distilled for equal tokens), full and full@flops (with --trained lora: all weights, for equal tokens
+            and for equal compute), uncorrected and uncorrected@flops (with --adapt-teacher: from the teacher as
+            given), unmasked (with --mask-input: on plain input), or none. Default:
             cut,cut+ce,cut+ce@flops,fresh+kd; with --mixers also attention, with --qat also ptq, with --mask-input
-            also unmasked, with --rollouts also off-policy and off-policy@flops, with --learngene also layers+kd.
+            also unmasked, with --rollouts also off-policy and off-policy@flops, with --learngene also layers+kd,
+            with --trained lora also full and full@flops, with --adapt-teacher also uncorrected and
+            uncorrected@flops.
         tasks: Measure all models on standard tasks too: names of lm-eval, and files (.jsonl, .yaml), between
             commas. They may be added later in the same --out. For example lambada_openai,piqa,mine.jsonl.
         mixers: Replace attention by these mixers, layer by layer, or by one of them with --keep-attention. For
@@ -456,6 +468,8 @@ def distil(
     experts: Literal["chosen", "merged"] | None = None,
     method: Literal["activation", "gradient", "wanda", "random"] | None = "activation",
     depth: Literal["influence", "angular", "greedy", "random"] | None = None,
+    trained: Literal["full", "lora"] | None = "full",
+    rank: int | None = 16,
     any_teacher: bool | None = False,
     data: str | None = "python:stdlib",
     columns: str | Sequence[str] | Mapping[str, str] | None = None,
@@ -485,6 +499,7 @@ def distil(
     objective: str | Objective | Sequence[str | Objective] | None = "ForwardKL",
     mask_input: float | str | None = None,
     tokenizer_align: Literal["bytes"] | None = None,
+    adapt_teacher: int | str | None = None,
     qat: Literal["int8", "int4"] | None = None,
     cache_logits: bool | None = None,
     seed: int | None = 0,
@@ -549,6 +564,9 @@ def distil(
         depth: What chooses the layers that a pruned student keeps: influence (of each block), angular (over
             consecutive layers), greedy (by measured loss, one after the other), or random. Default: influence;
             random with --method random.
+        trained: What of the student is trained: all weights, or adapters of low rank, which are merged at the end
+            and also kept as files of PEFT. Default: full.
+        rank: With --trained lora: rank of the adapters, whose products are scaled by two. Default: 16.
         any_teacher: Continue with a teacher that predicts the text no better than the frequency of each token
             does.
         data: Dataset: .txt, .jsonl, .json (also .gz, .zst), .parquet, a folder, a glob, an address such as
@@ -603,6 +621,8 @@ def distil(
             the one of an ID. For example 0.4 or 0.2,token=0,warmup=0.5. Default: none; random tokens,
             warmup=0.67.
         tokenizer_align: The student has a tokenizer of its own, and is trained on chunks of equal bytes.
+        adapt_teacher: Tune the teacher by adapters on so many tokens of the text before it teaches (teacher
+            correction). For example 200k. Default: the teacher as given.
         qat: Train with quantised weights, as --to gguf:q8_0 (int8) or gguf:q4_0 (int4) of limbeck export writes
             them. Default: full precision.
         cache_logits: Compute the teacher's logits once and keep them, or compute them each time. Default: kept
@@ -619,9 +639,13 @@ def distil(
             for equal tokens), cut+ce@flops (for equal compute), fresh+kd (a new model, distilled), attention
             (with --mixers), ptq (with --qat: quantised after the same training), off-policy and off-policy@flops
             (with --rollouts: distilled on the text alone), layers+kd (with --learngene: layers of the teacher,
-            distilled for equal tokens), unmasked (with --mask-input: on plain input), or none. Default:
+            distilled for equal tokens), full and full@flops (with --trained lora: all weights, for equal tokens
+            and for equal compute), uncorrected and uncorrected@flops (with --adapt-teacher: from the teacher as
+            given), unmasked (with --mask-input: on plain input), or none. Default:
             cut,cut+ce,cut+ce@flops,fresh+kd; with --mixers also attention, with --qat also ptq, with --mask-input
-            also unmasked, with --rollouts also off-policy and off-policy@flops, with --learngene also layers+kd.
+            also unmasked, with --rollouts also off-policy and off-policy@flops, with --learngene also layers+kd,
+            with --trained lora also full and full@flops, with --adapt-teacher also uncorrected and
+            uncorrected@flops.
         tasks: Measure all models on standard tasks too: names of lm-eval, and files (.jsonl, .yaml), between
             commas. They may be added later in the same --out. For example lambada_openai,piqa,mine.jsonl.
         mixers: Replace attention by these mixers, layer by layer, or by one of them with --keep-attention. For
@@ -664,7 +688,7 @@ def tune(
     /,
     *,
     student: str,
-    method: Literal["full", "lora", "lora-xs"] | None = "full",
+    trained: Literal["full", "lora", "lora-xs"] | None = "full",
     rank: int | None = 16,
     alpha: float | None = None,
     subspace: Literal["gradient", "sb", "weights", "random"] | None = "gradient",
@@ -717,12 +741,12 @@ def tune(
         file: A TOML run file with the same keys; keys given here win.
         student: Model to tune: a folder, a hub id, builtin:stdlib or builtin:smollm2-135m. For example
             Qwen/Qwen3-0.6B.
-        method: What is trained: all weights, or adapters of low rank, which are merged at the end and also kept
+        trained: What is trained: all weights, or adapters of low rank, which are merged at the end and also kept
             as files of PEFT; of lora-xs only a small square matrix for each layer. Default: full.
-        rank: With --method lora or lora-xs: rank of the adapters. Default: 16.
-        alpha: With --method lora or lora-xs: the adapters' products are scaled by alpha over the rank. Default:
+        rank: With --trained lora or lora-xs: rank of the adapters. Default: 16.
+        alpha: With --trained lora or lora-xs: the adapters' products are scaled by alpha over the rank. Default:
             twice the rank, of lora-xs the rank.
-        subspace: With --method lora-xs: in which directions weights may move: those of the data's gradient, of
+        subspace: With --trained lora-xs: in which directions weights may move: those of the data's gradient, of
             AdamW's first step, from which it also begins (LoRA-SB), of the weights (LoRA-XS as published), or
             random ones. Default: gradient.
         data: Dataset: .txt, .jsonl, .json (also .gz, .zst), .parquet, a folder, a glob, an address such as

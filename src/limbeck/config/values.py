@@ -27,9 +27,11 @@ ATTENTION = "attention"  # a baseline of a student of other mixers
 PTQ = "ptq"  # a baseline of a student that is trained with quantised weights
 LAYERS = "layers+kd"  # a baseline of a student that is expanded from shared layers
 UNMASKED = "unmasked"  # a baseline of a student that reads corrupted tokens: the same training on the plain ones
+FULL = ("full", "full@flops")  # baselines of a model that is trained by adapters: all its weights
 # Baselines of a tuned model: all its weights, no other text, no pairs, no corrupted tokens.
-TUNED = ("full", "full@flops", "data-alone", "chosen", UNMASKED)
+TUNED = (*FULL, "data-alone", "chosen", UNMASKED)
 OFF_POLICY = ("off-policy", "off-policy@flops")  # baselines of a student that generates a part of its text itself
+UNCORRECTED = ("uncorrected", "uncorrected@flops")  # baselines of a student whose teacher is tuned first
 Stage = Literal["mixers", "blocks"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
 # Number formats in which weights are counted: those of a folder, then those of a GGUF file.
@@ -155,11 +157,12 @@ def _baselines(value: Any) -> Any:
     plain = (re.sub(r"^pruned(?=$|\+)", "cut", part.strip()) for part in parts)
     names = list(dict.fromkeys(part for part in plain if part.lower() not in {"", "none"}))
     for name in names:
-        if name not in (known := (*BASELINES, ATTENTION, PTQ, LAYERS, *OFF_POLICY, UNMASKED)):
+        if name not in (known := (*BASELINES, ATTENTION, PTQ, LAYERS, *OFF_POLICY, UNMASKED, *FULL, *UNCORRECTED)):
             raise ValueError(
                 f"unknown baseline {name!r}{nearest(name, known)} There are: {', '.join(BASELINES)}, with --mixers also "
                 f"{ATTENTION}, with --qat also {PTQ}, with --learngene also {LAYERS}, with --rollouts also "
-                f"{' and '.join(OFF_POLICY)}, with --mask-input also {UNMASKED}, or none."
+                f"{' and '.join(OFF_POLICY)}, with --mask-input also {UNMASKED}, with --trained lora also {' and '.join(FULL)}, "
+                f"with --adapt-teacher also {' and '.join(UNCORRECTED)}, or none."
             )
     return names
 

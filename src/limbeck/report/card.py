@@ -9,6 +9,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from limbeck.report.adapted import adapted_sentence, corrected_sentence
 from limbeck.report.before import trained_before
 from limbeck.report.experts import experts_sentence
 from limbeck.report.grown import grown_from
@@ -29,9 +30,11 @@ _ROWS = (
     ("top1_agreement", "top-1 agreement with the teacher"),
     ("ece", "expected calibration error"),
 )
+_LATER = {"adapters", "quantised"}  # in a lineage: how a student was trained, not what it was made of
 _LEAST = {"perplexity": 1}  # decimals, of others three
 _MODELS = (
     "teacher",
+    "teacher-given",
     "cut",
     "student",
     "cut+ce",
@@ -41,6 +44,10 @@ _MODELS = (
     "off-policy",
     "off-policy@flops",
     "unmasked",
+    "full",
+    "full@flops",
+    "uncorrected",
+    "uncorrected@flops",
 )
 
 
@@ -158,7 +165,7 @@ def _origin(run: Mapping[str, Any], student: Mapping[str, Any], teacher: Mapping
     sizes = [count(model["parameters"]) for model in (student, teacher) if model.get("parameters")]
     parts = [f"A language model of {sizes[0]} parameters" if sizes else "A language model"]
     since, use = "", ": distil it before use"
-    if run.get("lineage"):
+    if (run.get("lineage") or {}).keys() - _LATER:
         made, since = "pruned from its teacher", " since pruning"
         if run.get("conversion"):
             made = "made from its teacher with other mixers for attention"
@@ -180,7 +187,13 @@ def _origin(run: Mapping[str, Any], student: Mapping[str, Any], teacher: Mapping
         mixed = (run.get("signature") or {}).get("bf16")
         how = "mixed precision (weights in float32, products in bfloat16)" if mixed else "float32"
         text += f" It was trained in {how} and rounded to {student['dtype']} at the end; measured is the rounded model."
-    text += f" {trained_before(run.get('lineage') or {})}".rstrip() + quantised_sentence(run) + masked_sentence(run)
+    text += (
+        f" {trained_before(run.get('lineage') or {})}".rstrip()
+        + quantised_sentence(run)
+        + adapted_sentence(run)
+        + corrected_sentence(run)
+        + masked_sentence(run)
+    )
     mixers = (run.get("conversion") or {}).get("mixers")
     return text + (f" Its layers mix with {plain(_in_order(mixers))}." if mixers else "")
 

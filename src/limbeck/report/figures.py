@@ -45,6 +45,8 @@ _PAGE = {
     "full@flops": "#010217",
     "data-alone": "#010218",
     "unmasked": "#010219",
+    "uncorrected": "#010220",
+    "uncorrected@flops": "#010221",
 }
 _STYLE = {
     "svg.fonttype": "none",

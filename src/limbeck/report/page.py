@@ -53,6 +53,8 @@ _FROM_START = (
     "cut+ce@flops",
     "full",
     "full@flops",
+    "uncorrected",
+    "uncorrected@flops",
     "data-alone",
     "chosen",
     "unmasked",

@@ -115,4 +115,6 @@ def price_of(run: Mapping[str, Any]) -> Price | None:
     if not forward:
         return None
     once = teacher.get("price", teacher["parameters"] / (3 * student["parameters"]))
-    return Price(once, 1 / forward, teacher.get("generated", 0.0))
+    return Price(
+        once, 1 / forward, teacher.get("generated", 0.0), teacher.get("forward", 1 / 3), teacher.get("corrected", 0.0)
+    )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from limbeck.config import OFF_POLICY
+from limbeck.config import FULL, OFF_POLICY, UNCORRECTED
 from limbeck.disk import read_json
 from limbeck.report import schema as kinds
 from limbeck.report.start import Start
@@ -97,13 +97,16 @@ def used_table(trained: Sequence[Trained], run: Mapping[str, Any], start: Start)
         return []
     teacher = run.get("teacher") or {}
     with_teacher = 1 + float(teacher.get("price") or 0.0) * float(teacher.get("passes") or 0.0)
-    generating = float(teacher.get("generated") or 0.0) / 3
+    generating = float(teacher.get("generated") or 0.0) * float(teacher.get("forward") or 1 / 3)
+    whole = float((run.get("adapters") or {}).get("whole") or 1.0)
 
     def once(arm: str) -> float:
         """FLOPs of a step, in those of a step of the student by cross-entropy."""
         if arm.startswith(("cut+ce", "model")):
             return 1.0
-        return with_teacher if arm in OFF_POLICY else with_teacher + generating
+        spent = with_teacher if arm in OFF_POLICY else with_teacher + generating
+        spent += 0.0 if arm in UNCORRECTED else float(teacher.get("corrected") or 0.0)
+        return spent + whole - 1 if arm in (*FULL, "fresh+kd") else spent
 
     spent = [one.steps * once(one.arm) for one in trained]  # tokens are those that were learned
     seeds = len({one.seed for one in trained}) > 1

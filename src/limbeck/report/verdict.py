@@ -41,6 +41,16 @@ def _against(start: Start, *, at_most: bool) -> dict[str, tuple[str, str]]:
         "attention": ("the same student with attention everywhere", "attention everywhere"),
         "layers+kd": ("layers of the teacher distilled for as many tokens", "pruning layers of the teacher"),
         "ptq": ("the same training quantised afterwards", "quantising after the same training"),
+        "uncorrected": (f"the same distillation from the teacher as given {tokens}", "the teacher as given"),
+        "uncorrected@flops": (
+            f"the same distillation from the teacher as given, with the same compute{' at most' if at_most else ''}",
+            "the teacher as given, with the same compute,",
+        ),
+        "full": (f"the same training of all weights {tokens}", "training all weights"),
+        "full@flops": (
+            f"the same training of all weights given the same compute{' at most' if at_most else ''}",
+            "training all weights, given the same compute,",
+        ),
         "off-policy": (f"the same distillation on the text alone {tokens}", "distillation on the text alone"),
         "off-policy@flops": (
             f"the same distillation on the text alone given the same compute{' at most' if at_most else ''}",
@@ -104,7 +114,7 @@ def verdict(
     used: str = "",
 ) -> Verdict:
     """The verdict on ``arms["student"]``, with whichever of "cut+ce", "cut+ce@flops", "fresh+kd", "cut", "attention", "ptq",
-    "off-policy", "off-policy@flops", "layers+kd", "unmasked" there are.
+    "off-policy", "off-policy@flops", "layers+kd", "unmasked", "full", "full@flops", "uncorrected", "uncorrected@flops" there are.
 
     ``price`` is what the teacher's logits cost, where the objective needs them. Each arm is a list of measurements, one a
     seed; seed k of two arms is compared with seed k. ``text_bytes`` are those of each document that the
@@ -133,6 +143,10 @@ def verdict(
     others = (
         "unmasked",
         "layers+kd",
+        "uncorrected",
+        "uncorrected@flops",
+        "full",
+        "full@flops",
         "off-policy",
         "off-policy@flops",
         "ptq",

@@ -9,6 +9,7 @@ from limbeck.report.start import CUT, Start
 
 LABELS = {
     "teacher": "teacher",
+    "teacher-given": "teacher as given",
     "student": "student",
     "cut": CUT.label,
     "cut+ce": "pruned + cross-entropy",
@@ -19,6 +20,8 @@ LABELS = {
     "off-policy": "on the text alone",
     "off-policy@flops": "on the text alone, equal compute",
     "layers+kd": "layers of the teacher + KD",
+    "uncorrected": "from the teacher as given",
+    "uncorrected@flops": "from the teacher as given, equal compute",
     "full": "all weights",
     "full@flops": "all weights, equal compute",
     "data-alone": "on the data alone",

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol, cast
 
@@ -159,6 +160,19 @@ def adapted_layers(model: LanguageModel) -> dict[str, AdaptedLayer]:
         for name, module in found
         if isinstance(module, AdaptedLinear | AdaptedConv1D)
     }
+
+
+@contextmanager
+def without_adapters(model: LanguageModel) -> Iterator[None]:
+    """The model as it was before its adapters, of ordinary layers; they are there again at the end. Nothing where it has none."""
+    layers = adapted_layers(model)
+    for name, layer in layers.items():
+        _replace(model, name, layer.base[0].train(model.model.training))
+    try:
+        yield
+    finally:
+        for name, layer in layers.items():
+            _replace(model, name, cast("nn.Module", layer))
 
 
 @torch.no_grad()

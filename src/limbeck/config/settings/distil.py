@@ -23,10 +23,12 @@ from limbeck.config.settings.training import TrainingSettings
 from limbeck.config.values import (
     ATTENTION,
     BASELINES,
+    FULL,
     LAYERS,
     OFF_POLICY,
     PTQ,
     STAGES,
+    UNCORRECTED,
     UNMASKED,
     Baselines,
     Count,
@@ -202,6 +204,25 @@ class DistilSettings(TrainingSettings, TeacherSettings):
             default=",".join(STAGES),
         ),
     ] = None
+    trained: Annotated[
+        Literal["full", "lora"],
+        Flag(
+            "What of the student is trained: all weights, or adapters of low rank, which are merged at the end and also kept as "
+            "files of PEFT.",
+            "Model",
+            synonyms=("finetuning_type", "peft", "peft_type", "use_peft", "use_lora", "adapter_type"),
+        ),
+    ] = Field(default="full", exclude=True)
+    rank: Annotated[
+        int,
+        Field(ge=1, le=2**16),
+        Flag(
+            "Rank of the adapters, whose products are scaled by two.",
+            "Model",
+            needs="--trained lora",
+            synonyms=("r", "lora_r", "lora_rank", "lora_dim"),
+        ),
+    ] = Field(default=16, exclude=True)
     student_dtype: Annotated[
         Literal["float32", "bfloat16", "float16"] | None,
         Flag(
@@ -229,6 +250,17 @@ class DistilSettings(TrainingSettings, TeacherSettings):
             synonyms=("cross_tokenizer", "use_uld_loss", "uld"),
         ),
     ] = None
+    adapt_teacher: Annotated[
+        Count | None,
+        Flag(
+            "Tune the teacher by adapters on so many tokens of the text before it teaches (teacher correction).",
+            "Training",
+            unit="tokens",
+            examples=("200k",),
+            default="the teacher as given",
+            synonyms=("teacher_correction", "correct_teacher", "finetune_teacher", "teacher_tuning"),
+        ),
+    ] = Field(default=None, exclude=True)
     qat: Annotated[
         Literal["int8", "int4"] | None,
         Flag(
@@ -293,11 +325,14 @@ class DistilSettings(TrainingSettings, TeacherSettings):
             "What the student is compared with: cut (pruned, untrained), cut+ce (trained on the text alone for equal tokens), "
             "cut+ce@flops (for equal compute), fresh+kd (a new model, distilled), attention (with --mixers), ptq (with --qat: "
             "quantised after the same training), off-policy and off-policy@flops (with --rollouts: distilled on the text alone), "
-            "layers+kd (with --learngene: layers of the teacher, distilled for equal tokens), unmasked (with --mask-input: on "
-            "plain input), or none.",
+            "layers+kd (with --learngene: layers of the teacher, distilled for equal tokens), full and full@flops (with "
+            "--trained lora: all weights, for equal tokens and for equal compute), uncorrected and uncorrected@flops (with "
+            "--adapt-teacher: from the teacher as given), unmasked (with --mask-input: on plain input), or none.",
             "Comparison",
             default="{}; with --mixers also attention, with --qat also ptq, with --mask-input also unmasked, with "
-            "--rollouts also off-policy and off-policy@flops, with --learngene also layers+kd",
+            "--rollouts also off-policy and "
+            "off-policy@flops, with --learngene also layers+kd, with --trained lora also full and full@flops, with "
+            "--adapt-teacher also uncorrected and uncorrected@flops",
             synonyms=("baseline", "compare", "compare_with"),
         ),
     ] = BASELINES
@@ -325,13 +360,16 @@ class DistilSettings(TrainingSettings, TeacherSettings):
         """The baselines. Unless some are named, of a student of other mixers also itself with attention everywhere, of one
         that is trained with quantised weights also itself quantised afterwards, of one from shared layers also the teacher's
         layers, of one that generates rows itself also the same distillation without these, at equal tokens and at equal
-        compute, and of one that reads corrupted tokens also the same training on the plain ones.
+        compute, of one that reads corrupted tokens also the same training on the plain ones, of one that is trained by adapters
+        also all its weights, in both ways, and of one whose teacher is tuned first also from that teacher as given, in both ways.
         """
         if "baselines" in self.model_fields_set:
             return self.baselines
         implied = {ATTENTION: self.mixers is not None, PTQ: self.qat is not None, LAYERS: self.learngene is not None}
         implied |= dict.fromkeys(OFF_POLICY, self.rollouts is not None)
         implied |= {UNMASKED: self.mask_input is not None}
+        implied |= dict.fromkeys(FULL, self.trained != "full")
+        implied |= dict.fromkeys(UNCORRECTED, self.adapt_teacher is not None)
         return (*self.baselines, *(name for name, there in implied.items() if there))
 
     @property

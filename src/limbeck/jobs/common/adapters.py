@@ -13,6 +13,7 @@ from limbeck.planning.cost.adapters import AdapterSize
 from limbeck.students.adapters import AdapterPlan, check_rank, linear_layers
 
 ADAPTER = "adapter"  # the folder of a model's adapters, beside it
+LINEAGE = "adapters"  # in a model's lineage: what it was trained by
 
 
 def planned_matrices(config: PreTrainedConfig, plan: AdapterPlan, *, name: str) -> tuple[tuple[int, ...], ...]:

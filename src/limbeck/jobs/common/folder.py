@@ -20,7 +20,7 @@ from typing import Any, NotRequired, TypedDict
 import torch
 from pydantic import BaseModel
 
-from limbeck.config import BASELINES, OFF_POLICY, PTQ, TUNED, UNMASKED
+from limbeck.config import BASELINES, OFF_POLICY, PTQ, TUNED, UNCORRECTED, UNMASKED
 from limbeck.corpora import TokenStore
 from limbeck.corpora.found import notes_of
 from limbeck.corpora.layout import PACKINGS, STREAM, WITHOUT_LONG
@@ -63,6 +63,7 @@ _LATER = (
     *("depths", "learngene"),
     *("grow", "start"),
     *("low_rank", "factor", "sparse"),
+    *("trained", "rank", "adapt_teacher"),
 )
 # In the versions of a run on a GPU: how products of float32 are computed there
 _FLOAT32, _IN_FULL, _IN_TF32 = "float32 on the gpu", "float32", "layers in TF32 in training steps, else float32"
@@ -246,7 +247,14 @@ def _grows(before: Any, now: Any, key: str) -> bool:
         return isinstance(before, int) and now > before
     if key != "baselines" or not isinstance(before, list):
         return False
-    return set(before) < set(now) and set(now) - set(before) <= {*BASELINES, PTQ, UNMASKED, *OFF_POLICY, *TUNED}
+    return set(before) < set(now) and set(now) - set(before) <= {
+        *BASELINES,
+        PTQ,
+        UNMASKED,
+        *OFF_POLICY,
+        *TUNED,
+        *UNCORRECTED,
+    }
 
 
 def _held(folder: Path, record: Path) -> list[str]:

@@ -18,6 +18,7 @@ from limbeck.generation.rollouts import Share
 from limbeck.jobs.common.environment import Environment
 from limbeck.planning.checks.pair import PlannedRun
 from limbeck.planning.checks.resources import free_memory
+from limbeck.planning.cost.adapters import AdapterSize
 from limbeck.planning.cost.fitting import FULL, chosen, flags
 from limbeck.planning.cost.memory import MemoryUse
 from limbeck.planning.cost.size import Size
@@ -38,10 +39,12 @@ def planned_run(
     out: Path | None = None,
     quantised: bool = False,
     trained: float = 1.0,
+    adapters: AdapterSize | None = None,
 ) -> PlannedRun:
     """The training that settings plan, in steps of ``rows`` rows of ``length`` tokens; ``documents``: lengths of some.
 
-    ``trained``: how many numbers are trained, as a share of the student's weights.
+    ``trained``: how many numbers are trained, as a share of the student's weights. ``adapters``: what the student's own training
+    trains, None for all weights.
     """
     rollouts = settings.rollouts if isinstance(settings, DistilSettings) else None
     return PlannedRun(
@@ -62,6 +65,7 @@ def planned_run(
         shards=layout_of(settings.mesh or REPLICATE, environment.world.size)[1],
         generated=Share.of(rollouts).mean if rollouts else 0.0,
         trained=trained,
+        adapters=adapters,
     )
 
 

@@ -8,7 +8,15 @@ from limbeck.config import DistilSettings, PretrainSettings, TrainingSettings
 from limbeck.planning.checks.pair import Finding
 from limbeck.planning.cost.size import Size
 from limbeck.report.words import count, share
-from limbeck.run.optim import PUBLISHED, TUNED, Schedule, Start, suggested_learning_rate, suggested_schedule
+from limbeck.run.optim import (
+    PUBLISHED,
+    TUNED,
+    Schedule,
+    Start,
+    suggested_learning_rate,
+    suggested_schedule,
+    tuning_rate,
+)
 
 _TRY = "try a third and three times as much on a few steps, with --lr"
 
@@ -25,7 +33,23 @@ def rate_of(settings: DistilSettings | PretrainSettings, parameters: int, *, kep
 
     ``kept``: that of a run which was begun, perhaps by an older version that suggested another; it stays.
     """
-    return settings.lr or kept or suggested_learning_rate(parameters, start=start_of(settings))
+    if settings.lr or kept:
+        return settings.lr or kept or 0.0
+    if by_adapters(settings):
+        return tuning_rate(parameters, adapters=True)
+    return suggested_learning_rate(parameters, start=start_of(settings))
+
+
+def by_adapters(settings: DistilSettings | PretrainSettings) -> bool:
+    """Whether adapters alone are trained."""
+    return isinstance(settings, DistilSettings) and settings.trained != "full"
+
+
+def full_rate_of(settings: DistilSettings, parameters: int) -> float:
+    """The peak rate of all weights, of a baseline of a student that is trained by adapters; in proportion to theirs."""
+    usual = suggested_learning_rate(parameters, start=start_of(settings))
+    factor = settings.lr / tuning_rate(parameters, adapters=True) if settings.lr else 1.0
+    return min(1.0, factor * usual)
 
 
 def fresh_rate_of(settings: DistilSettings, parameters: int) -> float:
@@ -48,6 +72,11 @@ def rate_finding(settings: DistilSettings | PretrainSettings, parameters: int, *
     if rate != today:
         began = f"{rate:.2g}, with which the run in {settings.out} began; a new run would take {today:.2g}"
         return Finding("learning rate", "ok", began)
+    if isinstance(settings, DistilSettings) and by_adapters(settings):
+        times = f"{rate:.2g} for adapters, {rate / full_rate_of(settings, parameters):.1f} times that of all weights"
+        return Finding(
+            "learning rate", "ok", f"{times}; which is best depends on text and rank. {_TRY[0].upper()}{_TRY[1:]}"
+        )
     message, tuned = f"{rate:.2g} for {count(parameters)} parameters", TUNED[start_of(settings)]
     if parameters <= tuned:
         return Finding(

@@ -15,6 +15,7 @@ from limbeck.models.save import round_to, save
 from limbeck.run.run import Run
 from limbeck.run.save import best_step, load_best
 from limbeck.run.world import alone
+from limbeck.students.adapters import AdapterPlan, adapt, merge
 
 TRAINING = "training.json"
 BEST = "best"  # the model of the lowest held-out loss, where another became the student
@@ -38,10 +39,18 @@ def write_training(run: Run) -> None:
     write_json(run.folder / TRAINING, facts)
 
 
-def place_best(folder: Path, model: Path, *, quantiser: Quantiser | None = None, dtype: torch.dtype) -> None:
+def place_best(
+    folder: Path,
+    model: Path,
+    *,
+    quantiser: Quantiser | None = None,
+    dtype: torch.dtype,
+    adapters: AdapterPlan | None = None,
+) -> None:
     """Saves the weights of the lowest held-out loss as a model beside the trained ``model``, unless they are its own.
 
-    In the number format ``dtype``, or as rounded by the ``quantiser``. Nothing if it is there, or no weights are kept.
+    In the number format ``dtype``, or as rounded by the ``quantiser``. Where ``adapters`` were trained, ``model`` is the one that
+    they belong to. Nothing if it is there, or no weights are kept.
     """
     step = best_step(folder)
     if step is None or (folder / BEST / "config.json").exists():
@@ -49,7 +58,11 @@ def place_best(folder: Path, model: Path, *, quantiser: Quantiser | None = None,
     if read_lines(folder / "metrics.jsonl")[-1]["step"] == step:
         return
     best = load(verified_folder(model), device="cpu", dtype=torch.float32)
+    if adapters:
+        adapt(best, adapters, seed=0)
     load_best(folder, step, best.model, mesh=alone())
+    if adapters:
+        merge(best)
     if quantiser:
         quantiser.quantise(best)
     save(best, folder / BEST, dtype=round_to(best, dtype))

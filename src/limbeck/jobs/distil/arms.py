@@ -14,12 +14,13 @@ from typing import Any
 
 import torch
 
-from limbeck.config import ATTENTION, LAYERS, OFF_POLICY, PTQ, UNMASKED
+from limbeck.config import ATTENTION, FULL, LAYERS, OFF_POLICY, PTQ, UNCORRECTED, UNMASKED
 from limbeck.corpora import Rows, TokenStore
 from limbeck.corpora.mask_input import MaskedInputs, MaskInput
 from limbeck.corpora.pack import Blend, Start
 from limbeck.disk import link_or_copy, whole_folder
 from limbeck.generation.rollouts import RolloutPlan, Rollouts
+from limbeck.jobs.common.adapters import ADAPTER, LINEAGE
 from limbeck.jobs.common.environment import Environment
 from limbeck.jobs.common.mixture import blend_of
 from limbeck.jobs.common.trained import TRAINING, place_best, write_training
@@ -39,6 +40,8 @@ from limbeck.run.selection import Rule
 from limbeck.run.step import train_step
 from limbeck.run.trackers import Tracked
 from limbeck.run.watch import Watch
+from limbeck.students.adapter_files import write_adapters
+from limbeck.students.adapters import AdapterPlan, adapt, merge
 from limbeck.types import Batch, ChunkTeacher, Teacher
 
 CE = ObjectiveSpec("CrossEntropy", CrossEntropy())
@@ -50,7 +53,8 @@ class Arm:
 
     ``start`` is another model to start from. ``member`` is the name of its student in a sweep. ``taken`` is how many steps were
     already trained on the same text before: reading begins after the rows of those steps. ``on_policy``: whether it generates
-    rows itself where the student does.
+    rows itself where the student does. ``adapters``: whether adapters alone are trained. ``as_given``: whether
+    its teacher is the one as given, where that is tuned first.
     """
 
     name: str
@@ -63,6 +67,8 @@ class Arm:
     start: Path | None = None
     taken: int = 0
     on_policy: bool = False
+    adapters: bool = False
+    as_given: bool = False
 
     @property
     def student(self) -> Path:
@@ -80,26 +86,37 @@ class Arm:
         return f"{self.member} {self.name} #{self.seed}".strip()
 
 
-def arms_of(plan: DistilPlan, *, flops_steps: int, off_policy_steps: int = 0, member: str = "") -> list[Arm]:
+def arms_of(
+    plan: DistilPlan,
+    *,
+    flops_steps: int,
+    off_policy_steps: int = 0,
+    full_steps: int = 0,
+    uncorrected_steps: int = 0,
+    member: str = "",
+) -> list[Arm]:
     """All arms of a plan, the student of the first seed first, so that a run that is stopped early has its main result.
 
     ``flops_steps`` is how many steps of cross-entropy cost as many FLOPs as the student's steps, ``off_policy_steps`` how many of
-    the same distillation do in which it generates nothing. Arms that start from a converted student are trained for fewer steps,
-    by those of the conversion, and so are those from shared layers; other arms for all. ``member``: the student's name
-    in a sweep.
+    the same distillation do in which it generates nothing, ``full_steps`` those of all weights where adapters are trained,
+    ``uncorrected_steps`` those from the teacher as given where it is tuned first.
+    Arms that start from a converted student are trained for fewer steps, by those of the conversion, and so are those from shared
+    layers; other arms for all. ``member``: the student's name in a sweep.
     """
     settings, objective = plan.request.settings, plan.request.objective
     out, steps, matched, taken = settings.out, plan.budget.steps, plan.matched, plan.taken
-    seeds = range(settings.seed, settings.seed + settings.seeds)
+    seeds, by_adapters = range(settings.seed, settings.seed + settings.seeds), plan.adapters is not None
     arms = []
     for seed in seeds:
         folder = out if seed == seeds[0] else out / "seeds" / f"seed{seed}"
         arms.append(Arm("student", seed, folder, objective, steps - matched, taken=taken, on_policy=True))
+        arms[-1] = replace(arms[-1], adapters=by_adapters)
     for seed in seeds:
         for name in settings.compared:
             if name == "cut" or (name.startswith("cut+ce") and not objective.needs_teacher):
                 continue  # cut needs no training; cut+ce would repeat the student
             arm = Arm(name, seed, out / "baselines" / f"{name}-seed{seed}", CE, steps - matched, taken=taken)
+            arm = replace(arm, adapters=by_adapters and name not in (*FULL, "fresh+kd"))
             if name == "fresh+kd":
                 arm = replace(arm, objective=objective, fresh=True, steps=steps, taken=0, on_policy=True)
             if name in (ATTENTION, LAYERS):
@@ -108,6 +125,14 @@ def arms_of(plan: DistilPlan, *, flops_steps: int, off_policy_steps: int = 0, me
                 arm = replace(arm, objective=objective)
             if name == UNMASKED:
                 arm = replace(arm, objective=objective, on_policy=True)
+            if name in FULL:
+                arm = replace(arm, objective=objective, on_policy=True)
+            if name == "full@flops":
+                arm = replace(arm, steps=full_steps)
+            if name in UNCORRECTED:
+                arm = replace(arm, objective=objective, on_policy=True, as_given=True)
+            if name == "uncorrected@flops":
+                arm = replace(arm, steps=uncorrected_steps)
             if name == "off-policy@flops":
                 arm = replace(arm, steps=off_policy_steps)
             if name == "cut+ce@flops":
@@ -128,7 +153,8 @@ class Shared:
     tracker shows them. ``quantiser``: with what weights arms compute, but ptq, whose weights are replaced after its training;
     None for their own. ``data`` is the value of --data, which may be a mixture. ``rollouts``: how arms generate
     rows themselves. ``mask``: how tokens are corrupted where a student with ``vocab`` tokens reads them; the arm `UNMASKED`
-    reads all as they are.
+    reads all as they are. ``adapters``: those of arms that train no weights; ``full_rate``: the peak learning rate of arms that
+    train all weights where the student does not, None for the plan's. ``given``: a corrected teacher as it was given.
     """
 
     cut: Path
@@ -151,10 +177,19 @@ class Shared:
     rollouts: RolloutPlan | None = None
     mask: MaskInput | None = None
     vocab: int = 0
+    adapters: AdapterPlan | None = None
+    full_rate: float | None = None
+    given: Teacher | None = None
 
     def blend(self, steps: int) -> Blend | None:
         """How rows are shared among the sources of a mixture over ``steps`` steps, those before this training among them."""
         return blend_of(self.data, steps=steps, rows=self.plan.rows, schedule=self.plan.schedule) if self.data else None
+
+    def _rate(self, arm: Arm) -> float:
+        """The peak learning rate of an arm."""
+        if arm.fresh and self.fresh_rate:
+            return self.fresh_rate
+        return self.full_rate if self.full_rate and not arm.adapters else self.plan.lr
 
     def run(self, arm: Arm) -> Run:
         """The training run of an arm, with its student before the first step."""
@@ -165,11 +200,14 @@ class Shared:
             start = new_model(load_config(self.cut), start.tokenizer, arm.seed, name=arm.name)
             start.packs = packs
             world.place(start, train=True)
+        if arm.adapters:
+            assert self.adapters is not None
+            adapt(start, self.adapters, seed=arm.seed)
         rows = self._rows(arm)
         objective = arm.objective.make()
-        teacher = self.teacher if objective.needs_teacher else None
-        lr = self.fresh_rate if arm.fresh and self.fresh_rate else self.plan.lr
-        plan = replace(self.plan, steps=arm.steps, lr=lr)
+        queried = self.given if arm.as_given else self.teacher
+        teacher = queried if objective.needs_teacher else None
+        plan = replace(self.plan, steps=arm.steps, lr=self._rate(arm))
         watch, update = self.watch.until(arm.steps) if self.watch else None, train_step
         if self.quantiser and arm.name != PTQ:
             weights = partial(self.quantiser.values, start.model)
@@ -229,7 +267,7 @@ def take_over(arm: Arm, twin: Arm) -> None:
     """Links the result of ``twin``, an arm of the same start, rows, steps and objective, if it is done and ``arm`` is not."""
     if arm.done or not twin.done:
         return
-    for name in ("metrics.jsonl", "held_out.jsonl", TRAINING):
+    for name in ("metrics.jsonl", "held_out.jsonl", TRAINING, ADAPTER):
         if (twin.folder / name).exists():
             link_or_copy(twin.folder / name, arm.folder / name)
     with whole_folder(arm.student) as beside:
@@ -245,6 +283,8 @@ def _finish(arm: Arm, run: Run, shared: Shared) -> LanguageModel:
         write_training(run)
     whole = world.gathered(trained)
     if whole is not None:
+        if arm.adapters:
+            _merge(arm, whole, shared)
         if shared.quantiser:
             shared.quantiser.quantise(whole)
         kept = round_to(whole, shared.stored)
@@ -255,6 +295,18 @@ def _finish(arm: Arm, run: Run, shared: Shared) -> LanguageModel:
     return world.load(verified_folder(arm.student)) if world.sharded else trained
 
 
+def _merge(arm: Arm, whole: LanguageModel, shared: Shared) -> None:
+    """Writes the adapters of a trained model as files of PEFT, and adds them to its weights, whose lineage says so."""
+    adapters = shared.adapters
+    assert adapters is not None
+    if shared.environment.world.first:
+        base = verified_folder(shared.cut)
+        write_adapters(whole, adapters, arm.folder / ADAPTER, base=str(shared.cut), base_folder=base)
+    merge(whole)
+    whole.model.requires_grad_(False)
+    whole.lineage = {**(whole.lineage or {}), LINEAGE: {"rank": adapters.rank, "alpha": adapters.alpha}}
+
+
 def _clean(arm: Arm, shared: Shared) -> None:
     """Removes the checkpoints of an arm that is done: three times the model's size, and of no further use.
 
@@ -263,7 +315,9 @@ def _clean(arm: Arm, shared: Shared) -> None:
     if not shared.environment.world.first:
         return
     if shared.rule is not None and not shared.rule.best:
-        place_best(arm.folder, arm.student, quantiser=shared.quantiser, dtype=shared.stored)
+        adapters = shared.adapters if arm.adapters else None
+        start = shared.cut if adapters else arm.student
+        place_best(arm.folder, start, quantiser=shared.quantiser, dtype=shared.stored, adapters=adapters)
     drop_best(arm.folder)
     for checkpoint in checkpoints(arm.folder):
         shutil.rmtree(checkpoint, ignore_errors=True)

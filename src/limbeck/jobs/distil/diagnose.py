@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Int
@@ -21,14 +22,17 @@ from limbeck.jobs.common.rates import (
 )
 from limbeck.jobs.common.sample import Sample, of_text
 from limbeck.jobs.common.text import columns_of
+from limbeck.jobs.distil.adapters import StudentAdapters, memory_of
 from limbeck.jobs.distil.align import alignment
+from limbeck.jobs.distil.correction import Correction
 from limbeck.jobs.distil.request import DistilRequest
 from limbeck.jobs.pair.unigram import compare_to_unigram, knowledge, of_source
 from limbeck.jobs.pair.unpacked import rows_of_documents, unpacked_cost
 from limbeck.models.gguf.quantiser import KIND_OF, Quantiser
 from limbeck.models.language_model import LanguageModel
 from limbeck.objectives import TAID
-from limbeck.planning.checks.pair import Finding, Pair, examine
+from limbeck.planning.checks.pair import Finding, Pair, PlannedRun, examine
+from limbeck.planning.checks.resources import memory
 from limbeck.planning.checks.steps import step_findings
 from limbeck.planning.checks.vocabulary import embeddings
 from limbeck.planning.cost.size import Size
@@ -77,6 +81,13 @@ def _quantised(config: PreTrainedConfig, qat: str) -> Finding:
     return Finding("quantisation", "ok", f"weights in {facts['kind']}: {size_in_words(facts['bytes'])} in a GGUF file")
 
 
+def _memory_of(run: PlannedRun, teacher: PreTrainedConfig, environment: Environment) -> list[Finding]:
+    """Whether tuning the teacher fits into memory, before the student is there."""
+    size = Size.of(teacher)
+    asked, peak = run.asked(size, None, teacher), run.peak(size, None, teacher)
+    return [replace(one, check="memory of teacher") for one in memory(asked, peak, environment.world.device)]
+
+
 def diagnose(
     request: DistilRequest,
     pair: Pair,
@@ -109,6 +120,7 @@ def diagnose(
         found += early_stop_findings(settings, schedule_of(settings, made))
         found += [] if settings.qat is None else [_quantised(made, settings.qat)]
         found += [] if aligned or request.teacher.vocabulary is not None else embeddings(size)
+    adapters = None if made is None else StudentAdapters.of(settings, made, length=length)
     parts = (part for spec in request.objectives for part in spec.parts if isinstance(part, TAID))
     found += [Finding("objective", "ok", remark) for part in parts if (remark := part.remark(steps))]
     if not aligned:
@@ -122,5 +134,10 @@ def diagnose(
         documents=lengths,
         out=settings.out,
         quantised=settings.qat is not None,
+        **memory_of(adapters),
     )
+    if correction := Correction.of(settings, teacher.config, length=length, environment=environment):
+        found += _memory_of(
+            correction.run(settings, environment, teacher.parameters_count), teacher.config, environment
+        )
     return found + unpacked + examine(pair, run, texts=texts, chat=chat and not aligned, aligned=aligned, uses=uses)

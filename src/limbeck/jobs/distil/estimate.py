@@ -51,11 +51,12 @@ def estimate_time(arms: Sequence[Arm], cost: Cost, shared: Shared) -> TimeEstima
 
 
 def _kind(arm: Arm) -> str:
-    """The kind of an arm, which decides the time of a step: its objective, the model it starts from if that is another, and
-    whether it generates no rows where the student does.
+    """The kind of an arm, which decides the time of a step: its objective, the model it starts from if that is another,
+    whether it generates no rows where the student does, and whether it trains adapters.
     """
     own = arm.start is not None or arm.name in OFF_POLICY
-    return f"{arm.objective.text} ({label(arm.name.removesuffix('@flops'))})" if own else arm.objective.text
+    what = label(arm.name.removesuffix("@flops")) if own else "adapters" if arm.adapters else ""
+    return f"{arm.objective.text} ({what})" if what else arm.objective.text
 
 
 def shown_before(estimate: TimeEstimate, arms: Sequence[Arm]) -> str:

@@ -19,6 +19,7 @@ from limbeck.corpora import TokenStore
 from limbeck.corpora.pack import ALONE
 from limbeck.disk import link_or_copy, read_rows, write_json, write_lines, write_rows, write_text, writing
 from limbeck.ending import Ending
+from limbeck.jobs.common.adapters import ADAPTER
 from limbeck.jobs.common.environment import Environment
 from limbeck.jobs.common.folder import update
 from limbeck.jobs.common.held_out import Apart, HeldOut, unwatched
@@ -46,6 +47,7 @@ from limbeck.probes.change import (
     weight_readings,
 )
 from limbeck.probes.measurements import AGAIN
+from limbeck.report.adapted import adapted_note, corrected_note
 from limbeck.report.card import model_card
 from limbeck.report.masked import masked_note
 from limbeck.report.page import write_report
@@ -54,12 +56,14 @@ from limbeck.report.screen import measured_rows, next_of_distil
 from limbeck.report.start import price_of, start_of
 from limbeck.report.state import state_sentence
 from limbeck.report.trained import trained_in, used_note
-from limbeck.report.verdict import Verdict, too_few_documents, verdict
+from limbeck.report.verdict import Verdict, gain_over, too_few_documents, verdict
 from limbeck.report.vocabulary import vocabulary_note
 from limbeck.run.log import console
+from limbeck.students.adapters import without_adapters
 from limbeck.teachers.remembered import RememberedTeacher
 from limbeck.types import Batch, Reading, ReadingRow, Teacher
 
+GIVEN = "teacher-given"  # a corrected teacher as it was given, in the names of files and readings
 _CONTINUED = ("student", "student_sampled")  # in a row of samples
 
 
@@ -125,6 +129,9 @@ class Evaluation:
         served = teacher.captured is not None and teacher.captured.served  # its weights are not available
         if self._measures and not served:
             self._measure("teacher", teacher.about, settings.seed, compare=False)
+            if settings.adapt_teacher is not None:
+                with without_adapters(teacher.about):
+                    self._measure(GIVEN, teacher.about, settings.seed, compare=False)
         if first and not served:
             self._cost("teacher", self._cost_of_teacher)
 
@@ -179,7 +186,11 @@ class Evaluation:
         out = self._settings.out
         readings = self._readings()
         write_lines(out / "readings.jsonl", [r.row() for r in readings])
-        arms = {name: [runs[seed] for seed in sorted(runs)] for name, runs in self._runs.items() if name != "teacher"}
+        arms = {
+            name: [runs[seed] for seed in sorted(runs)]
+            for name, runs in self._runs.items()
+            if name not in ("teacher", GIVEN)
+        }
         teacher = next(iter(self._runs.get("teacher", {}).values()), None)
         found_verdict = verdict(
             arms,
@@ -201,6 +212,12 @@ class Evaluation:
             found_verdict = replace(found_verdict, notes=(*found_verdict.notes, note))
         if note := masked_note(run):
             found_verdict = replace(found_verdict, notes=(*found_verdict.notes, note))
+        if given := self._runs.get(GIVEN):
+            assert teacher is not None
+            gain = gain_over([teacher], list(given.values()), GIVEN)
+            found_verdict = replace(found_verdict, notes=(corrected_note(run, gain), *found_verdict.notes))
+        if note := adapted_note(run):
+            found_verdict = replace(found_verdict, notes=(*found_verdict.notes, note))
         if few := too_few_steps(run["plan"]["steps"]):
             found_verdict = replace(found_verdict, notes=(*found_verdict.notes, f"{few}."))
         if isinstance(self._source, CrossTokenizerTeacher):
@@ -221,10 +238,13 @@ class Evaluation:
         console.print()
         for note in found_verdict.notes:
             console.print(f"- {note}")
+        places = {"report": out / "report.html", "student": out / "student"}
+        if (out / ADAPTER).exists():
+            places[ADAPTER] = out / ADAPTER
         ending = Ending(
             found_verdict.text,
             measured_rows(readings, start_of(run)),
-            {"report": out / "report.html", "student": out / "student"},
+            places,
             next_of_distil(run, out / "student"),
         )
         result = {
@@ -249,7 +269,8 @@ class Evaluation:
         captured = self._source.captured
         if captured:
             return captured.cost
-        return (counted if self._in_parts else cost)("teacher", self._source.about)
+        with without_adapters(self._source.about):  # which can be merged
+            return (counted if self._in_parts else cost)("teacher", self._source.about)
 
     def _change(self, arm: Arm, model: LanguageModel) -> None:
         """Measures how far the training moved the main student from its start, where one process has its weights."""

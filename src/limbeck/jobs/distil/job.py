@@ -32,12 +32,14 @@ from limbeck.jobs.common.memory import computed, memory_use
 from limbeck.jobs.common.mixture import mixture_facts, print_mixture, wanted_tokens
 from limbeck.jobs.common.opening import open_documents
 from limbeck.jobs.common.packing import packed
-from limbeck.jobs.common.rates import fresh_rate_of, rate_of
+from limbeck.jobs.common.rates import fresh_rate_of, full_rate_of, rate_of
 from limbeck.jobs.common.sample import Sample, first_documents
 from limbeck.jobs.common.training import optimiser_facts, plan_of, rule_facts, rule_of, tracked_of
+from limbeck.jobs.distil.adapters import memory_of
 from limbeck.jobs.distil.arms import Arm, Shared, arms_of, train
 from limbeck.jobs.distil.conversion import Planned
 from limbeck.jobs.distil.convert import BASE, FACTS, MATCHING, make_converted
+from limbeck.jobs.distil.correction import AsGiven, correct
 from limbeck.jobs.distil.diagnose import diagnose, what_is_known
 from limbeck.jobs.distil.estimate import (
     estimate_time,
@@ -76,6 +78,7 @@ from limbeck.report.words import share, took, trainings
 from limbeck.run.log import console
 from limbeck.run.run import Plan
 from limbeck.run.world import leave
+from limbeck.students.adapters import without_adapters
 from limbeck.students.shape import Shape, config_of
 from limbeck.teachers.ref import ServedRef
 
@@ -197,6 +200,8 @@ def prepare(
         if environment.world.first:
             write_apart(settings.out, apart)
     cut, student, findings = start.student(store, about_teacher=about_teacher)
+    if plan.correction:
+        _correct(plan, source, store, environment)
     if isinstance(source, CrossTokenizerTeacher):
         source.query(store, environment, rows=plan.budget.steps * plan.budget.rows, length=length)
     price = start.price(student)
@@ -211,7 +216,9 @@ def prepare(
     shared = replace(shared, watch=watch, rule=rule, tracked=tracked_of(settings, run))
     if environment.world.first:
         layout = store.layout(length)
-        about = _summary(source.about) | source.facts | _priced(price, sharing) | _stated(request)
+        with without_adapters(source.about):
+            about = _summary(source.about)
+        about |= source.facts | _priced(price, sharing) | _stated(request)
         facts = {
             "doctor": as_json(findings),
             "plan": _plan_facts(shared.plan, layout, arms) | rule_facts(rule),
@@ -241,6 +248,10 @@ def _student_facts(
     """What run.json holds of the student: its model, objective, vocabulary, number format and conversion."""
     facts: dict[str, Any] = {"student": _summary(student), "lineage": student.lineage}
     facts |= {"objective": plan.request.objective.canonical} | source.vocabulary_facts
+    if plan.adapters:
+        facts |= plan.adapters.facts
+    if plan.correction:
+        facts |= plan.correction.facts
     if plan.quantiser:
         facts["quantised"] = dict(plan.quantiser.facts)
     if plan.conversion:
@@ -364,7 +375,18 @@ class _Start:
         if not self.plan.request.objective.needs_teacher:
             return None
         sizes = Size.of(student.config), Size.of(self.source.about.config)
-        return Price.of(*sizes, length=self.plan.budget.length, uses=self.uses(), generated=_generated(self.plan))
+        how: dict[str, Any] = {
+            "length": self.plan.budget.length,
+            "uses": self.uses(),
+            "generated": _generated(self.plan),
+        }
+        price = Price.of(*sizes, **how, adapters=self.plan.adapters.size if self.plan.adapters else None)
+        if (correction := self.plan.correction) is None:
+            return price
+        own = (
+            price.step * correction.flops / sizes[1].forward_flops(correction.length)
+        )  # in training steps of the student
+        return replace(price, corrected=own * correction.tokens / self.plan.budget.tokens)
 
 
 def _opened(
@@ -415,7 +437,19 @@ def _shared(
         stored=stored_as(settings, plan.request.teacher),
         fresh_rate=fresh_rate_of(settings, student.parameters_count),
         quantiser=plan.quantiser,
+        adapters=plan.adapters.plan if plan.adapters else None,
+        full_rate=full_rate_of(settings, student.parameters_count) if plan.adapters else None,
+        given=AsGiven(source.about) if plan.correction else None,
     )
+
+
+def _correct(plan: DistilPlan, source: TeacherSource, store: TokenStore, environment: Environment) -> None:
+    """Tunes the teacher on the text, unless an earlier start of the run did."""
+    settings, correction = plan.request.settings, plan.correction
+    assert correction is not None
+    how: dict[str, Any] = {"bf16": environment.bf16, "tf32": environment.tf32, "lr": correction.rate}
+    training = plan_of(settings, steps=correction.steps, rows=correction.rows, schedule="wsd", **how)
+    correct(correction, source.about, settings, store, training, environment)
 
 
 def _cost(
@@ -430,6 +464,7 @@ def _cost(
         itemsize=environment.dtype.itemsize,
         device=environment.world.device.type,
         quantised=plan.quantiser is not None,
+        **memory_of(plan.adapters),
         use=use,
         config=student.config,
     )
@@ -516,7 +551,11 @@ def _arms(plan: DistilPlan, price: Price | None, *, member: str) -> list[Arm]:
     """The arms, with the steps of cross-entropy at equal FLOPs. ``price`` is None if the objective needs no teacher."""
     ratio, alone = (1.0, 1.0) if price is None else (price.ratio, price.ratio_off_policy)
     steps = plan.budget.steps - plan.matched
-    return arms_of(plan, flops_steps=round(steps * ratio), off_policy_steps=round(steps * alone), member=member)
+    whole = ratio / (ratio - 1 + plan.adapters.whole) if plan.adapters else 1.0
+    more = {"off_policy_steps": round(steps * alone), "full_steps": max(1, round(steps * whole))}
+    corrected = price.corrected if price else 0.0
+    more["uncorrected_steps"] = round(steps * ratio / (ratio - corrected))
+    return arms_of(plan, flops_steps=round(steps * ratio), **more, member=member)
 
 
 def _generated(plan: DistilPlan) -> float:
@@ -529,7 +568,8 @@ def _priced(price: Price | None, students: int) -> dict[str, Any]:
     """The entries of run.json about the teacher's price: its forward passes for each token of the student's training."""
     if price is None:
         return {"passes": 0.0}
-    generated = {"generated": price.generated} if price.generated else {}
+    generated = {"generated": price.generated, "forward": price.forward} if price.generated else {}
+    generated |= {"corrected": price.corrected} if price.corrected else {}
     return {"passes": 1 / price.uses, "price": price.step, "students": students} | generated
 
 

@@ -48,7 +48,7 @@ def keeps(
         return True
     if (settings.out / "cut").exists() or environment.world.size > 1 or not needed:
         return False
-    if settings.mixers is not None or settings.rollouts is not None:
+    if settings.mixers is not None or settings.rollouts is not None or settings.adapt_teacher is not None:
         return False
     about = load_without_weights(resolve(request.teacher.config_source), name=request.teacher.name)
     if any(why_not(codec, spec.objective) for spec in objectives for codec in codecs_within(about.vocab, _BYTES)):

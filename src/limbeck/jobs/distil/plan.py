@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,8 +21,10 @@ from limbeck.jobs.common.mixture import blend_of, check_frequent
 from limbeck.jobs.common.rates import schedule_of
 from limbeck.jobs.common.text import columns_of
 from limbeck.jobs.common.training import rule_of
+from limbeck.jobs.distil.adapters import StudentAdapters, check_adapters, memory_of
 from limbeck.jobs.distil.align import check_align
 from limbeck.jobs.distil.conversion import Conversion, Planned, check_conversion
+from limbeck.jobs.distil.correction import Correction, check_correction
 from limbeck.jobs.distil.request import DistilRequest
 from limbeck.jobs.distil.rollouts import check_rollouts
 from limbeck.jobs.pair.learngene import Learngene, check_learngene
@@ -58,7 +60,8 @@ class DistilPlan:
 
     ``target``: the shape to prune to, None without pruning. ``conversion``: None if the mixers stay. The first ``matched`` of the
     budget's steps are those of a conversion, of the ``rounds`` of pruning before the last, or the student's share of the training
-    of shared layers (``learngene``). ``quantiser``: None if the weights are trained as they are.
+    of shared layers (``learngene``). ``quantiser``: None if the weights are trained as they are. ``adapters``: what is trained in
+    place of the weights, None for the weights. ``correction``: how the teacher is tuned first, None for not.
     """
 
     request: DistilRequest
@@ -70,6 +73,8 @@ class DistilPlan:
     quantiser: Quantiser | None = None
     rounds: Rounds | None = None
     learngene: Learngene | None = None
+    adapters: StudentAdapters | None = None
+    correction: Correction | None = None
 
     @property
     def taken(self) -> int:
@@ -85,6 +90,8 @@ class DistilPlan:
         check_mixture(request)
         check_rollouts(request, environment)
         mask_of(settings)  # for its errors
+        check_adapters(settings, environment)
+        check_correction(request, environment)
         rule_of(settings)
         target = target_shape(settings, request.teacher)
         conversion = check_conversion(request, target)
@@ -109,7 +116,12 @@ class DistilPlan:
         quantiser = None if settings.qat is None else Quantiser.of(planned, KIND_OF[settings.qat])
         budget, schedule = Budget(length, rows, steps), schedule_of(settings, planned)
         blend_of(settings.data, steps=steps, rows=rows, schedule=schedule)  # for its errors
-        return cls(request, target, conversion, budget, matched, schedule, quantiser, rounds, learngene)
+        adapters = StudentAdapters.of(settings, planned, length=length)
+        plan = cls(request, target, conversion, budget, matched, schedule, quantiser, rounds, learngene, adapters)
+        if settings.adapt_teacher is None:
+            return plan
+        teacher = load_config(request.teacher.config_source)
+        return replace(plan, correction=Correction.of(settings, teacher, length=length, environment=environment))
 
     def run(self, environment: Environment, *, documents: Int[np.ndarray, " n"]) -> PlannedRun:
         """The training, for estimates. ``documents``: the lengths of the documents of its text."""
@@ -119,6 +131,7 @@ class DistilPlan:
             rows=self.budget.rows,
             documents=documents if needs_documents(environment.dtype, environment.world.device) else None,
             quantised=self.quantiser is not None,
+            **memory_of(self.adapters),
         )
 
     def signature(self, logits: dict[str, Any], environment: Environment) -> dict[str, Any]:

@@ -22,9 +22,11 @@ from limbeck.errors import BadSetting, LimbeckError
 from limbeck.jobs.common.environment import Environment, environment_of
 from limbeck.jobs.common.folder import claim_together, now, signature_of, update
 from limbeck.jobs.common.training import rule_of
+from limbeck.jobs.distil.adapters import check_adapters
 from limbeck.jobs.distil.align import AlignedTexts, check_align
 from limbeck.jobs.distil.arms import Arm, take_over, train, train_members
 from limbeck.jobs.distil.conversion import check_conversion
+from limbeck.jobs.distil.correction import check_correction
 from limbeck.jobs.distil.estimate import expected_seconds, training_seconds
 from limbeck.jobs.distil.job import Comparison, prepare
 from limbeck.jobs.distil.request import DistilRequest
@@ -101,6 +103,8 @@ def _check(request: DistilRequest, name: str, environment: Environment) -> None:
     try:
         check_align(request)
         check_rollouts(request, environment)
+        check_adapters(request.settings, environment)
+        check_correction(request, environment)
         rule_of(request.settings)
         sharing_of(request.settings, request.teacher)
         check_conversion(request, target_shape(request.settings, request.teacher))
@@ -198,7 +202,7 @@ def _measuring(arms: Sequence[tuple[Comparison, Arm]]) -> float:
 def _same(member: Comparison, arm: Arm) -> tuple[Any, ...]:
     """A key that is equal for two arms of one name and seed if one training serves both."""
     own = member.settings.params, member.settings.shape
-    return own, arm.objective, arm.steps, arm.fresh, arm.on_policy
+    return own, arm.objective, arm.steps, arm.fresh, arm.on_policy, arm.adapters
 
 
 def _groups(together: Sequence[tuple[Comparison, Arm]]) -> list[list[tuple[Comparison, Arm]]]:

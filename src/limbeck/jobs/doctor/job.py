@@ -17,8 +17,10 @@ from limbeck.jobs.common.folder import command, continues, kept_rate, packing_in
 from limbeck.jobs.common.opening import open_once
 from limbeck.jobs.common.packing import packed_documents
 from limbeck.jobs.common.sample import first_documents, unreadable
+from limbeck.jobs.distil.adapters import check_adapters
 from limbeck.jobs.distil.align import check_student
 from limbeck.jobs.distil.conversion import Planned, check_conversion
+from limbeck.jobs.distil.correction import check_correction
 from limbeck.jobs.distil.diagnose import diagnose, what_is_known
 from limbeck.jobs.distil.plan import DistilPlan, planned_config
 from limbeck.jobs.distil.request import DistilRequest
@@ -57,6 +59,8 @@ def _examined(request: DistilRequest, logits: dict[str, Any]) -> dict[str, Any]:
     settings = request.settings
     sample = first_documents(settings, request.teacher)
     environment = environment_of(settings, *request.computing)
+    check_adapters(settings, environment)
+    check_correction(request, environment)
     shape = target_shape(settings, request.teacher)
     source = RunTeacher.of(request, environment)
     teacher = source.about

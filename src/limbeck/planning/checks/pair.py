@@ -20,6 +20,7 @@ from limbeck.models.language_model import LanguageModel
 from limbeck.planning.checks import resources, vocabulary
 from limbeck.planning.checks.finding import Finding, as_json, check, show
 from limbeck.planning.checks.price import Price, chances
+from limbeck.planning.cost.adapters import AdapterSize
 from limbeck.planning.cost.fitting import OTHERS, SHARDED, Asked, Checkpointing, Peak, forward_share
 from limbeck.planning.cost.memory import USUAL, Format, MemoryUse, Optimizer, Step, kind_of
 from limbeck.planning.cost.size import Size
@@ -68,7 +69,8 @@ class PlannedRun:
     ``quantised``: whether the student is trained with quantised weights; ``averaged``: whether its weights are averaged.
     ``micro`` to ``weights`` are what is asked of memory, ``document`` the tokens of a usual document, None for those of a row.
     ``shards``: over how many processes weights are spread. ``generated``: the share of the tokens that the student generates.
-    ``trained``: how many numbers are trained, as a share of its weights: fewer where those are of adapters.
+    ``trained``: how many numbers are trained, as a share of its weights: fewer where those are of adapters. ``adapters``: those
+    that the student's own training trains, None where it trains all weights.
     """
 
     length: int
@@ -88,6 +90,7 @@ class PlannedRun:
     tf32: bool = False
     generated: float = 0.0
     trained: float = 1.0
+    adapters: AdapterSize | None = None
 
     @property
     def step(self) -> dict[str, Any]:
@@ -102,7 +105,12 @@ class PlannedRun:
     @property
     def beside(self) -> dict[str, Any]:
         """What is held beside the trained weights."""
-        return {"quantised": self.quantised, "averaged": self.averaged, "trained": self.trained}
+        return {
+            "quantised": self.quantised,
+            "averaged": self.averaged,
+            "trained": self.trained,
+            "adapters": self.adapters,
+        }
 
     def asked(self, student: Size, teacher: Size | None, config: PreTrainedConfig) -> Asked:
         """What this run asks of memory, for a student of this size and configuration."""
@@ -184,7 +192,7 @@ def _resources(pair: Pair, run: PlannedRun, uses: float | None) -> Iterator[Find
     matched = None if pair.reference is None else (Size.of(pair.reference), theirs)
     peak = run.peak(size, other, pair.configuration, matched=matched)
     if uses is not None and not pair.trains_teacher:
-        price = Price.of(size, theirs, length=run.length, uses=uses, generated=run.generated)
+        price = Price.of(size, theirs, length=run.length, uses=uses, generated=run.generated, adapters=run.adapters)
         yield from chances(price, tokens=run.tokens, kept=absent)
     yield from resources.memory(asked, peak, run.device)
     if run.out is not None:

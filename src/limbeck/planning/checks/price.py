@@ -1,7 +1,7 @@
 """The price of a teacher's logits, and how many tokens cross-entropy alone could train on for the same FLOPs.
 
-A training step of the student costs three of its forward passes. The teacher's forward pass is added once for each use, or once
-for all uses if its logits are captured. Cross-entropy alone spends the same FLOPs on more tokens.
+A training step of the student costs three of its forward passes, one of adapters about two. The teacher's forward pass is added
+once for each use, or once for all uses if its logits are captured. Cross-entropy alone spends the same FLOPs on more tokens.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from limbeck.planning.checks.finding import Finding
+from limbeck.planning.cost.adapters import AdapterSize, step_flops
 from limbeck.planning.cost.size import Size
 
 # How many times the tokens distillation was worth on text that is read once: cross-entropy needed 1.45 times as many for the same
@@ -24,17 +25,32 @@ class Price:
 
     ``step`` is the FLOPs of one forward pass of the teacher, in training steps of the student on as many tokens. ``uses`` is how
     often the logits of one pass are trained on: by epochs, and by students that share them. ``generated`` is the share of the
-    tokens that the student generates itself, each by a forward pass of its own.
+    tokens that the student generates itself, each by a forward pass of its own; ``forward`` are the FLOPs of one, in training
+    steps: a third where all weights are trained, more of adapters. ``corrected``: FLOPs of tuning the teacher first,
+    by token of the student's training, in training steps.
     """
 
     step: float
     uses: float = 1.0
     generated: float = 0.0
+    forward: float = 1 / 3
+    corrected: float = 0.0
 
     @classmethod
-    def of(cls, student: Size, teacher: Size, *, length: int, uses: float = 1.0, generated: float = 0.0) -> Price:
-        """The price between models of these sizes in rows of ``length`` tokens."""
-        return cls(teacher.forward_flops(length) / (3 * student.forward_flops(length)), uses, generated)
+    def of(
+        cls,
+        student: Size,
+        teacher: Size,
+        *,
+        length: int,
+        uses: float = 1.0,
+        generated: float = 0.0,
+        adapters: AdapterSize | None = None,
+    ) -> Price:
+        """The price between models of these sizes in rows of ``length`` tokens; ``adapters``: those that alone are trained."""
+        step = step_flops(student, length, adapters)
+        forward = 1 / 3 if adapters is None else student.forward_flops(length) / step
+        return cls(teacher.forward_flops(length) / step, uses, generated, forward)
 
     @property
     def ratio(self) -> float:
@@ -43,7 +59,7 @@ class Price:
 
     def ratio_at(self, uses: float) -> float:
         """The same ratio if each pass were used ``uses`` times."""
-        return 1 + self.step / uses + self.generated / 3
+        return 1 + self.step / uses + self.generated * self.forward + self.corrected
 
     @property
     def ratio_off_policy(self) -> float:
@@ -52,7 +68,7 @@ class Price:
 
     def uses_at(self, ratio: float) -> float:
         """Uses of each pass at which cross-entropy would have ``ratio`` times the tokens; inf for a ratio of 1 or less."""
-        left = ratio - 1 - self.generated / 3
+        left = ratio - 1 - self.generated * self.forward - self.corrected
         return self.step / left if left > 0 else math.inf
 
 

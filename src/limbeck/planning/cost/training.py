@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from limbeck.planning.cost.adapters import AdapterSize, step_flops
 from limbeck.planning.cost.memory import (
     HELD,
     USUAL,
@@ -83,6 +84,7 @@ def estimate(
     quantised: bool = False,
     averaged: bool = False,
     trained: float = 1.0,
+    adapters: AdapterSize | None = None,
     use: MemoryUse = USUAL,
     config: PreTrainedConfig | None = None,
     shards: int = 1,
@@ -92,16 +94,16 @@ def estimate(
     ``length`` is tokens per row, ``batch_tokens`` of a step. ``itemsize`` is bytes of the teacher's numbers and of the student's
     arithmetic. ``device`` is "cuda" or "cpu". A student that is trained with ``quantised`` weights, or whose weights are
     ``averaged``, holds those beside its own. ``trained``: how many numbers are trained, as a share of its weights; memory alone
-    depends on it. ``use``: how memory is used. ``config``: that of the student, by which its
-    activations are counted; without one they are roughly those of a Llama. ``shards``: over how many processes weights are
-    sharded. FLOPs per token are 3 forward passes of the student, 4 where its layers are computed twice,
-    and 1 of the teacher: 6 N_S + 2 N_T and attention (Kaplan et al., arXiv 2001.08361).
+    depends on it. ``adapters``: those that are trained on frozen weights, None for all weights; FLOPs alone depend on them.
+    ``use``: how memory is used. ``config``: that of the student, by which its activations are counted; without one they are
+    roughly those of a Llama. ``shards``: over how many processes weights are sharded. FLOPs per token are 3 forward passes of the
+    student, 4 where its layers are computed twice, and 1 of the teacher: 6 N_S + 2 N_T and attention (Kaplan et al., arXiv
+    2001.08361).
     """
     step = replace(_step(config, length, batch_tokens, itemsize, device, use), shards=shards)
-    passes = 4 if use.checkpointed else 3
-    flops = passes * student.forward_flops(length) + (0.0 if teacher is None else teacher.forward_flops(length))
+    flops = step_flops(student, length, adapters) + (0.0 if teacher is None else teacher.forward_flops(length))
     if use.checkpointed:
-        flops -= 2.0 * student.rows * student.hidden  # the head, which is computed once
+        flops += student.forward_flops(length) - 2.0 * student.rows * student.hidden  # the head, which is computed once
     kept = round(activation_bytes(student, replace(step, use=replace(use, checkpointed=False))))
     message = 0 if teacher is None else itemsize * teacher.hidden * batch_tokens
     parts = training_parts(student, teacher, step, quantised=quantised, averaged=averaged, trained=trained)

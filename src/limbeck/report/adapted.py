@@ -1,0 +1,49 @@
+"""A student, or its teacher, that was trained by adapters, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from limbeck.report.verdict import Difference
+from limbeck.report.words import bounded, count, share, without_sign
+
+
+def adapted_note(run: Mapping[str, Any]) -> str:
+    """The note of a report about a training of adapters; "" where all weights were trained."""
+    found = run.get("adapters")
+    if not found:
+        return ""
+    numbers, parameters = found["numbers"], (run.get("student") or {}).get("parameters")
+    part = f" ({share(numbers / parameters, digits=1)} of its weights)" if parameters else ""
+    return (
+        f"The student and its baselines of cross-entropy are adapters of rank {found['rank']}, {count(numbers)} numbers{part}, "
+        "on weights that stayed as they were; they are merged into the student, and kept as files of PEFT in the folder adapter. "
+        f"A step of all weights costs {found['whole']:.2f} times the FLOPs of one of the adapters, without the teacher's."
+    )
+
+
+def adapted_sentence(run: Mapping[str, Any]) -> str:
+    """What a model card says of it; "" where all weights were trained."""
+    found = run.get("adapters")
+    if not found:
+        return ""
+    return f" What was trained are adapters of rank {found['rank']}, {count(found['numbers'])} numbers, merged into the weights."
+
+
+def corrected_note(run: Mapping[str, Any], gain: Difference) -> str:
+    """The note of a report about a teacher that was tuned first; ``gain``: nats per token of it as given above it as tuned."""
+    found = run["correction"]
+    before = f"{bounded(*without_sign(gain))} nats per token {'lower' if gain.value >= 0 else 'higher'}"
+    return (
+        f"The teacher was corrected first: adapters of rank {found['rank']} ({count(found['numbers'])} numbers) were trained on "
+        f"{count(found['tokens'])} tokens of this text, and its loss on {gain.n} held-out documents is {before} than before. The "
+        f"student is pruned from the teacher as given. Equal compute counts these {found['flops']:.2g} FLOPs; a seed is charged "
+        "with all of them."
+    )
+
+
+def corrected_sentence(run: Mapping[str, Any]) -> str:
+    """What a model card says of it; "" where the teacher taught as given."""
+    found = run.get("correction")
+    return f" Its teacher was tuned on {count(found['tokens'])} tokens of the same text first." if found else ""
