@@ -144,7 +144,9 @@ def test_memory_is_that_of_adapters_where_no_baseline_trains_all_weights(done):
 
 @pytest.mark.long
 def test_a_stopped_run_continues_to_the_same_bits_and_keeps_the_best_weights(here, tmp_path, monkeypatch):
-    how = {"baselines": "none", "eval_every": 1, "weights": "last", "lr": 0.3}
+    other = tmp_path / "other.jsonl"  # on which the loss rises, so that the best weights are not the last
+    other.write_text("".join(json.dumps({"text": f"{n} zq%&xj;;kv#" * 9}) + "\n" for n in range(40)))
+    how = {"baselines": "none", "eval_every": 1, "weights": "last", "lr": 0.02, "eval_data": str(other)}
     distil(here, tmp_path / "whole", **how)
     step = Run._step
 

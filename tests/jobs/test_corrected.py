@@ -13,6 +13,7 @@ from limbeck.config import DistilSettings, ImportSettings
 from limbeck.disk import read_lines
 from limbeck.errors import BadSetting
 from limbeck.jobs.common.environment import Environment
+from limbeck.jobs.distil import correction
 from limbeck.jobs.distil.correction import AsGiven, check_correction
 from limbeck.jobs.distil.request import DistilRequest
 from limbeck.jobs.importing.job import import_model
@@ -51,6 +52,20 @@ def done(here) -> Path:
 
 def nats(folder: Path) -> dict[str, float]:
     return {row["model"]: row["value"] for row in read_lines(folder / "readings.jsonl") if row["name"] == "held_out"}
+
+
+def test_a_mixture_is_read_by_its_weights(here, tmp_path, monkeypatch):
+    other, read = write_corpus(tmp_path, 60), []
+
+    def stops(folder, label, model, teacher, rows, *others):
+        read.append(rows)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(correction, "Run", stops)
+    with pytest.raises(KeyboardInterrupt):
+        distil(here, tmp_path / "out", data=f"{here / 'text.jsonl'}:9,{other}:1", adapt_teacher=1024, baselines="none")
+    (span,) = read[0]._sources.spans
+    assert span.shares.tolist() == pytest.approx([0.9, 0.1], abs=0.01)  # of rows, which are not all full
 
 
 def test_the_baseline_is_the_distillation_from_the_teacher_as_given_bit_by_bit(done, here, tmp_path):
@@ -132,7 +147,7 @@ def test_what_does_not_go_with_a_correction_is_refused_with_its_reason(given, me
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("stop", [3, 7])  # in the correction, and in the student's training
+@pytest.mark.parametrize("stop", [3, 5])  # in the correction, and in the student's training
 def test_a_stopped_run_continues_to_the_same_bits(stop, here, tmp_path, monkeypatch):
     how: dict[str, Any] = {"adapt_teacher": 512, "baselines": "none"}
     distil(here, tmp_path / "whole", **how)

@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 
 import limbeck
+from limbeck.config import DistilSettings
 from limbeck.disk import sha256_of
 from limbeck.errors import BadCorpus, BadSetting
+from limbeck.jobs.distil.plan import mask_of
 from limbeck.run.run import Run
 from tests.helpers.models import texts, write_corpus, write_teacher
 
@@ -100,3 +102,9 @@ def test_what_cannot_be_masked_is_refused_before_anything_long(run, given, messa
         run(here, tmp_path / "run", **given)
     assert not list(tmp_path.glob("run/**/metrics.jsonl"))
     assert not (tmp_path / "run" / "cut").exists()
+
+
+def test_what_a_student_generates_cannot_be_masked():
+    settings = DistilSettings(teacher="teacher", mask_input=0.4, rollouts=0.5)
+    with pytest.raises(BadSetting, match="--mask-input does not go with --rollouts"):
+        mask_of(settings)

@@ -27,6 +27,7 @@ from limbeck.papers.masked_thought.training import (
     train_cell,
     with_dropout,
 )
+from limbeck.probes.interval import difference_interval
 
 CELL = Cell("one", SFT, 3, 3e-3, 2, 4, 40, 2, 16, 1, 2, 20)
 
@@ -88,9 +89,9 @@ def test_the_same_cell_ends_with_the_same_numbers_and_half_the_epochs_are_half_t
     assert train_cell(replace(CELL, arm="SFT, half the epochs", tested=4), "cpu")["trained_steps"] == 1
 
 
-def right(share, seed=0):
-    """Right answers to 500 chains, other ones for each of three seeds."""
-    return (np.random.default_rng(seed).random((3, 500)) < share).astype(float)
+def right(share, seed=0, chains=500):
+    """Right answers to chains, other ones for each of three seeds."""
+    return (np.random.default_rng(seed).random((3, chains)) < share).astype(float)
 
 
 @pytest.mark.parametrize(
@@ -98,12 +99,25 @@ def right(share, seed=0):
     [
         (0.5, 0.4, "confirmed"),
         (0.42, 0.4, "inconclusive"),  # less than three points
-        (0.4, 0.4, "refuted"),
         (0.4, 0.5, "refuted"),
     ],
 )
 def test_a_claim_needs_three_points_and_its_whole_interval(ours, theirs, verdict):
     assert judge_clause(right(ours), right(theirs), ("mask", "plain")).verdict == verdict
+
+
+def test_what_may_be_three_points_is_not_refuted():
+    ours, theirs = right(0.43, seed=1), right(0.4, seed=21)
+    found = judge_clause(ours, theirs, ("mask", "plain"))
+    assert (
+        difference_interval(ours, theirs, np.ones(500)).low
+        < 0
+        < 0.03
+        < difference_interval(ours, theirs, np.ones(500)).high
+    )
+    assert found.verdict == "inconclusive"
+    same = [right(0.4, seed=seed, chains=20_000) for seed in (3, 4)]
+    assert judge_clause(*same, ("mask", "plain")).verdict == "refuted"
 
 
 @pytest.mark.parametrize(

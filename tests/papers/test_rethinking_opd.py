@@ -94,14 +94,25 @@ def right(share, *, use=0, seeds=3, chains=2000):
     return (drawing.random((seeds, chains)) < share).astype(float)
 
 
-def test_overlap_predicts_if_it_does_beside_the_rivals_too():
+def test_overlap_predicts_if_it_does_among_teachers_of_a_pattern_and_beside_the_rivals_too():
     drawing = np.random.default_rng(2)
-    overlap, divergence, accuracy = drawing.normal(size=(3, 12))
-    assert judge_overlap(overlap, divergence, accuracy, overlap + 0.1 * divergence).verdict == "confirmed"
-    assert judge_overlap(overlap, divergence, accuracy, -overlap).verdict == "refuted"
-    assert judge_overlap(overlap, divergence, accuracy, drawing.normal(size=12)).verdict == "inconclusive"
-    # through the divergence alone: it says nothing more, which 12 pairs do not refute
-    assert judge_overlap(divergence + 0.1 * overlap, divergence, accuracy, divergence).verdict != "confirmed"
+    overlap, divergence, accuracy = drawing.normal(size=(3, 15))
+    patterns = [kind for kind in ("same", "mixed", "other") for _ in range(5)]
+    given = (divergence, accuracy)
+    assert judge_overlap(overlap, *given, overlap + 0.1 * divergence, patterns).verdict == "confirmed"
+    assert judge_overlap(overlap, *given, -overlap, patterns).verdict == "refuted"
+    assert judge_overlap(overlap, *given, drawing.normal(size=15), patterns).verdict == "inconclusive"
+    # through the divergence alone: it says nothing more, which 15 pairs do not refute
+    assert judge_overlap(divergence + 0.1 * overlap, *given, divergence, patterns).verdict != "confirmed"
+
+
+def test_a_difference_between_patterns_alone_confirms_no_more_than_chance_does():
+    drawing, verdicts = np.random.default_rng(3), []
+    patterns = [kind for kind in ("same", "mixed", "other") for _ in range(5)]
+    for _ in range(200):
+        of_pattern = np.repeat(drawing.normal(size=(4, 3)), 5, axis=1)
+        verdicts.append(judge_overlap(*(of_pattern + 0.1 * drawing.normal(size=(4, 15))), patterns).verdict)
+    assert verdicts.count("confirmed") <= 10
 
 
 def test_a_pattern_is_judged_only_between_teachers_that_know_as_much():

@@ -18,7 +18,6 @@ import torch
 from jaxtyping import Int64
 
 from limbeck.corpora import Rows
-from limbeck.corpora.mask_input import MaskedInputs
 from limbeck.generation.local import Continuation, generate
 from limbeck.models.language_model import LanguageModel
 from limbeck.types import Batch, joined, mapped
@@ -183,7 +182,7 @@ class Rollouts:
     in mixed precision, as it is trained.
     """
 
-    rows: Rows | MaskedInputs
+    rows: Rows
     student: LanguageModel
     how: RolloutPlan
     bf16: bool = False
@@ -208,8 +207,7 @@ class Rollouts:
         if not own:
             return batch
         how = Continuing(self.student, self.how.max_new_tokens, self.how.temperature, self.seed, self.bf16)
-        plain = replace(batch.rows(torch.tensor(own)), student_inputs=None)  # what it generates is read as it is
-        generated, self.last = how.rows(plain, places[own])
+        generated, self.last = how.rows(batch.rows(torch.tensor(own)), places[own])
         kept = torch.tensor([row for row in range(len(batch.tokens)) if row not in own], dtype=torch.long)
         return joined(batch.rows(kept), generated)
 

@@ -121,10 +121,8 @@ def arms_of(
                 arm = replace(arm, objective=objective, fresh=True, steps=steps, taken=0, on_policy=True)
             if name in (ATTENTION, LAYERS):
                 arm = replace(arm, objective=objective, start=out / name, steps=steps, taken=0, on_policy=True)
-            if name in (PTQ, *OFF_POLICY):
+            if name in (PTQ, UNMASKED, *OFF_POLICY):
                 arm = replace(arm, objective=objective)
-            if name == UNMASKED:
-                arm = replace(arm, objective=objective, on_policy=True)
             if name in FULL:
                 arm = replace(arm, objective=objective, on_policy=True)
             if name == "full@flops":
@@ -217,6 +215,7 @@ class Shared:
         if self.rollouts is None or not arm.on_policy:
             return Run(arm.folder, arm.label, start, teacher, rows, objective, plan, world, **how)
         own = self.rollouts.over(arm.taken * plan.rows, arm.steps * plan.rows)
+        assert isinstance(rows, Rows), "masked input does not go with rollouts"
         corpus = Rollouts(rows, start, own, bf16=plan.bf16)
         return Run(arm.folder, arm.label, start, teacher, corpus, objective, plan, world, facts=corpus.facts, **how)
 

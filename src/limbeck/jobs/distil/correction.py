@@ -23,6 +23,7 @@ from limbeck.errors import BadModel, BadSetting
 from limbeck.jobs.common.adapters import ADAPTER, planned_matrices, size_of
 from limbeck.jobs.common.environment import Environment, batch_rows
 from limbeck.jobs.common.memory import computed, memory_use, planned_run
+from limbeck.jobs.common.mixture import blend_of
 from limbeck.jobs.distil.request import DistilRequest
 from limbeck.models.language_model import LanguageModel
 from limbeck.models.source import resolve
@@ -174,7 +175,8 @@ def _train(
     planned = correction.run(settings, environment, teacher.parameters_count)
     use, _ = memory_use(planned, teacher.config, None, environment, {})
     plan = replace(computed(training, use), steps=correction.steps, lr=correction.rate, average="", weights="float32")
-    rows = Rows(store, length=correction.length, seed=settings.seed, ranks=environment.world)
+    shares = blend_of(settings.data, steps=correction.steps, rows=correction.rows, schedule=plan.schedule)
+    rows = Rows(store, length=correction.length, seed=settings.seed, ranks=environment.world, blend=shares)
     console.print(
         f"teacher correction: {correction.steps:,} steps of {correction.rows} x {correction.length} tokens, adapters of rank "
         f"{correction.adapters.rank}, peak learning rate {correction.rate:.2g}"

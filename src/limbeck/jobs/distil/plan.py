@@ -147,6 +147,11 @@ class DistilPlan:
 def mask_of(settings: DistilSettings) -> MaskInput | None:
     """How tokens are corrupted where the student reads them, None for not. Raises BadSetting for a baseline that needs it."""
     if settings.mask_input is not None:
+        if settings.rollouts is not None:
+            raise BadSetting(
+                "--mask-input does not go with --rollouts: a student reads what it generated as it is, so a part of the rows "
+                "alone would be masked; leave one of the two out"
+            )
         return MaskInput.of(settings.mask_input)
     if UNMASKED in settings.baselines:
         raise BadSetting(

@@ -97,14 +97,14 @@ def _more(ours: Right, theirs: Right, names: tuple[str, str], claim: str) -> Cla
     verdict: Verdict = "inconclusive"
     if found.low > 0 and found.value > LEAST:
         verdict = "confirmed"
-    elif found.low <= 0:
+    elif found.high < LEAST:
         verdict = "refuted"
     points = Interval(100 * found.value, 100 * found.low, 100 * found.high, found.n)
     return ClaimResult(
         claim,
         "Of each kind of arm the one with the best validation over all seeds is compared, each seed at its best validation. "
         f"Confirmed: more than {LEAST * 100:g} points more test chains are answered greedily, and the whole 95 % interval over "
-        "chains and seeds is above 0. Refuted: the interval holds 0, or lies below. Inconclusive otherwise.",
+        "chains and seeds is above 0. Refuted: the whole interval is below that many points. Inconclusive otherwise.",
         verdict,
         f"difference {interval(points, '+.1f')} points, {names[0]} from {names[1]}; n = {ours.shape[1]:,} chains, "
         f"{ours.shape[0]} seeds.",

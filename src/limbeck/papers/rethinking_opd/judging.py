@@ -23,9 +23,16 @@ Right = Float[np.ndarray, "seeds chains"]  # 1 for each right answer, or a mean 
 Means = Float[np.ndarray, " pairs"]
 
 
-def judge_overlap(overlap: Means, divergence: Means, accuracy: Means, gains: Means) -> ClaimResult:
-    """Judges whether overlap before predicts gains, by itself and beside what else is known before. Means over seeds."""
-    alone, beside = correlation(overlap, gains), correlation(overlap, gains, (divergence, accuracy))
+def judge_overlap(
+    overlap: Means, divergence: Means, accuracy: Means, gains: Means, patterns: Sequence[str]
+) -> ClaimResult:
+    """Judges whether overlap before predicts gains among teachers of one pattern, by itself and beside what else is known before.
+
+    All are means over seeds. Teachers of a pattern are alike, so over all of them a difference between two patterns would count
+    as many pairs.
+    """
+    within = [np.array([one == kind for one in patterns], float) for kind in sorted(set(patterns))[1:]]
+    alone, beside = correlation(overlap, gains, within), correlation(overlap, gains, (*within, divergence, accuracy))
     verdict: Verdict = "inconclusive"
     if alone.low > 0 and beside.low > 0:
         verdict = "confirmed"
@@ -34,12 +41,14 @@ def judge_overlap(overlap: Means, divergence: Means, accuracy: Means, gains: Mea
     return ClaimResult(
         "The overlap of the most probable tokens of student and teacher, on the student's own answers before, predicts what "
         "on-policy distillation gains, and does so beyond the teacher's accuracy and the divergence before.",
-        "Confirmed: over pairs of student and teacher, Spearman's correlation of overlap and gain is above 0, and so is the "
-        "partial one given KL(student || teacher) and the teacher's accuracy, each by its whole 95 % interval (Fisher's z). "
+        "Confirmed: over pairs of student and teacher, Spearman's correlation of overlap and gain given the teacher's pattern is "
+        "above 0, and so is the partial one given KL(student || teacher) and the teacher's accuracy too, each by its whole 95 % "
+        "interval (Fisher's z). "
         f"Refuted: one of the two is below {LITTLE:g} by its whole interval. Inconclusive otherwise.",
         verdict,
         f"correlation {_plain(alone)}; partial correlation {_plain(beside)}; of the divergence with gains "
-        f"{_plain(correlation(divergence, gains))}, of the teacher's accuracy {_plain(correlation(accuracy, gains))}; "
+        f"{_plain(correlation(divergence, gains, within))}, of the teacher's accuracy "
+        f"{_plain(correlation(accuracy, gains, within))}; of overlap over all patterns {_plain(correlation(overlap, gains))}; "
         f"n = {len(gains)} pairs, means over seeds.",
     )
 

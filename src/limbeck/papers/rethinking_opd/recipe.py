@@ -5,7 +5,7 @@ teacher have to think alike, seen in the most probable tokens that they share, a
 not trained on. Ours are small decoders on chains of operations modulo 10: teachers write derivations as the student does, or
 otherwise, and learned the student's chains, or more.
 
-    limbeck reproduce rethinking-opd --scale smoke | small | gpu       half a minute | an hour of a core | not yet timed
+    limbeck reproduce rethinking-opd --scale smoke | small | gpu      half a minute | one and a half hours of a core | not timed
 """
 
 from __future__ import annotations
@@ -54,8 +54,10 @@ class Scale:
 
 SCALES = {
     "smoke": Scale(2, 20, (40,), 16, (24,), 1, 2, 4, 3, 3, 3e-3, 100, 8, (1e-3,)),
-    "small": Scale(3, 150, (220, 320, 600), 64, (96,), 2, 4, 64, 500, 200, 3e-3, 100_000, 500, (3e-4, 1e-3, 3e-3)),
-    "gpu": Scale(6, 1500, (3000, 10_000, 50_000), 256, (512,), 6, 8, 256, 3000, 1000, 1e-3, 3_000_000, 1000, (1e-4, 3e-4, 1e-3)),
+    "small": Scale(3, 150, (190, 240, 320, 600), 64, (96,), 2, 4, 64, 500, 200, 3e-3, 100_000, 500, (3e-4, 1e-3, 3e-3)),
+    "gpu": Scale(
+        6, 1500, (2200, 3000, 10_000, 50_000), 256, (512,), 6, 8, 256, 3000, 1000, 1e-3, 3_000_000, 1000, (1e-4, 3e-4, 1e-3)
+    ),
 }  # fmt: skip
 
 
@@ -132,7 +134,7 @@ def _judged(scale: Scale, found: _Found, kinds: Sequence[Kind]) -> list[ClaimRes
     accuracy = np.array([_right(found.teachers[kind]).mean() for kind in kinds])
     gains = np.array([after(found.on, [kind]).mean() for kind in kinds]) - before.mean()
     return [
-        judge_overlap(overlap, divergence, accuracy, gains),
+        judge_overlap(overlap, divergence, accuracy, gains, [kind.pattern for kind in kinds]),
         judge_pattern(
             after(found.on, same), after(found.on, other), (float(best(same).mean()), float(best(other).mean()))
         ),
