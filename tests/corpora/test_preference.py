@@ -18,6 +18,7 @@ from tests.helpers.models import texts, tokenizer
 
 TOK = tokenizer()
 PAIRS = Columns(preference=True)
+ASKED = "\n\nHuman: is it so?\n\nAssistant:"
 USER, GOOD, BAD = ({"role": r, "content": c} for r, c in (("user", "q"), ("assistant", "yes"), ("assistant", "no")))
 
 
@@ -28,7 +29,12 @@ USER, GOOD, BAD = ({"role": r, "content": c} for r, c in (("user", "q"), ("assis
         ({"prompt": "is it so? ", "chosen": "is it so? no", "rejected": "is it so? yes"}, None),
         ({"prompt": "a b c d ", "chosen": "a b c d yes", "rejected": "a b c d no"}, ("a b c d ", "yes", "no")),
         ({"chosen": "The sky is blue.", "rejected": "The sky is black."}, ("The sky is", " blue.", " black.")),
+        ({"chosen": "So: yes", "rejected": "So: yes sure"}, ("So:", " yes", " yes sure")),
+        ({"chosen": f"{ASKED} I do", "rejected": f"{ASKED} I do not"}, (ASKED, " I do", " I do not")),
+        ({"chosen": f"{ASKED} I see", "rejected": f"{ASKED} I say"}, (ASKED, " I see", " I say")),
         ({"chosen": [USER, GOOD], "rejected": [USER, BAD]}, ([USER], [GOOD], [BAD])),
+        ({"chosen": [USER, GOOD], "rejected": [USER, GOOD, USER, BAD]}, ([USER], [GOOD], [GOOD, USER, BAD])),
+        ({"system": "s", "prompt": "q", "chosen": "yes", "rejected": "no"}, ([USER], [GOOD], [BAD])),
         ({"prompt": [USER], "chosen": [GOOD], "rejected": [BAD]}, ([USER], [GOOD], [BAD])),
         ({"prompt": "q", "chosen": [USER, GOOD], "rejected": [USER, BAD]}, ([USER], [GOOD], [BAD])),
         ({"prompt": [USER], "chosen": "yes", "rejected": "no"}, ([USER], [GOOD], [BAD])),
@@ -46,12 +52,32 @@ def test_a_pair_is_read_from_the_forms_of_trl(record, expected):
         ({"prompt": [USER], "chosen": [USER, GOOD], "rejected": [BAD]}, "'rejected' alone does not"),
         ({"prompt": "p", "chosen": [USER, GOOD], "rejected": [USER, BAD]}, "got a turn of the user"),
         ({"chosen": [USER, GOOD], "rejected": "no"}, "two texts or two lists of messages"),
+        ({"prompt": "a b c d", "chosen": "a b c d yes", "rejected": "no"}, "'rejected' alone does not"),
+        ({"system": "s", "chosen": "q yes", "rejected": "q no"}, "expected a 'prompt' beside 'system'"),
+        ({"chosen": [USER], "rejected": [USER, BAD]}, "expected a completion in 'chosen', got none"),
         ({"text": "once"}, "expected a preference pair with 'chosen' and 'rejected'"),
     ],
 )
 def test_what_is_no_pair_is_refused(record, message):
     with pytest.raises(BadRecord, match=message):
         from_record(record, name="1", where="pairs.jsonl:1", columns=PAIRS)
+
+
+def test_a_system_message_stands_before_a_prompt_that_is_text():
+    record = {"system": "s", "prompt": "q", "chosen": "yes", "rejected": "no"}
+    pair = from_record(record, name="1", where="", columns=PAIRS)
+    assert pair.messages == [{"role": "system", "content": "s"}, USER | {"weight": 0}, GOOD]
+    assert pair.rejected.messages == [*pair.messages[:2], BAD]
+    assert pair.asked == 2
+
+
+def test_texts_without_a_prompt_or_a_turn_are_noted():
+    def form(**record):
+        return from_record(record, name="1", where="", columns=PAIRS).form
+
+    assert form(prompt="q", chosen="yes", rejected="no") == "preference pair"
+    assert form(chosen=f"{ASKED} yes", rejected=f"{ASKED} no") == "preference pair"
+    assert "without a prompt" in form(chosen="q yes", rejected="q no")
 
 
 def test_pairs_are_no_text():
@@ -109,8 +135,16 @@ def test_a_pair_longer_than_a_row_is_left_out_and_counted(store):
 
 
 def test_the_preferred_sides_are_a_text_of_their_own(store):
-    preferred = preferred_of(store)
+    preferred = preferred_of(store, None)
     assert preferred.documents == store.documents
     assert preferred.slice(0, int(preferred.starts[1])).tolist() == store.slice(0, int(store.seconds[0])).tolist()
     assert preferred.predictions < store.predictions
     assert Rows(preferred, length=48).n_rows < Rows(store, length=48).n_rows
+
+
+def test_the_preferred_sides_are_those_of_the_pairs_that_rows_have(store):
+    length = int(np.median(np.diff(store.starts) - 2))
+    read = np.flatnonzero(store.documents_in(store.layout(length).rows, length=length))
+    assert 0 < len(read) < store.documents
+    preferred = preferred_of(store, length)
+    assert [preferred.sha256_of(i) for i in range(preferred.documents)] == [store.sha256_of(i) for i in read.tolist()]

@@ -64,6 +64,9 @@ def test_a_run_says_which_completions_are_preferred(lora):
     assert {"pair_accuracy", "pair_margin", "chosen_gain", "rejected_gain", "other_held_out"} <= set(after)
     assert "held-out pairs, by its implicit reward" in result.verdict
     assert "cross-entropy on the preferred completions alone" in result.verdict
+    plan = json.loads((out / "run.json").read_text())["plan"]
+    assert plan["rates"] == {"student": 0.003, "chosen": pytest.approx(0.03)}
+    assert "cross-entropy on preferred sides 0.03" in (out / "verdict.json").read_text()
     page = (out / "report.html").read_text()
     assert "pairs right" in page
     assert "pairs whose preferred side has the larger reward" in (out / "student" / "README.md").read_text()

@@ -14,6 +14,13 @@ from limbeck.corpora.layout import Layout, LearnedOf, Packed, best_fit, in_mixed
 from limbeck.errors import BadCorpus
 
 
+def sizes_of(
+    starts: Int64[np.ndarray, " pairs_and_one"], seconds: Int64[np.ndarray, " pairs"]
+) -> Int64[np.ndarray, "pairs 2"]:
+    """The places in a row that both sides of each pair take: all but a side's last token, which is only predicted."""
+    return np.stack([seconds - starts[:-1] - 1, starts[1:] - seconds - 1], 1)
+
+
 def lay_out_pairs(
     starts: Int64[np.ndarray, " pairs_and_one"],
     seconds: Int64[np.ndarray, " pairs"],
@@ -26,7 +33,7 @@ def lay_out_pairs(
     ``learned(start, stop)`` is the mask of learned tokens of a part of the stream. Raises BadCorpus where all pairs are longer
     than a row.
     """
-    sizes = np.stack([seconds - starts[:-1] - 1, starts[1:] - seconds - 1], 1)  # inputs: all but a side's last token
+    sizes = sizes_of(starts, seconds)
     fits = sizes.sum(1) <= length
     if not fits.any():
         raise BadCorpus(

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from limbeck.corpora.layout_pairs import sizes_of
 from limbeck.corpora.store import TokenStore
 from limbeck.corpora.writer import Item, record_batch
 from limbeck.host import on_host, sent
@@ -59,9 +60,12 @@ def by_side(batch: Batch) -> Batch:
     return replace(batch, document=torch.where(side >= 0, 2 * batch.document + side % 2, batch.document))
 
 
-def preferred_of(store: TokenStore) -> TokenStore:
-    """The preferred sides of a store of pairs, as a store in memory whose documents have the numbers of their pairs."""
-    items = list(_preferred(store))
+def preferred_of(store: TokenStore, length: int | None) -> TokenStore:
+    """The preferred sides of the pairs that fit in a row of ``length`` tokens (None: of all), in order, as a store in memory.
+
+    Pairs that rows leave out are no text either, so that what learns the preferred sides reads the same pairs.
+    """
+    items = list(_preferred(store, length))
     counts = {
         **store.manifest,
         "documents": len(items),
@@ -72,9 +76,11 @@ def preferred_of(store: TokenStore) -> TokenStore:
     return TokenStore(Path(store.folder), counts, [record_batch(items)], packing=store.packing)
 
 
-def _preferred(store: TokenStore) -> Iterator[Item]:
+def _preferred(store: TokenStore, length: int | None) -> Iterator[Item]:
     assert store.seconds is not None, "a store of pairs"
-    for number, (start, stop) in enumerate(zip(store.starts[:-1].tolist(), store.seconds.tolist(), strict=True)):
+    taken = sizes_of(store.starts, store.seconds).sum(1)
+    for number in np.flatnonzero(taken <= (taken if length is None else length)).tolist():
+        start, stop = int(store.starts[number]), int(store.seconds[number])
         tokens, learned = store.slice(start, stop), store.learned(start, stop)
         yield Item(store.name_of(number), store.sha256_of(number) or b"", tokens, learned, store.bytes_of(number))
 

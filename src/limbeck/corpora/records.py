@@ -137,7 +137,7 @@ def from_record(
     if document is None:
         return None
     unread = unread or tuple(str(key) for key, value in record.items() if key not in read and _holds_text(value))
-    return replace(document, form=form, unread=_shared(unread))
+    return replace(document, form=document.form or form, unread=_shared(unread))
 
 
 def from_text(text: Any, *, name: str, where: str, family: str | None = None, field: str = "text") -> Document | None:
@@ -254,7 +254,7 @@ def _pair(record: _Record, name: str) -> Document:
     if isinstance(prompt, str):
         texts = [_string(prompt, "prompt", record.where) + _string(end, "chosen", record.where) for end in ends]
         chosen, rejected = (Document(name, text=text, prompt=len(prompt)) for text in texts)
-        return replace(chosen, rejected=rejected)
+        return replace(chosen, rejected=rejected, form=preference.form_of(record.fields, prompt))
     before = preference.unlearned(_messages(prompt, "prompt", record.where)) if prompt else []
     both = [_messages(end, field, record.where) for end, field in zip(ends, ("chosen", "rejected"), strict=True)]
     chosen, rejected = (record.conversation(name, [*before, *messages]) for messages in both)

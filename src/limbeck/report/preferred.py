@@ -18,7 +18,7 @@ from limbeck.probes.measurements import Measurements
 from limbeck.probes.preference import PairValues, longer, pairs_read, preference, read_pairs, right, share_right
 from limbeck.report.decision import by_chance, rule, too_few
 from limbeck.report.start import Start
-from limbeck.report.tuned import ALONE, FORGOTTEN, costs, of_other, rises
+from limbeck.report.tuned import ALONE, FORGOTTEN, costs, of_other, rates_of, rises
 from limbeck.report.verdict import (
     Difference,
     Verdict,
@@ -74,7 +74,7 @@ def preferred_verdict(
     ]
     notes += _moved(preference("student", runs, before))
     notes += [of_other(found[ALONE], "tuning on the pairs alone")] if ALONE in found else []
-    notes += costs(plan)
+    notes += costs(plan) + rates_of(plan)
     notes.append(what_the_interval_covers(len(runs), n, start))
     notes += [rule([one.seeds for one in found.values()])] if len(runs) >= FEWEST_SEEDS else []
     notes.append(too_few_documents(n))

@@ -135,6 +135,15 @@ def costs(plan: Mapping[str, Any]) -> list[str]:
     return [f"trainings cost, in FLOPs of the tuned model's: {shown}"]
 
 
+def rates_of(plan: Mapping[str, Any]) -> list[str]:
+    """Peak learning rates of the tuned model and of baselines, where they differ."""
+    rates = plan.get("rates") or {}
+    if len(set(rates.values())) < 2:
+        return []
+    shown = ", ".join(f"{label(name, BEFORE)} {rate:.2g}" for name, rate in rates.items())
+    return [f"peak learning rates: {shown}"]
+
+
 def _tried(trials: Sequence[Mapping[str, Any]]) -> list[str]:
     """Which learning rates were tried out, what they reached, and that no compute here counts them."""
     notes = []

@@ -43,7 +43,8 @@ _TRAINS = ("distil", "pretrain", "tune")  # jobs whose runs may have their text 
 class RunFolder:
     """The run of a model: its text, and how its ``records`` are read, from its signature.
 
-    ``most``: the training tokens of each source after which one that is streamed is read no further.
+    ``most``: the training tokens of each source after which one that is streamed is read no further. ``length``: the tokens of
+    its rows, None where its signature has none.
     """
 
     folder: Path
@@ -52,6 +53,7 @@ class RunFolder:
     records: Records
     text_tokens: int | None = None
     most: tuple[int, ...] = ()
+    length: int | None = None
 
     @classmethod
     def of(cls, model: str) -> RunFolder | None:
@@ -67,7 +69,8 @@ class RunFolder:
                 records = Records(Columns(columns), signature.get("skip_bad") or 0, bool(signature.get("dedup")))
                 data, tokens = signature["data"], signature.get("text_tokens")
                 most = wanted_of(data, signature.get("tokens", 0), tokens, _length_of(signature))
-                return cls(above, data, signature.get("eval_data"), records, tokens, most)
+                rows = signature.get("length")
+                return cls(above, data, signature.get("eval_data"), records, tokens, most, rows)
         return None
 
     def trained_on(self, store: TokenStore) -> TokenStore:
@@ -174,7 +177,9 @@ class Texts:
             stores = ()
         ours = fingerprint(self._model.tokenizer)
         if stores and all(s.manifest["made_from"].get("tokenizer") == ours and s.digests() for s in stores):
-            train, held_out = (preferred_of(store) if store.seconds is not None else store for store in stores)
+            train, held_out = (
+                store if store.seconds is None else preferred_of(store, self._run.length) for store in stores
+            )
             return self._run.trained_on(train), held_out
         run, folder = self._run, self._folder / "run"
         try:

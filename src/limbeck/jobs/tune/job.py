@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -155,11 +156,11 @@ class _Tuning:
             parent=self.start if plan.needs_parent else None,
             vocab=self.start.vocab,
             stored=getattr(torch, stored_dtype(resolve_description(settings.student))),
-            preferred=preferred_of(store) if plan.pairs else None,
+            preferred=preferred_of(store, plan.length) if plan.pairs else None,
         )
         if plan.pairs:
             shared = replace(shared, reference=self._reference(shared, arms))
-            held_out = preferred_of(held_out)
+            held_out = preferred_of(held_out, plan.length)
         rates = self._rates(shared, tried, arms, apart)
         training = replace(training, lr=rates.by_kind[plan.adapters is not None])
         looks: dict[str, Any] = {"every": rule.every, "apart": apart} if rule else {}
@@ -238,6 +239,7 @@ class _Tuning:
         own = plan.own_rows(plan.steps, replay=True)
         mixed, layout = mixture_facts(store, shared.rows(arms[0]), own), store.layout(plan.length)
         scored = min(layout.rows, plan.steps * plan.rows)
+        rates = {arm.name: shared.rate(arm) for arm in arms}
         parameters, source = self.start.parameters_count, resolve_description(settings.student)
         stated = licence_of(source)
         student = {"name": self.start.name, "parameters": parameters, "trained": plan.numbers or parameters}
@@ -245,7 +247,9 @@ class _Tuning:
             "doctor": as_json(self.findings),
             "student": student | ({"stated": stated} if stated else {}),
             "objective": plan.objective.canonical,
-            "plan": _plan_facts(plan, training, arms, padding=_padding(plan, store, self.others), scored=scored)
+            "plan": _plan_facts(
+                plan, training, arms, rates=rates, padding=_padding(plan, store, self.others), scored=scored
+            )
             | rule_facts(shared.rule),
             "lineage": self.start.lineage,
         }
@@ -253,7 +257,7 @@ class _Tuning:
         what = _what(plan, parameters)
         console.print(
             f"tune {self.start.name}: {count(parameters)} parameters, {what}; {plan.steps:,} steps of {plan.rows} x "
-            f"{plan.length} tokens ({own / layout.rows:.1f} epochs of the data), peak learning rate {training.lr:.2g}, "
+            f"{plan.length} tokens ({own / layout.rows:.1f} epochs of the data), peak learning rate {_rates_in_words(rates)}, "
             f"{training.schedule}{', in bfloat16' if training.bf16 else ''}; {trainings(len(arms))}: "
             f"{', '.join(arm.label for arm in arms)}"
         )
@@ -268,8 +272,17 @@ class _Tuning:
             console.print(f"note: {few}")
 
 
-def _plan_facts(plan: TunePlan, training: Plan, arms: list[Arm], *, padding: float, scored: int) -> dict[str, Any]:
-    """The plan as run.json stores it. ``tokens`` does not count padding; ``flops`` are those of each arm's training.
+def _rates_in_words(rates: Mapping[str, float]) -> str:
+    """The peak learning rate of the tuned model, and those of baselines that have another."""
+    own = rates["student"]
+    others = [f"{name} {rate:.2g}" for name, rate in rates.items() if rate != own]
+    return f"{own:.2g}" + (f" ({', '.join(others)})" if others else "")
+
+
+def _plan_facts(
+    plan: TunePlan, training: Plan, arms: list[Arm], *, rates: Mapping[str, float], padding: float, scored: int
+) -> dict[str, Any]:
+    """The plan as run.json stores it. ``tokens`` does not count padding; ``flops`` and ``rates`` are those of each arm.
 
     ``scored``: how many rows of pairs the model before tuning computes once.
     """
@@ -288,6 +301,7 @@ def _plan_facts(plan: TunePlan, training: Plan, arms: list[Arm], *, padding: flo
         "schedule": training.schedule,
         **optimiser_facts(training),
         "flops": rows,
+        "rates": dict(rates),
         "arms": [{"name": arm.name, "seed": arm.seed, "steps": arm.steps} for arm in arms],
     }
 
