@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from limbeck.corpora import Rows
-from limbeck.corpora.build import build_stores
+from limbeck.corpora.build import build_held_out, build_stores
 from limbeck.corpora.document import is_held_out
 from limbeck.corpora.pair_rows import by_side, each_counts_once, preferred_of, sides_of
 from limbeck.corpora.preference import split_pair
@@ -122,6 +122,15 @@ def test_a_row_has_both_sides_of_a_pair_each_from_its_own_beginning(store):
             assert batch.targets.flatten()[here].tolist() == store.slice(low + 1, high).tolist()
             assert batch.position.flatten()[here].tolist() == list(range(high - low - 1))
             assert int((learned == 2 * document + which).sum()) == int(store.learned(low, high).sum())
+
+
+def test_a_store_knows_which_pairs_share_a_prompt(tmp_path):
+    rows = [{"prompt": f"q{i % 3} ", "chosen": f"yes {i}", "rejected": f"no {i}"} for i in range(12)]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    built = build_held_out(str(tmp_path / "pairs.jsonl"), TOK, tmp_path / "data", records=Records(PAIRS))
+    asked = [(int(built.name_of(i).rpartition(":")[2]) - 1) % 3 for i in range(built.documents)]
+    assert len(asked) == 12
+    assert len(set(zip(asked, built.prompts.tolist(), strict=True))) == 3
 
 
 def test_a_pair_longer_than_a_row_is_left_out_and_counted(store):

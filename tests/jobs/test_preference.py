@@ -19,8 +19,9 @@ from limbeck.disk import read_lines
 from limbeck.errors import BadObjective, BadSetting, LimbeckError
 from limbeck.jobs.tune.reference import reference_of
 from limbeck.models.load import load
+from limbeck.probes.interval import wilson
 from limbeck.probes.measurements import Measurements
-from limbeck.probes.preference import preference
+from limbeck.probes.preference import preference, share_right
 from limbeck.report.preferred import preferred_verdict
 from limbeck.report.start import BEFORE
 from limbeck.run.run import Run
@@ -157,12 +158,12 @@ def test_readings_of_pairs_by_hand():
     tokens = [[2, 1], [1, 3], [2, 2], [3, 1]]
     before = measured([[9, 9]] * 4, tokens)
     after = measured([[6, 8], [8, 7], [9, 9], [7, 10]], tokens)
-    found = {one.name: one for one in preference("student", [after], before)}
+    found = {one.name: one for one in preference("student", [after], before, np.arange(4))}
     assert found["pair_accuracy"].value == 0.625
     assert found["pair_margin"].value == pytest.approx((2 - 1 + 0 + 3) / 4)
     assert (found["chosen_gain"].value, found["rejected_gain"].value) == (1.5, 0.5)
     assert found["margin_length_correlation"].value == pytest.approx(np.corrcoef([2, -1, 0, 3], [1, -2, 0, 2])[0, 1])
-    assert {one.name: one.value for one in preference("cut", [before], before)} == {
+    assert {one.name: one.value for one in preference("cut", [before], before, np.arange(4))} == {
         "likelihood_accuracy": 0.5,
         "longer_wins": 0.625,
     }
@@ -174,13 +175,37 @@ def test_a_verdict_of_three_seeds_names_what_is_better():
     before = measured(np.full((60, 2), 9.0), tokens)
     good = [measured(9 - generator.normal([4, 0], 1, (60, 2)), tokens) for _ in range(3)]
     none = [measured(9 - generator.normal(0, 1, (60, 2)), tokens) for _ in range(3)]
-    found = preferred_verdict({"cut": [before], "student": good, "chosen": none}, None, start=BEFORE, plan={})
+    how = {"prompts": np.arange(60), "start": BEFORE, "plan": {}}
+    found = preferred_verdict({"cut": [before], "student": good, "chosen": none}, None, **how)
     assert found.outcome == "better"
     assert "more than by chance" in found.text
     assert "more of the pairs than cross-entropy on the preferred completions alone" in found.text
-    worse = preferred_verdict({"cut": [before], "student": none, "chosen": good}, None, start=BEFORE, plan={})
+    worse = preferred_verdict({"cut": [before], "student": none, "chosen": good}, None, **how)
     assert worse.outcome == "inconclusive"
     assert "not clearly more than by chance" in worse.text
+
+
+def test_pairs_of_one_prompt_are_one_observation():
+    """Twenty prompts of ten pairs each, right or wrong together, are as uncertain as twenty pairs."""
+    each = np.arange(20) % 3 < 2
+    right = [each.astype(float)]
+    one = share_right(right, np.ones(20, bool), np.arange(20))
+    ten = share_right([np.repeat(right[0], 10)], np.ones(200, bool), np.repeat(np.arange(20), 10))
+    assert (ten.value, ten.low, ten.high, ten.n) == pytest.approx((one.value, one.low, one.high, 20))
+    all_right = share_right([np.ones(200)], np.ones(200, bool), np.repeat(np.arange(20), 10))
+    assert (all_right.low, all_right.n) == (wilson(20, 20).low, 20)
+
+
+def test_a_verdict_counts_prompts_and_stays_within_the_possible():
+    tokens = [[2, 2]] * 40
+    before = measured(np.full((40, 2), 9.0), tokens)
+    generator = np.random.default_rng(1)
+    runs = [measured(9 - generator.normal([shift, 0], 0.1, (40, 2)), tokens) for shift in (9, 9, -9)]
+    how = {"prompts": np.arange(40) // 4, "start": BEFORE, "plan": {}}
+    found = preferred_verdict({"cut": [before], "student": runs}, None, **how)
+    assert "of 40 held-out pairs of 10 prompts" in found.text
+    assert any("10 prompts held out: too few" in note for note in found.notes)
+    assert all(one.low >= -1 and one.high <= 1 for one in found.differences)
 
 
 @pytest.mark.long

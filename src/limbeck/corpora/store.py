@@ -3,7 +3,7 @@
 All documents form one stream of tokens across shards; a slice within one shard is not copied. A shard is one Arrow file with one
 record batch, which any Arrow reader can open. Its columns are ``name``, ``tokens``, ``bytes`` (UTF-8 bytes of the learned text),
 ``sha256`` (of the document's content), ``learned`` where some tokens are not learned, and ``second`` where documents are
-preference pairs: the place of the rejected side's first token in its document.
+preference pairs: the place of the rejected side's first token in its document; these have ``prompt`` too, the SHA-256 of it.
 """
 
 from __future__ import annotations
@@ -239,6 +239,15 @@ class TokenStore:
         if any("second" not in shard.schema.names for shard in self._shards):
             return None
         return np.concatenate([np.from_dlpack(shard.column("second")) for shard in self._shards]) + self.starts[:-1]
+
+    @cached_property
+    def prompts(self) -> Int64[np.ndarray, " documents"]:
+        """The number of each pair's prompt, which several pairs may share; in a store without prompts each has its own."""
+        if any("prompt" not in shard.schema.names for shard in self._shards):
+            return np.arange(self.documents)
+        digests = [digest for shard in self._shards for digest in shard.column("prompt").to_pylist()]
+        numbers = {digest: number for number, digest in enumerate(dict.fromkeys(digests))}
+        return np.array([numbers[digest] for digest in digests], np.int64)
 
     @property
     def learns_all(self) -> bool:

@@ -199,7 +199,8 @@ def _pair(document: Document, how: How, found: Found) -> Item:
     _check_rows(tokens, document, how)
     found.add(document, opened=False, closed=False)
     learned = np.concatenate([marks, more])
-    return Item(document.name, document.digest(), tokens.astype(how.dtype), learned, size, second=len(first))
+    prompt = document.split_digest()
+    return Item(document.name, document.digest(), tokens.astype(how.dtype), learned, size, len(first), prompt)
 
 
 def _is_plain(document: Document) -> bool:

@@ -22,7 +22,10 @@ SHARD_DOCUMENTS = 50_000
 
 @dataclass(frozen=True)
 class Item:
-    """One tokenised document. ``second``: in a preference pair the place of the rejected side's first token, otherwise 0."""
+    """One tokenised document. ``second``: in a preference pair the place of the rejected side's first token, otherwise 0.
+
+    ``prompt``: of a preference pair the SHA-256 of its prompt, by which it is split.
+    """
 
     name: str
     digest: bytes
@@ -30,6 +33,7 @@ class Item:
     learned: np.ndarray | None
     size: int  # UTF-8 bytes of the text that is learned, of a pair that of its preferred side
     second: int = 0
+    prompt: bytes = b""
 
     @property
     def predictions(self) -> int:
@@ -162,7 +166,8 @@ def read_items(path: Path) -> list[Item]:
     for i, (name, digest, size) in enumerate(zip(names, digests, sizes, strict=True)):
         learned = None if masks is None else masks[i].values.to_numpy(zero_copy_only=False)
         second = int(batch.column("second")[i].as_py()) if "second" in batch.schema.names else 0
-        items.append(Item(name, digest, np.from_dlpack(tokens[i].values).copy(), learned, size, second))
+        prompt = batch.column("prompt")[i].as_py() if "prompt" in batch.schema.names else b""
+        items.append(Item(name, digest, np.from_dlpack(tokens[i].values).copy(), learned, size, second, prompt))
     return items
 
 
@@ -190,6 +195,8 @@ def record_batch(items: list[Item]) -> pa.RecordBatch:
         columns["learned"] = pa.LargeListArray.from_arrays(ends, pa.array(np.concatenate(everything)))
     if any(item.second for item in items):
         columns["second"] = _numbers(np.array([item.second for item in items], np.int64))
+    if all(item.prompt for item in items):
+        columns["prompt"] = _column(pa.binary(32), len(items), b"".join(item.prompt for item in items))
     return pa.RecordBatch.from_pydict(columns)
 
 

@@ -5,7 +5,8 @@ grow with length, so a model may seem to prefer what is only longer: the correla
 and the share of pairs whose preferred completion is the longer one, are given beside the accuracy. A completion that is preferred
 may still become less probable; by how much log q of both sides moved is given too.
 
-Measurements are by side: entries 2 d and 2 d + 1 are the preferred and the rejected completion of pair d.
+Measurements are by side: entries 2 d and 2 d + 1 are the preferred and the rejected completion of pair d. Pairs of one prompt are
+not independent, so prompts are the sampling unit of intervals: what is summed over pairs is summed by prompt first.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from limbeck.probes.interval import Interval, bootstrap, wilson
 from limbeck.probes.measurements import Measurements
@@ -40,6 +41,18 @@ def pairs_read(measured: Measurements) -> int:
     return int(read_pairs(measured).sum())
 
 
+def by_prompt(values: Float[np.ndarray, "*pairs"], prompts: Int[np.ndarray, " pairs"]) -> Float[np.ndarray, "*prompts"]:
+    """Sums over the pairs of each prompt; pairs are the first axis, ``prompts`` their numbers, from 0."""
+    found = np.zeros((int(prompts.max(initial=-1)) + 1, *values.shape[1:]))
+    np.add.at(found, prompts, values)
+    return found
+
+
+def prompts_read(measured: Measurements, prompts: Int[np.ndarray, " pairs"]) -> int:
+    """How many prompts have a pair that was measured."""
+    return len(np.unique(prompts[read_pairs(measured)]))
+
+
 def gains(measured: Measurements, before: Measurements) -> Float[np.ndarray, "pairs 2"]:
     """log q - log p of both completions of each pair, in nats; 0 of those that were not measured."""
     found: np.ndarray = (before.nats - measured.nats).reshape(-1, 2)
@@ -59,12 +72,18 @@ def longer(before: Measurements) -> PairValues:
 
 
 def preference(
-    model: str, runs: Sequence[Measurements], before: Measurements, *, seed: int | None = None
+    model: str,
+    runs: Sequence[Measurements],
+    before: Measurements,
+    prompts: Int[np.ndarray, " pairs"],
+    *,
+    seed: int | None = None,
 ) -> list[Reading]:
     """Readings of one model trained with several seeds; of the model before what it ranks itself, and what length would.
 
     ``pair_accuracy`` is of implicit rewards, ``likelihood_accuracy`` of log q itself, ``longer_wins`` of numbers of tokens.
-    ``pair_margin`` is the mean difference of the rewards, not scaled by beta.
+    ``pair_margin`` is the mean difference of the rewards, not scaled by beta. ``prompts`` are the numbers of pairs' prompts; what
+    readings count is prompts.
     """
 
     def reading(name: str, unit: str, found: Interval) -> Reading:
@@ -72,23 +91,28 @@ def preference(
 
     there = read_pairs(before)
     ranked = [_wins(np.subtract(*run.nats.reshape(-1, 2).T[::-1]), there) for run in runs]
-    readings = [reading("likelihood_accuracy", "share", share_right(ranked, there))]
+    readings = [reading("likelihood_accuracy", "share", share_right(ranked, there, prompts))]
     if all(run is before for run in runs):
-        return [*readings, reading("longer_wins", "share", share_right([longer(before)], there))]
+        return [*readings, reading("longer_wins", "share", share_right([longer(before)], there, prompts))]
     scored = [right(run, before) for run in runs]
-    readings.insert(0, reading("pair_accuracy", "share", share_right(scored, there)))
-    found = bootstrap(_statistic, np.stack([_columns(run, before) for run in runs]))
+    readings.insert(0, reading("pair_accuracy", "share", share_right(scored, there, prompts)))
+    found = bootstrap(_statistic, np.stack([by_prompt(_columns(run, before), prompts) for run in runs]))
     more = [reading(name, unit, one) for (name, unit), one in zip(_READINGS, found, strict=True)]
     return readings + [one for one in more if np.isfinite(one.value)]
 
 
-def share_right(runs: Sequence[PairValues], there: Bool[np.ndarray, " pairs"]) -> Interval:
-    """The share of pairs that are right, over seeds, with its interval within 0 and 1; of all or none right that of Wilson."""
-    n = int(there.sum())
+def share_right(
+    runs: Sequence[PairValues], there: Bool[np.ndarray, " pairs"], prompts: Int[np.ndarray, " pairs"]
+) -> Interval:
+    """The share of pairs that are right, over seeds, with its interval over prompts, within 0 and 1.
+
+    Of all or none right it is that of Wilson, with prompts as trials.
+    """
     total = sum(float(run.sum()) for run in runs)
-    if total in (0, len(runs) * n):
+    if total in (0, len(runs) * int(there.sum())):
+        n = len(np.unique(prompts[there]))
         return wilson(n if total else 0, n)
-    columns = np.stack([np.stack([run, there.astype(float)], -1) for run in runs])
+    columns = np.stack([by_prompt(np.stack([run, there.astype(float)], -1), prompts) for run in runs])
     return bootstrap(lambda sums: sums[..., :1] / sums[..., 1:], columns)[0].within(0.0, 1.0)
 
 

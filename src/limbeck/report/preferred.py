@@ -2,7 +2,8 @@
 
 The headline is the share of held-out pairs whose preferred completion has the larger implicit reward, against chance. Beside it
 stand cross-entropy on the preferred side alone (what many a user needs), and the rule that the longer completion wins. What is
-better is decided as in every report, by intervals over pairs and trainings (`report.decision`).
+better is decided as in every report, by intervals over prompts and trainings (`report.decision`): pairs of one prompt are right
+or wrong together.
 """
 
 from __future__ import annotations
@@ -12,10 +13,21 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int
 
 from limbeck.probes.interval import FEWEST_SEEDS, difference_test
 from limbeck.probes.measurements import Measurements
-from limbeck.probes.preference import PairValues, longer, pairs_read, preference, read_pairs, right, share_right
+from limbeck.probes.preference import (
+    PairValues,
+    by_prompt,
+    longer,
+    pairs_read,
+    preference,
+    prompts_read,
+    read_pairs,
+    right,
+    share_right,
+)
 from limbeck.report.decision import by_chance, rule, too_few
 from limbeck.report.start import Start
 from limbeck.report.tuned import ALONE, FORGOTTEN, costs, of_other, rates_of, rises
@@ -44,26 +56,27 @@ def preferred_verdict(
     pairs: Mapping[str, Sequence[Measurements]],
     other: Mapping[str, Sequence[Measurements]] | None,
     *,
+    prompts: Int[np.ndarray, " pairs"],
     start: Start,
     plan: Mapping[str, Any],
 ) -> Verdict:
     """The verdict on ``pairs["student"]``, from measurements by side of each arm by seed, and of other text if there is some.
 
-    ``plan``: that of run.json, with FLOPs by arm.
+    ``prompts``: the number of each pair's prompt. ``plan``: that of run.json, with FLOPs by arm.
     """
     before, runs = pairs["cut"][0], pairs["student"]
     there = read_pairs(before)
     ours = [right(run, before) for run in runs]
     theirs = {"chance": [there / 2] * len(runs), "longer": [longer(before)] * len(runs)}
     theirs |= {arm: [right(run, before) for run in pairs[arm]] for arm in _AGAINST if pairs.get(arm)}
-    found = {name: _gain(ours, values, there, name) for name, values in theirs.items()}
+    found = {name: _gain(ours, values, there, name, prompts) for name, values in theirs.items()}
     found = decided(found | (rises(other) if other else {}))
-    accuracy = share_right(ours, there)
-    n = pairs_read(before)
+    accuracy = share_right(ours, there, prompts)
+    n, asked = pairs_read(before), prompts_read(before, prompts)
     main = found["chance"]
     sentences = [
         f"the tuned model prefers the better completion in {_percent(accuracy.value, accuracy.low, accuracy.high)} of {n} "
-        f"held-out pairs, by its implicit reward{_than_chance(main)}"
+        f"held-out pairs{f' of {asked} prompts' if asked < n else ''}, by its implicit reward{_than_chance(main)}"
     ]
     if "chosen" in found:
         sentences.append(_sentence(found["chosen"], "chosen"))
@@ -72,22 +85,31 @@ def preferred_verdict(
     notes = [
         _sentence(one, name) for name, one in found.items() if name in _AGAINST and name not in ("chance", "chosen")
     ]
-    notes += _moved(preference("student", runs, before))
+    notes += _moved(preference("student", runs, before, prompts))
     notes += [of_other(found[ALONE], "tuning on the pairs alone")] if ALONE in found else []
     notes += costs(plan) + rates_of(plan)
-    notes.append(what_the_interval_covers(len(runs), n, start))
+    notes.append(what_the_interval_covers(len(runs), asked, start, what="held-out prompts"))
     notes += [rule([one.seeds for one in found.values()])] if len(runs) >= FEWEST_SEEDS else []
-    notes.append(too_few_documents(n))
+    notes.append(too_few_documents(asked, what="prompt"))
     if other and (few := too_few_documents(other["cut"][0].read)):
         notes.append(f"of the other text, {few}")
     text = " ".join(map(spoken, sentences))
     return Verdict(main.outcome, text, tuple(spoken(note) for note in notes if note), tuple(found.values()))
 
 
-def _gain(ours: Sequence[PairValues], theirs: Sequence[PairValues], there: np.ndarray, name: str) -> Difference:
+def _gain(
+    ours: Sequence[PairValues],
+    theirs: Sequence[PairValues],
+    there: np.ndarray,
+    name: str,
+    prompts: Int[np.ndarray, " pairs"],
+) -> Difference:
     """By how much more of the pairs are right than of another arm, seed by seed."""
     count = min(len(ours), len(theirs))
-    gain, chance = difference_test(np.stack(ours[:count]), np.stack(theirs[:count]), there.astype(float))
+    won, other = (np.stack([by_prompt(run, prompts) for run in runs[:count]]) for runs in (ours, theirs))
+    gain, chance = difference_test(won, other, by_prompt(there.astype(float), prompts))
+    most = 0.5 if name == "chance" else 1.0
+    gain = gain.within(-most, most)
     found = Difference(f"student - {name}", gain.value, "share of pairs", gain.n, gain.low, gain.high, count)
     return replace(found, chance=chance)
 

@@ -335,34 +335,34 @@ def _compute(method: str, price: Price) -> str:
     )
 
 
-def what_the_interval_covers(seeds: int, documents: int, start: Start) -> str:
-    """What intervals over so many seeds and documents stand for, and from how many seeds on a winner is named."""
+def what_the_interval_covers(seeds: int, documents: int, start: Start, *, what: str = "held-out documents") -> str:
+    """What intervals over so many seeds and documents (or ``what``) stand for, and from how many seeds on a winner is named."""
     if seeds < FEWEST_SEEDS:
         return (
-            f"{seeds} seed{'s' if seeds > 1 else ''}: the 95 % intervals cover the choice of {documents} held-out documents, and "
+            f"{seeds} seed{'s' if seeds > 1 else ''}: the 95 % intervals cover the choice of {documents} {what}, and "
             f"training noise {'not at all' if seeds == 1 else 'hardly'}, so that no winner is named; the same command with "
             f"--seeds {FEWEST_SEEDS} trains the seeds that are missing, and decides"
         )
     if start.shared:
         return (
-            f"{seeds} seeds: {start.shared}, so the 95 % intervals cover the choice of {documents} held-out documents and the "
+            f"{seeds} seeds: {start.shared}, so the 95 % intervals cover the choice of {documents} {what} and the "
             "noise of what was trained after it, not that of the start"
         )
-    return f"{seeds} seeds: the 95 % intervals cover training noise and the choice of {documents} held-out documents"
+    return f"{seeds} seeds: the 95 % intervals cover training noise and the choice of {documents} {what}"
 
 
-def too_few_documents(documents: int) -> str:
-    """A warning about so few held-out documents; "" where there are enough."""
+def too_few_documents(documents: int, *, what: str = "document") -> str:
+    """A warning about so few held-out documents, or ``what`` else; "" where there are enough."""
     if documents >= WANTED_DOCUMENTS:
         return ""
     return (
-        f"{_counted(documents)} held out: too few to stand for other text, whatever their interval; {WANTED_DOCUMENTS} or more "
-        "are wanted (--eval-data, or more --data)"
+        f"{_counted(documents, what)} held out: too few to stand for other text, whatever their interval; {WANTED_DOCUMENTS} or "
+        "more are wanted (--eval-data, or more --data)"
     )
 
 
-def _counted(documents: int) -> str:
-    return f"{documents} document{'' if documents == 1 else 's'}"
+def _counted(documents: int, what: str = "document") -> str:
+    return f"{documents} {what}{'' if documents == 1 else 's'}"
 
 
 def _difference(name: str, unit: str, interval: Interval, seeds: int) -> Difference:

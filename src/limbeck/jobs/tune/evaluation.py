@@ -110,7 +110,7 @@ class TuneEvaluation:
         how: dict[str, Any] = {"start": start_of(run), "plan": run["plan"]}
         other = self._seeds(OTHER) if OTHER in self._texts else None
         if PAIRS in self._texts:
-            return preferred_verdict(self._seeds(PAIRS), other, **how)
+            return preferred_verdict(self._seeds(PAIRS), other, prompts=self._texts[PAIRS].store.prompts, **how)
         how |= {"used": used_note(trained_in(self._out, run), start_of(run)), "trials": run.get("trials", ())}
         return tuned_verdict(self._seeds(""), other, **how)
 
@@ -163,7 +163,7 @@ class TuneEvaluation:
                     measured = [runs[one] for one in seeds]
                     if text == PAIRS:
                         before = next(iter(models[START].values()))
-                        readings += preference(name, measured, before, seed=seed)
+                        readings += preference(name, measured, before, self._texts[PAIRS].store.prompts, seed=seed)
                         continue
                     sizes = self._texts[text].text_bytes(measured[0])
                     found = likelihood(name, measured, text_bytes=sizes, seed=seed) + fidelity(
