@@ -8,7 +8,7 @@ import torch
 
 from limbeck.corpora import Rows
 from limbeck.corpora.build import build_held_out, build_stores
-from limbeck.corpora.document import is_held_out
+from limbeck.corpora.document import Document, is_held_out
 from limbeck.corpora.pair_rows import by_side, each_counts_once, preferred_of, sides_of
 from limbeck.corpora.preference import split_pair
 from limbeck.corpora.reading import Records
@@ -20,6 +20,12 @@ TOK = tokenizer()
 PAIRS = Columns(preference=True)
 ASKED = "\n\nHuman: is it so?\n\nAssistant:"
 USER, GOOD, BAD = ({"role": r, "content": c} for r, c in (("user", "q"), ("assistant", "yes"), ("assistant", "no")))
+
+
+def read(record) -> Document:
+    document = from_record(record, name="1", where="", columns=PAIRS)
+    assert document is not None
+    return document
 
 
 @pytest.mark.parametrize(
@@ -65,7 +71,9 @@ def test_what_is_no_pair_is_refused(record, message):
 
 def test_a_system_message_stands_before_a_prompt_that_is_text():
     record = {"system": "s", "prompt": "q", "chosen": "yes", "rejected": "no"}
-    pair = from_record(record, name="1", where="", columns=PAIRS)
+    pair = read(record)
+    assert pair.rejected is not None
+    assert pair.messages is not None
     assert pair.messages == [{"role": "system", "content": "s"}, USER | {"weight": 0}, GOOD]
     assert pair.rejected.messages == [*pair.messages[:2], BAD]
     assert pair.asked == 2
@@ -73,7 +81,7 @@ def test_a_system_message_stands_before_a_prompt_that_is_text():
 
 def test_texts_without_a_prompt_or_a_turn_are_noted():
     def form(**record):
-        return from_record(record, name="1", where="", columns=PAIRS).form
+        return read(record).form
 
     assert form(prompt="q", chosen="yes", rejected="no") == "preference pair"
     assert form(chosen=f"{ASKED} yes", rejected=f"{ASKED} no") == "preference pair"
@@ -88,7 +96,7 @@ def test_pairs_are_no_text():
 def test_a_prompt_is_on_one_side_of_the_split():
     def side(prompt, number):
         record = {"prompt": prompt, "chosen": f"yes {number}", "rejected": "no"}
-        return is_held_out(from_record(record, name="1", where="", columns=PAIRS), fraction=0.5)
+        return is_held_out(read(record), fraction=0.5)
 
     sides = [{side(f"q{prompt}", number) for number in range(4)} for prompt in range(8)]
     assert all(len(found) == 1 for found in sides)

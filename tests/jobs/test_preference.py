@@ -44,7 +44,12 @@ def here(tmp_path_factory) -> Path:
 
 
 def tune(here: Path, out: Path, **more: Any) -> Any:
-    keys = {"student": str(here / "teacher"), "data": str(here / "pairs.jsonl"), "objective": "DPO", "out": out}
+    keys: dict[str, Any] = {
+        "student": str(here / "teacher"),
+        "data": str(here / "pairs.jsonl"),
+        "objective": "DPO",
+        "out": out,
+    }
     return limbeck.tune(**(keys | TINY | more))
 
 
@@ -91,19 +96,19 @@ def test_the_reference_is_the_model_without_adapters(lora, here):
     nats = -log_q.gather(-1, batch.targets.flatten()[:, None]).squeeze(-1) * batch.weight.flatten()
     sides = batch.document.flatten()
     expected = torch.zeros(2 * store.documents, dtype=torch.float64).index_add_(0, sides.clamp(min=0), nats)
-    there = sides[sides >= 0].unique()
-    there = there[found["tokens"][there] > 0]  # of rows that the training reads
-    assert len(there)
-    torch.testing.assert_close(found["nats"][there], expected[there], rtol=1e-5, atol=1e-5)
+    scored = found["pairs"].long()  # of rows that the training reads
+    assert 0 < len(scored) < store.documents
+    torch.testing.assert_close(found["nats"], expected.view(-1, 2)[scored], rtol=1e-5, atol=1e-5)
 
 
-def test_more_seeds_score_the_pairs_that_they_read_besides(lora, here, tmp_path):
+def test_more_seeds_score_the_pairs_that_they_read_besides(lora, here, tmp_path, capfd):
     _, out = lora
     store, model = TokenStore.open(out / "data" / "train"), load(here / "teacher")
     how: dict[str, Any] = {"length": 64, "folder": tmp_path / "reference", "world": alone(), "bf16": False}
     some = np.isfinite(reference_of(model, store, np.arange(2), **how).log_p).all(1)
     more = np.isfinite(reference_of(model, store, np.arange(5), **how).log_p).all(1)
     assert 0 < some.sum() < more.sum() < store.documents
+    assert capfd.readouterr().err.count("rows of pairs, once by the model before tuning") == 2
 
 
 @pytest.mark.parametrize(
@@ -136,6 +141,7 @@ def test_a_stopped_run_continues_to_the_same_bits(how, here, tmp_path, monkeypat
         ({"data": "text.jsonl"}, LimbeckError, "expected a preference pair"),
         ({"objective": "DPO + CrossEntropy"}, BadObjective, "a loss of each token, beside one"),
         ({"lr": (1e-3, 1e-4)}, BadSetting, "several rates in --lr would choose by the loss on the preferred ones"),
+        ({"long_conversations": "drop"}, BadSetting, "pairs longer than a row are left out, never split"),
         ({"stay": "DPO", "replay": "text.jsonl:0.5"}, BadObjective, "it needs pairs of them"),
         ({"objective": "CrossEntropy", "baselines": "chosen"}, BadSetting, "this objective has none"),
     ],
@@ -175,7 +181,7 @@ def test_a_verdict_of_three_seeds_names_what_is_better():
     before = measured(np.full((60, 2), 9.0), tokens)
     good = [measured(9 - generator.normal([4, 0], 1, (60, 2)), tokens) for _ in range(3)]
     none = [measured(9 - generator.normal(0, 1, (60, 2)), tokens) for _ in range(3)]
-    how = {"prompts": np.arange(60), "start": BEFORE, "plan": {}}
+    how: dict[str, Any] = {"prompts": np.arange(60), "start": BEFORE, "plan": {}}
     found = preferred_verdict({"cut": [before], "student": good, "chosen": none}, None, **how)
     assert found.outcome == "better"
     assert "more than by chance" in found.text
@@ -201,7 +207,7 @@ def test_a_verdict_counts_prompts_and_stays_within_the_possible():
     before = measured(np.full((40, 2), 9.0), tokens)
     generator = np.random.default_rng(1)
     runs = [measured(9 - generator.normal([shift, 0], 0.1, (40, 2)), tokens) for shift in (9, 9, -9)]
-    how = {"prompts": np.arange(40) // 4, "start": BEFORE, "plan": {}}
+    how: dict[str, Any] = {"prompts": np.arange(40) // 4, "start": BEFORE, "plan": {}}
     found = preferred_verdict({"cut": [before], "student": runs}, None, **how)
     assert "of 40 held-out pairs of 10 prompts" in found.text
     assert any("10 prompts held out: too few" in note for note in found.notes)

@@ -125,7 +125,8 @@ class _Tuning:
             _same_model(settings, run)
             if others:
                 _same_other(settings, run, others)
-                _warn_of_overlap(stores, others)
+                if not plan.pairs:  # what identifies a pair identifies no text
+                    _warn_of_overlap(stores, others)
         fits = packed(stores[0], length=plan.length, context=start.context)
         show([fits] if fits.level != "ok" else [], console)
         return cls(plan, environment, run, start, stores, others, [*findings, fits], "rates" in run)

@@ -228,6 +228,11 @@ def _check_pairs(settings: TuneSettings, environment: Environment) -> None:
         raise BadSetting(
             f"{what}and {flag} would choose by the loss on the preferred ones, which such a training may raise: leave it out"
         )
+    if "long_conversations" in settings.model_fields_set and settings.replay is None:
+        raise BadSetting(
+            f"{what}and --long-conversations {settings.long_conversations} would change nothing: pairs longer than a row are "
+            "left out, never split: leave it out, or give a larger --seq-len"
+        )
     if settings.mask_input is not None:
         raise BadSetting(f"{what}and of masked input both would be those of another text: leave --mask-input out")
     if environment.world.sharded:

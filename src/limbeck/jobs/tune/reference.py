@@ -22,13 +22,15 @@ from limbeck.host import on_host, sent
 from limbeck.models.language_model import LanguageModel
 from limbeck.models.observing import evaluating
 from limbeck.probes.measurements import measure
+from limbeck.probes.preference import read_pairs
+from limbeck.run.log import console
 from limbeck.run.micro import micro_rows
 from limbeck.run.world import World
 from limbeck.types import Batch, PairTargets
 
 FOLDER = "reference"  # in the run's folder
 _BLOCK = 512  # rows of a file
-_AXES = {"nats": 1, "tokens": 1}
+_AXES = {"pairs": 1, "nats": 2}  # numbers of pairs in the store, and of each both sides
 _AGAIN = "remove it; the next run computes it again"
 
 
@@ -66,10 +68,11 @@ def reference_of(
 
     ``bf16``: computed in mixed precision, as the trainings are. Raises BadFolder where a file is damaged.
     """
-    nats = np.full(2 * store.documents, math.nan)
+    log_p = np.full((store.documents, 2), math.nan)
     for number in np.unique(rows // _BLOCK).tolist():
         file, wanted = folder / f"{number:05d}.safetensors", rows[rows // _BLOCK == number]
         if not world.any(world.first and _has(file, store, wanted, length=length))[0]:
+            console.print(f"reference: {len(wanted):,} of {len(rows):,} rows of pairs, once by the model before tuning")
             part = _scored(model, store, wanted, length=length, world=world, bf16=bf16)
             if world.first:
                 with writing(folder):
@@ -77,9 +80,8 @@ def reference_of(
                 save_arrays(file, part)
         world.barrier()
         arrays = _read(file)
-        there = arrays["tokens"] > 0
-        nats[there] = arrays["nats"][there]
-    return Reference(model.name, -nats.reshape(-1, 2))
+        log_p[arrays["pairs"].astype(np.int64)] = -arrays["nats"]
+    return Reference(model.name, log_p)
 
 
 def _read(file: Path) -> dict[str, np.ndarray]:
@@ -91,8 +93,7 @@ def _has(file: Path, store: TokenStore, rows: Int64[np.ndarray, " rows"], *, len
     if not file.is_file():
         return False
     documents = Rows(store, length=length).rows_of(rows).document.unique()
-    known = _read(file)["tokens"].reshape(-1, 2) > 0
-    return bool(known[documents[documents >= 0].numpy()].all())
+    return bool(np.isin(documents[documents >= 0].numpy(), _read(file)["pairs"]).all())
 
 
 def _scored(
@@ -104,7 +105,7 @@ def _scored(
     world: World,
     bf16: bool,
 ) -> dict[str, np.ndarray]:
-    """Nats and tokens of each side of the pairs in some rows, 0 of others; each rank scores a part of the rows."""
+    """The pairs in some rows, and nats of their sides; each rank scores a part of the rows."""
     rows = Rows(store, length=length)
     together = micro_rows(length, world.device)
     mine = numbers[world.rank :: world.size]
@@ -116,4 +117,5 @@ def _scored(
     autocast = torch.autocast(world.device.type, dtype=torch.bfloat16, enabled=bf16)
     with evaluating(model.model), autocast:
         found = measure(model, None, batches(), documents=2 * store.documents, ranks=world)
-    return {"nats": found.nats, "tokens": found.tokens}
+    pairs = np.flatnonzero(read_pairs(found))
+    return {"pairs": pairs.astype(np.float64), "nats": found.nats.reshape(-1, 2)[pairs]}
