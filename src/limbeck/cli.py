@@ -14,7 +14,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, NoReturn
@@ -31,6 +31,8 @@ from limbeck.config.flag import SECTIONS, Setting
 from limbeck.errors import Interrupted, LimbeckError, OutOfMemory
 from limbeck.scrub import scrubbed
 from limbeck.terminal import visible
+
+_HYPHEN = "\ue000"  # stands for a hyphen while lines are broken
 
 FIRST = """\
 limbeck makes a large language model small. What one does, in this order:
@@ -102,7 +104,14 @@ class _Command(TyperCommand):
         for name, records in sections.items():
             if records:
                 with formatter.section(name):
-                    formatter.write_dl(records)
+                    _write_unbroken(formatter, records)
+
+
+def _write_unbroken(formatter: Any, records: Sequence[tuple[str, str]]) -> None:
+    """Writes flags with their texts, without breaks at hyphens: a name such as off-policy is to be read and copied whole."""
+    begin = len(formatter.buffer)
+    formatter.write_dl([(flag, text.replace("-", _HYPHEN)) for flag, text in records])
+    formatter.buffer[begin:] = [part.replace(_HYPHEN, "-") for part in formatter.buffer[begin:]]
 
 
 app = typer.Typer(

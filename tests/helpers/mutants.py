@@ -88,9 +88,9 @@ MUTANTS = (
     ),
     Mutant(
         "a training step of two forward passes",
-        "planning/checks/price.py",
-        "(3 * student.forward_flops(length))",
-        "(2 * student.forward_flops(length))",
+        "planning/cost/size.py",
+        "return 2.0 * self.forward_flops(length)",
+        "return self.forward_flops(length)",
         (f"{_STATISTICS}cross_entropy_at_equal_compute_takes_the_steps_counted_by_hand",),
     ),
     Mutant(

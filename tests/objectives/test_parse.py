@@ -118,7 +118,10 @@ def test_a_users_class_from_a_file_or_a_module(user_file):
     [
         ("", "expected the name of an objective, got the end of the text"),
         ("0.5*CE + FKLx", "there is no FKLx; did you mean ForwardKL"),
-        ("zzz", r"there is no zzz; there are AdaptiveKL, ALM, CrossEntropy, .*, ULD; your own is FILE.py:CLASS, or"),
+        (
+            "zzz",
+            r"there is no zzz; there are AdaptiveKL, ALM, APODown, APOZero, CrossEntropy, .*, ULD; your own is FILE.py:CLASS, or",
+        ),
         ("TAID(strt=0.2)", "TAID has no parameter strt; did you mean start"),
         ("CrossEntropy(temperature=2)", "CrossEntropy has no parameter temperature; it takes no parameters"),
         ("TAID(start=2)", "TAID: start must be a number with 0 <= start <= 1, got 2"),
