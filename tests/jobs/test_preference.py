@@ -191,6 +191,15 @@ def test_a_verdict_of_three_seeds_names_what_is_better():
     assert "not clearly more than by chance" in worse.text
 
 
+def test_a_correlation_stays_within_the_possible():
+    """Margins are the differences in length but for one pair, so that many resamples have a correlation of 1."""
+    gap = np.arange(12.0)
+    before = measured(np.full((12, 2), 99.0), np.stack([gap + 1, np.ones(12)], 1))
+    after = measured(99 - np.stack([np.where(gap == 3, 9, gap), np.zeros(12)], 1), before.tokens)
+    found = {one.name: one for one in preference("student", [after], before, np.arange(12))}
+    assert found["margin_length_correlation"].high == 1.0
+
+
 def test_pairs_of_one_prompt_are_one_observation():
     """Twenty prompts of ten pairs each, right or wrong together, are as uncertain as twenty pairs."""
     each = np.arange(20) % 3 < 2

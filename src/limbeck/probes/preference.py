@@ -97,6 +97,7 @@ def preference(
     scored = [right(run, before) for run in runs]
     readings.insert(0, reading("pair_accuracy", "share", share_right(scored, there, prompts)))
     found = bootstrap(_statistic, np.stack([by_prompt(_columns(run, before), prompts) for run in runs]))
+    found[-1] = found[-1].within(-1.0, 1.0)  # a correlation
     more = [reading(name, unit, one) for (name, unit), one in zip(_READINGS, found, strict=True)]
     return readings + [one for one in more if np.isfinite(one.value)]
 
