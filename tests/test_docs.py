@@ -1,5 +1,6 @@
 """What README, tutorial and how-to pages show is run, with fewer tokens, in its order; pages have what they promise."""
 
+import functools
 import json
 import re
 import shlex
@@ -304,9 +305,20 @@ def pages() -> list[Path]:
 def test_every_link_of_a_page_leads_somewhere(page):
     text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
     text = re.sub(r"`[^`]*`", "", text)
-    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text):
-        if not re.match(r"[a-z]+:", target):
-            assert (page.parent / target).exists(), target
+    for target, section in re.findall(r"\]\(([^)#\s]*)#?([^)\s]*)[^)]*\)", text):
+        if re.match(r"[a-z]+:", target):
+            continue
+        there = page.parent / target if target else page
+        assert there.exists(), target
+        if section and there.suffix == ".md":
+            assert section in sections_of(there), f"{target}#{section}"
+
+
+@functools.cache
+def sections_of(page: Path) -> frozenset[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return frozenset(re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-") for heading in headings)
 
 
 DECISIONS = sorted(
