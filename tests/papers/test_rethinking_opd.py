@@ -29,7 +29,7 @@ def test_a_teachers_chains_begin_with_the_students_and_none_is_a_test():
     assert many[:30] == few
     test, selection = training.held_out(CELL)
     assert len({*test, *selection}) == 6 + 200
-    assert not {*test, *selection} & {*many, *training._Prompts(CELL).of(1), *training._Prompts(CELL).of(2)}
+    assert not {*test, *selection} & {*many, *training.asked(CELL, 1), *training.asked(CELL, 2)}
 
 
 def test_the_end_of_an_answer_counts_only_where_it_was_written():

@@ -333,8 +333,8 @@ def _finish(task: _Task, run: dict[str, Any], journal: Journal, failed: Sequence
             prompt, sample = divmod(number, settings.samples)
             kind = _kind(row, task.system)
             kinds[kind] += 1
-            if kind == LEAKED and "leaked" not in run:
-                run["leaked"] = {"document": prompts[prompt].name, "text": row["text"]}
+            if kind == LEAKED and LEAKED not in run:
+                run[LEAKED] = {"document": prompts[prompt].name, "text": row["text"]}
             read.add(row["prompt_tokens"])
             wrote.add(row["tokens"])
             if kind in (STOP, LENGTH):
@@ -389,10 +389,8 @@ def _show(task: _Task, run: dict[str, Any], seconds: float) -> None:
     left_out = [f"{found[kind]:,} {why}" for kind, why in _LEFT_OUT.items() if found.get(kind)]
     if left_out:
         console.print(f"left out: {', '.join(left_out)}")
-    if "leaked" in run:
-        console.print(
-            f"the first that repeats it answers {run['leaked']['document']}: {run['leaked']['text'][:_SHOWN]!r}"
-        )
+    if first := run.get(LEAKED):
+        console.print(f"the first that repeats it answers {first['document']}: {first['text'][:_SHOWN]!r}")
     ending = Ending(
         f"{_cost(task, run)}; it took {duration(seconds)}",
         places={"text": task.settings.out / TEXT},

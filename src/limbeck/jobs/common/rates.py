@@ -33,8 +33,8 @@ def rate_of(settings: DistilSettings | PretrainSettings, parameters: int, *, kep
 
     ``kept``: that of a run which was begun, perhaps by an older version that suggested another; it stays.
     """
-    if settings.lr or kept:
-        return settings.lr or kept or 0.0
+    if given := settings.lr or kept:
+        return given
     if by_adapters(settings):
         return tuning_rate(parameters, adapters=True)
     return suggested_learning_rate(parameters, start=start_of(settings))

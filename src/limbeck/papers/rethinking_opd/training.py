@@ -7,8 +7,9 @@ teacher (forward KL), for a number of learned tokens. Test chains are the same f
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -75,6 +76,7 @@ class Cell:
         return 12 * (self.length + 1) + 3
 
 
+@cache
 def held_out(cell: Cell) -> tuple[Sequence[Chain], Sequence[Chain]]:
     """The chains that test, and those that select, without an equal in any training."""
     n = cell.tested + _SELECTION
@@ -101,9 +103,8 @@ def train_cell(cell: Cell, device: str, *, folder: Path) -> dict[str, Any]:
 
 def learned_chains(cell: Cell, use: int = _LEARNED) -> list[Chain]:
     """The chains that a student or teacher learns. Those of a smaller set begin those of a larger one of the same seed."""
-    known = {chain for part in held_out(cell) for chain in part}
     drawn = dict.fromkeys(Chains(cell.length).chains(np.random.default_rng([cell.seed, use]), 2 * cell.examples))
-    return [chain for chain in drawn if chain not in known][: cell.examples]
+    return _unknown(cell, drawn)[: cell.examples]
 
 
 def answered(cell: Cell, model: LanguageModel, chains: Sequence[Chain]) -> list[int]:
@@ -135,7 +136,7 @@ def _distil(cell: Cell, student: LanguageModel, teacher: LanguageModel) -> dict[
     mark, ``tokens`` and ``flops`` what was spent by then.
     """
     test, selection = held_out(cell)
-    chains, prompts = (selection if cell.tuning else test), _Prompts(cell)
+    chains = selection if cell.tuning else test
     marks = [float(cell.tokens)]
     if cell.kind == OFF:
         marks.append(cell.tokens * flops_a_token(ON, student, teacher) / flops_a_token(OFF, student, teacher))
@@ -146,7 +147,7 @@ def _distil(cell: Cell, student: LanguageModel, teacher: LanguageModel) -> dict[
 
     def loss(step: int) -> Tensor:
         nonlocal learned
-        rows = _answers(cell, student if cell.kind == ON else teacher, prompts.of(step), step).to(student.device)
+        rows = _answers(cell, student if cell.kind == ON else teacher, asked(cell, step), step).to(student.device)
         learned += float(rows.weight.sum())
         return distillation_loss(cell.kind, student, teacher, rows)
 
@@ -172,16 +173,16 @@ def _distil(cell: Cell, student: LanguageModel, teacher: LanguageModel) -> dict[
     }
 
 
-class _Prompts:
-    """The chains that a distillation asks for: new ones at every step, the same for all kinds and teachers."""
+def asked(cell: Cell, step: int) -> list[Chain]:
+    """The chains that a distillation asks for in a step: new ones each time, the same for all kinds and teachers."""
+    drawn = Chains(cell.length).chains(np.random.default_rng([cell.seed, _ASKED, step]), cell.rows + 20)
+    return _unknown(cell, drawn)[: cell.rows]
 
-    def __init__(self, cell: Cell) -> None:
-        self._cell, self._known = cell, {chain for part in held_out(cell) for chain in part}
 
-    def of(self, step: int) -> list[Chain]:
-        drawing = np.random.default_rng([self._cell.seed, _ASKED, step])
-        drawn = Chains(self._cell.length).chains(drawing, self._cell.rows + 20)
-        return [chain for chain in drawn if chain not in self._known][: self._cell.rows]
+def _unknown(cell: Cell, chains: Iterable[Chain]) -> list[Chain]:
+    """The chains that neither test nor select."""
+    known = {chain for part in held_out(cell) for chain in part}
+    return [chain for chain in chains if chain not in known]
 
 
 def _answers(cell: Cell, model: LanguageModel, chains: Sequence[Chain], step: int) -> Batch:
