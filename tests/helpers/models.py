@@ -90,6 +90,14 @@ def write_corpus(folder: Path, count: int = 120) -> Path:
     return file
 
 
+def write_asked(folder: Path) -> Path:
+    """A JSON-lines file of prompts with completions."""
+    rows = [{"prompt": text[:20], "completion": text[20:60]} for text in texts(150, seed=5)]
+    file = folder / "asked.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
 def stores(folder: Path, tok: PreTrainedTokenizerFast) -> tuple[TokenStore, TokenStore]:
     return build_stores(str(write_corpus(folder)), tok, folder / "data", fraction=0.2)
 

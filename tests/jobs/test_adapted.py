@@ -21,10 +21,10 @@ from limbeck.planning.checks.price import Price
 from limbeck.planning.cost.size import Size
 from limbeck.planning.cost.training import estimate
 from limbeck.report.card import model_card
-from limbeck.run.run import Run
 from limbeck.run.world import alone
 from tests.helpers.models import write_corpus, write_teacher
 from tests.helpers.ranks import on_ranks
+from tests.helpers.stops import stopped_before
 
 RANK, LENGTH = 2, 32
 
@@ -143,22 +143,13 @@ def test_memory_is_that_of_adapters_where_no_baseline_trains_all_weights(done):
 
 
 @pytest.mark.long
-def test_a_stopped_run_continues_to_the_same_bits_and_keeps_the_best_weights(here, tmp_path, monkeypatch):
+def test_a_stopped_run_continues_to_the_same_bits_and_keeps_the_best_weights(here, tmp_path):
     other = tmp_path / "other.jsonl"  # on which the loss rises, so that the best weights are not the last
     other.write_text("".join(json.dumps({"text": f"{n} zq%&xj;;kv#" * 9}) + "\n" for n in range(40)))
     how = {"baselines": "none", "eval_every": 1, "weights": "last", "lr": 0.02, "eval_data": str(other)}
     distil(here, tmp_path / "whole", **how)
-    step = Run._step
-
-    def stopping(self, number, *given):
-        if number == 2:
-            raise KeyboardInterrupt
-        return step(self, number, *given)
-
-    monkeypatch.setattr(Run, "_step", stopping)
-    with pytest.raises(KeyboardInterrupt):
+    with stopped_before(2):
         distil(here, tmp_path / "parts", save_every=1, **how)
-    monkeypatch.setattr(Run, "_step", step)
     (checkpoint,) = (tmp_path / "parts").glob("step-*")
     names = [name for name in load_file(checkpoint / "tensors.safetensors") if name.startswith("model.")]
     assert names

@@ -11,8 +11,8 @@ from limbeck.config import DistilSettings
 from limbeck.disk import sha256_of
 from limbeck.errors import BadCorpus, BadSetting
 from limbeck.jobs.distil.plan import mask_of
-from limbeck.run.run import Run
-from tests.helpers.models import texts, write_corpus, write_teacher
+from tests.helpers.models import write_asked, write_corpus, write_teacher
+from tests.helpers.stops import stopped_before
 
 TINY: dict[str, Any] = {"seq_len": 32, "tokens": 512, "batch_tokens": 128, "threads": 1, "lr": 0.003}
 
@@ -23,8 +23,7 @@ def here(tmp_path_factory) -> Path:
     place = tmp_path_factory.mktemp("masked")
     write_teacher(place)
     write_corpus(place)
-    rows = [{"prompt": text[:20], "completion": text[20:60]} for text in texts(150, seed=5)]
-    (place / "asked.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_asked(place)
     return place
 
 
@@ -68,20 +67,11 @@ def test_the_control_of_a_masked_training_is_the_plain_one(run, how, here, tmp_p
 
 
 @pytest.mark.long
-def test_a_stopped_masked_run_continues_to_the_same_bits(here, tmp_path, monkeypatch):
+def test_a_stopped_masked_run_continues_to_the_same_bits(here, tmp_path):
     how = {"mask_input": 0.4, "baselines": "none"}
     tune(here, tmp_path / "whole", **how)
-    step = Run._step
-
-    def stopping(self, number, *given):
-        if number == 2:
-            raise KeyboardInterrupt
-        return step(self, number, *given)
-
-    monkeypatch.setattr(Run, "_step", stopping)
-    with pytest.raises(KeyboardInterrupt):
+    with stopped_before(2):
         tune(here, tmp_path / "parts", save_every=1, **how)
-    monkeypatch.setattr(Run, "_step", step)
     tune(here, tmp_path / "parts", save_every=1, **how)
     assert weights(tmp_path / "parts") == weights(tmp_path / "whole")
 

@@ -24,9 +24,9 @@ from limbeck.probes.measurements import Measurements
 from limbeck.probes.preference import preference, share_right
 from limbeck.report.preferred import preferred_verdict
 from limbeck.report.start import BEFORE
-from limbeck.run.run import Run
 from limbeck.run.world import alone
 from tests.helpers.models import texts, write_corpus, write_teacher
+from tests.helpers.stops import stopped_before
 from tests.jobs.test_distil import on_two_ranks
 
 TINY: dict[str, Any] = {"seq_len": 64, "tokens": 768, "batch_tokens": 192, "threads": 1, "lr": 0.003}
@@ -115,20 +115,11 @@ def test_more_seeds_score_the_pairs_that_they_read_besides(lora, here, tmp_path,
     "how",
     [{"trained": "lora-xs", "rank": 2}, pytest.param({"objective": "APOZero(sft=0.2)"}, marks=pytest.mark.long)],
 )
-def test_a_stopped_run_continues_to_the_same_bits(how, here, tmp_path, monkeypatch):
+def test_a_stopped_run_continues_to_the_same_bits(how, here, tmp_path):
     how = how | {"baselines": "none", "objective": how.get("objective", "DPO")}
     tune(here, tmp_path / "whole", **how)
-    step = Run._step
-
-    def stopping(self, number, *given):
-        if number == 2:
-            raise KeyboardInterrupt
-        return step(self, number, *given)
-
-    monkeypatch.setattr(Run, "_step", stopping)
-    with pytest.raises(KeyboardInterrupt):
+    with stopped_before(2):
         tune(here, tmp_path / "parts", save_every=1, **how)
-    monkeypatch.setattr(Run, "_step", step)
     tune(here, tmp_path / "parts", save_every=1, **how)
     one, other = (load_file(tmp_path / name / "student" / "model.safetensors") for name in ("whole", "parts"))
     assert all(torch.equal(one[name], other[name]) for name in one)

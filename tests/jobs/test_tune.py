@@ -16,8 +16,8 @@ from limbeck.models.load import load
 from limbeck.probes import Measurements
 from limbeck.report.start import BEFORE
 from limbeck.report.tuned import tuned_verdict
-from limbeck.run.run import Run
-from tests.helpers.models import texts, write_corpus, write_teacher
+from tests.helpers.models import texts, write_asked, write_corpus, write_teacher
+from tests.helpers.stops import stopped_before
 
 TINY: dict[str, Any] = {"seq_len": 32, "tokens": 512, "batch_tokens": 128, "threads": 1, "lr": 0.003}
 
@@ -28,8 +28,7 @@ def here(tmp_path_factory) -> Path:
     place = tmp_path_factory.mktemp("tune")
     write_teacher(place)
     write_corpus(place)
-    rows = [{"prompt": text[:20], "completion": text[20:60]} for text in texts(150, seed=5)]
-    (place / "asked.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_asked(place)
     return place
 
 
@@ -117,21 +116,12 @@ def test_seeds_and_baselines_are_added_to_what_is_there(here, tmp_path):
         pytest.param({"replay": "0.5", "stay": "ForwardKL"}, marks=pytest.mark.long),
     ],
 )
-def test_a_stopped_run_continues_to_the_same_bits(how, here, tmp_path, monkeypatch):
+def test_a_stopped_run_continues_to_the_same_bits(how, here, tmp_path):
     if "replay" in how:
         how = how | {"replay": f"{here / 'text.jsonl'}:0.5", "baselines": "none"}
     tune(here, tmp_path / "whole", **how)
-    step = Run._step
-
-    def stopping(self, number, *given):
-        if number == 2:
-            raise KeyboardInterrupt
-        return step(self, number, *given)
-
-    monkeypatch.setattr(Run, "_step", stopping)
-    with pytest.raises(KeyboardInterrupt):
+    with stopped_before(2):
         tune(here, tmp_path / "parts", save_every=1, **how)
-    monkeypatch.setattr(Run, "_step", step)
     (checkpoint,) = (tmp_path / "parts").glob("step-*")
     if "rank" in how:
         names = load_file(checkpoint / "tensors.safetensors")
