@@ -16,11 +16,14 @@
 #   make clean    away with .venv, runs and caches
 #
 # Packages are not compiled when they are installed: most of their modules are never imported, and it takes as long as the rest.
+# Python compiles a module at its first import and keeps that: where the environment forbids it to, as container images do, each
+# process would compile torch and Transformers again, which is a third of the tests' time.
 # Torch is 2.13.0 in all of them, the newest of which there is a build without CUDA.
 # PYTHON chooses the interpreter, 3.11 or newer: make PYTHON=python3.12 test. pip's own variables (PIP_INDEX_URL, ...) hold.
 
 PYTHON ?= python3
 BIN := .venv/bin
+unexport PYTHONDONTWRITEBYTECODE
 
 # What Transformers' versions have most to do with, in tests that start processes.
 OF_TRANSFORMERS := tests/test_registration.py tests/models/test_decoder.py

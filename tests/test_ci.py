@@ -80,3 +80,19 @@ def test_the_newest_versions_are_tested_where_they_are_others_than_the_pinned():
         "attrs 26.1, not pinned",
         "numpy 2.5.0, not 2.4.6",
     ]
+
+
+def test_make_lets_python_keep_what_it_compiles_where_the_environment_forbids_it(tmp_path):
+    """Every process would compile torch and Transformers again."""
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\necho "set: ${PYTHONDONTWRITEBYTECODE-no}"\n')
+    python.chmod(0o755)
+    said = subprocess.run(
+        ["make", "--silent", "--assume-old", ".venv/.ready", f"BIN={tmp_path}", "docs"],
+        cwd=ROOT,
+        env={"PATH": "/usr/bin:/bin", "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert said.stdout == "set: no\n"
