@@ -84,6 +84,8 @@ def place(tmp_path_factory) -> Path:
     write_corpus(folder).rename(folder / "my.jsonl")
     lines = [json.dumps({"text": text}) for text in texts(40, seed=1)]
     (folder / "held_out.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    for name in ("math", "code"):
+        (folder / f"{name}.jsonl").symlink_to(folder / "my.jsonl")
     teacher = load(folder / "teacher")
     save(llama(hidden=16, tok=teacher.tokenizer, seed=5), folder / "small")
     chatting = tokenizer()
@@ -140,6 +142,7 @@ def test_every_command_of_a_table_runs(page, place, run, monkeypatch):
         "fit-a-file",
         "low-rank",
         "on-policy",
+        "several-teachers",
         "tune",
         "adapters",
         "depths",
@@ -155,6 +158,8 @@ def test_a_how_to_page_runs(page, place, run, monkeypatch):
         "small",
         "chat-teacher",
         "my.jsonl",
+        "math.jsonl",
+        "code.jsonl",
         "held_out.jsonl",
         "chat.jsonl",
         "pairs.jsonl",
@@ -201,8 +206,8 @@ def test_every_command_of_a_page_is_one_that_limbeck_reads(page, tmp_path, monke
     for command in written:
         monkeypatch.setattr(sys, "argv", shlex.split(command, comments=True))
         for word in sys.argv:
-            if word.startswith("runs/"):
-                Path(word).mkdir(parents=True, exist_ok=True)  # what an earlier command left
+            for made in re.findall(r"(?:^|=)(runs/[^,]+)", word):
+                Path(made).mkdir(parents=True, exist_ok=True)  # what an earlier command left
         with pytest.raises(SystemExit) as stop:
             cli.main()
         assert stop.value.code == 0, command

@@ -209,9 +209,9 @@ def doctor(
             does.
         data: Dataset: .txt, .jsonl, .json (also .gz, .zst), .parquet, a folder, a glob, an address such as
             s3://BUCKET/FOLDER, hf:NAME[:CONFIG][/SPLIT], python:stdlib; several between commas, for a training
-            each with a weight, and in stages. Records hold text, messages (with tools, weight), ShareGPT
-            conversations, prompt and completion, or Alpaca's fields. For example a.jsonl:0.7,hf:b:0.3 or
-            web:0.9,math:0.1; annealed: web:0.4,math:0.6. Default: python:stdlib.
+            each with a weight, in stages, and with the domain of its teacher. Records hold text, messages (with
+            tools, weight), ShareGPT conversations, prompt and completion, or Alpaca's fields. For example
+            a.jsonl:0.7,hf:b:0.3 or web:0.9,math:0.1; annealed: web:0.4,math:0.6. Default: python:stdlib.
         columns: Fields of the dataset that have other names than usual. For example text=body or
             prompt=question,completion=answer.
         skip_bad: Unreadable records of the dataset that may be left out. Default: 0, the first one is an error.
@@ -279,11 +279,12 @@ def doctor(
             (with --rollouts: distilled on the text alone), layers+kd (with --learngene: layers of the teacher,
             distilled for equal tokens), full and full@flops (with --trained lora: all weights, for equal tokens
             and for equal compute), uncorrected and uncorrected@flops (with --adapt-teacher: from the teacher as
-            given), unmasked (with --mask-input: on plain input), or none. Default:
-            cut,cut+ce,cut+ce@flops,fresh+kd; with --mixers also attention, with --qat also ptq, with --mask-input
-            also unmasked, with --rollouts also off-policy and off-policy@flops, with --learngene also layers+kd,
-            with --trained lora also full and full@flops, with --adapt-teacher also uncorrected and
-            uncorrected@flops.
+            given), unmasked (with --mask-input: on plain input), one-teacher and one-teacher@flops (with several
+            teachers: from the first alone), or none. Default: cut,cut+ce,cut+ce@flops,fresh+kd; with --mixers
+            also attention, with --qat also ptq, with --mask-input also unmasked, with --rollouts also off-policy
+            and off-policy@flops, with --learngene also layers+kd, with --trained lora also full and full@flops,
+            with --adapt-teacher also uncorrected and uncorrected@flops, with several teachers also one-teacher
+            and one-teacher@flops.
         tasks: Measure all models on standard tasks too: names of lm-eval, and files (.jsonl, .yaml), between
             commas. They may be added later in the same --out. For example lambada_openai,piqa,mine.jsonl.
         mixers: Replace attention by these mixers, layer by layer, or by one of them with --keep-attention. For
@@ -536,8 +537,8 @@ def distil(
     Args:
         file: A TOML run file with the same keys; keys given here win.
         teacher: Teacher: a folder, a .gguf file, a hub id, a folder of captured logits,
-            http://HOST:PORT/v1#MODEL, builtin:stdlib or builtin:smollm2-135m. For example Qwen/Qwen3-8B. Default:
-            builtin:stdlib.
+            http://HOST:PORT/v1#MODEL, builtin:stdlib or builtin:smollm2-135m; for distil also several by domain,
+            as in "math=A,code=B". For example Qwen/Qwen3-8B. Default: builtin:stdlib.
         vocab: Trim the vocabulary of teacher and student: auto keeps the tokens that the text uses, auto:5 those
             used at least 5 times, a number the most frequent ones; bytes and special tokens always stay. For
             example auto or 8k. Default: all tokens.
@@ -571,9 +572,9 @@ def distil(
             does.
         data: Dataset: .txt, .jsonl, .json (also .gz, .zst), .parquet, a folder, a glob, an address such as
             s3://BUCKET/FOLDER, hf:NAME[:CONFIG][/SPLIT], python:stdlib; several between commas, for a training
-            each with a weight, and in stages. Records hold text, messages (with tools, weight), ShareGPT
-            conversations, prompt and completion, or Alpaca's fields. For example a.jsonl:0.7,hf:b:0.3 or
-            web:0.9,math:0.1; annealed: web:0.4,math:0.6. Default: python:stdlib.
+            each with a weight, in stages, and with the domain of its teacher. Records hold text, messages (with
+            tools, weight), ShareGPT conversations, prompt and completion, or Alpaca's fields. For example
+            a.jsonl:0.7,hf:b:0.3 or web:0.9,math:0.1; annealed: web:0.4,math:0.6. Default: python:stdlib.
         columns: Fields of the dataset that have other names than usual. For example text=body or
             prompt=question,completion=answer.
         skip_bad: Unreadable records of the dataset that may be left out. Default: 0, the first one is an error.
@@ -641,11 +642,12 @@ def distil(
             (with --rollouts: distilled on the text alone), layers+kd (with --learngene: layers of the teacher,
             distilled for equal tokens), full and full@flops (with --trained lora: all weights, for equal tokens
             and for equal compute), uncorrected and uncorrected@flops (with --adapt-teacher: from the teacher as
-            given), unmasked (with --mask-input: on plain input), or none. Default:
-            cut,cut+ce,cut+ce@flops,fresh+kd; with --mixers also attention, with --qat also ptq, with --mask-input
-            also unmasked, with --rollouts also off-policy and off-policy@flops, with --learngene also layers+kd,
-            with --trained lora also full and full@flops, with --adapt-teacher also uncorrected and
-            uncorrected@flops.
+            given), unmasked (with --mask-input: on plain input), one-teacher and one-teacher@flops (with several
+            teachers: from the first alone), or none. Default: cut,cut+ce,cut+ce@flops,fresh+kd; with --mixers
+            also attention, with --qat also ptq, with --mask-input also unmasked, with --rollouts also off-policy
+            and off-policy@flops, with --learngene also layers+kd, with --trained lora also full and full@flops,
+            with --adapt-teacher also uncorrected and uncorrected@flops, with several teachers also one-teacher
+            and one-teacher@flops.
         tasks: Measure all models on standard tasks too: names of lm-eval, and files (.jsonl, .yaml), between
             commas. They may be added later in the same --out. For example lambada_openai,piqa,mine.jsonl.
         mixers: Replace attention by these mixers, layer by layer, or by one of them with --keep-attention. For
@@ -751,9 +753,9 @@ def tune(
             random ones. Default: gradient.
         data: Dataset: .txt, .jsonl, .json (also .gz, .zst), .parquet, a folder, a glob, an address such as
             s3://BUCKET/FOLDER, hf:NAME[:CONFIG][/SPLIT], python:stdlib; several between commas, for a training
-            each with a weight, and in stages. Records hold text, messages (with tools, weight), ShareGPT
-            conversations, prompt and completion, or Alpaca's fields. For example a.jsonl:0.7,hf:b:0.3 or
-            web:0.9,math:0.1; annealed: web:0.4,math:0.6. Default: python:stdlib.
+            each with a weight, in stages, and with the domain of its teacher. Records hold text, messages (with
+            tools, weight), ShareGPT conversations, prompt and completion, or Alpaca's fields. For example
+            a.jsonl:0.7,hf:b:0.3 or web:0.9,math:0.1; annealed: web:0.4,math:0.6. Default: python:stdlib.
         columns: Fields of the dataset that have other names than usual. For example text=body or
             prompt=question,completion=answer.
         skip_bad: Unreadable records of the dataset that may be left out. Default: 0, the first one is an error.
@@ -894,9 +896,9 @@ def capture(
             does.
         data: Dataset: .txt, .jsonl, .json (also .gz, .zst), .parquet, a folder, a glob, an address such as
             s3://BUCKET/FOLDER, hf:NAME[:CONFIG][/SPLIT], python:stdlib; several between commas, for a training
-            each with a weight, and in stages. Records hold text, messages (with tools, weight), ShareGPT
-            conversations, prompt and completion, or Alpaca's fields. For example a.jsonl:0.7,hf:b:0.3 or
-            web:0.9,math:0.1; annealed: web:0.4,math:0.6. Default: python:stdlib.
+            each with a weight, in stages, and with the domain of its teacher. Records hold text, messages (with
+            tools, weight), ShareGPT conversations, prompt and completion, or Alpaca's fields. For example
+            a.jsonl:0.7,hf:b:0.3 or web:0.9,math:0.1; annealed: web:0.4,math:0.6. Default: python:stdlib.
         columns: Fields of the dataset that have other names than usual. For example text=body or
             prompt=question,completion=answer.
         skip_bad: Unreadable records of the dataset that may be left out. Default: 0, the first one is an error.
@@ -977,9 +979,9 @@ def probe(
         model: Folder or hub id of the model to measure.
         data: Dataset: .txt, .jsonl, .json (also .gz, .zst), .parquet, a folder, a glob, an address such as
             s3://BUCKET/FOLDER, hf:NAME[:CONFIG][/SPLIT], python:stdlib; several between commas, for a training
-            each with a weight, and in stages. Records hold text, messages (with tools, weight), ShareGPT
-            conversations, prompt and completion, or Alpaca's fields. For example a.jsonl:0.7,hf:b:0.3 or
-            web:0.9,math:0.1; annealed: web:0.4,math:0.6. Default: python:stdlib.
+            each with a weight, in stages, and with the domain of its teacher. Records hold text, messages (with
+            tools, weight), ShareGPT conversations, prompt and completion, or Alpaca's fields. For example
+            a.jsonl:0.7,hf:b:0.3 or web:0.9,math:0.1; annealed: web:0.4,math:0.6. Default: python:stdlib.
         columns: Fields of the dataset that have other names than usual. For example text=body or
             prompt=question,completion=answer.
         skip_bad: Unreadable records of the dataset that may be left out. Default: 0, the first one is an error.
@@ -1069,9 +1071,9 @@ def pilot(
             does.
         data: Dataset: .txt, .jsonl, .json (also .gz, .zst), .parquet, a folder, a glob, an address such as
             s3://BUCKET/FOLDER, hf:NAME[:CONFIG][/SPLIT], python:stdlib; several between commas, for a training
-            each with a weight, and in stages. Records hold text, messages (with tools, weight), ShareGPT
-            conversations, prompt and completion, or Alpaca's fields. For example a.jsonl:0.7,hf:b:0.3 or
-            web:0.9,math:0.1; annealed: web:0.4,math:0.6. Default: python:stdlib.
+            each with a weight, in stages, and with the domain of its teacher. Records hold text, messages (with
+            tools, weight), ShareGPT conversations, prompt and completion, or Alpaca's fields. For example
+            a.jsonl:0.7,hf:b:0.3 or web:0.9,math:0.1; annealed: web:0.4,math:0.6. Default: python:stdlib.
         columns: Fields of the dataset that have other names than usual. For example text=body or
             prompt=question,completion=answer.
         skip_bad: Unreadable records of the dataset that may be left out. Default: 0, the first one is an error.
@@ -1163,9 +1165,9 @@ def pretrain(
             layers=4,hidden=48,heads=6,kv_heads=3,ffn=128.
         data: Dataset: .txt, .jsonl, .json (also .gz, .zst), .parquet, a folder, a glob, an address such as
             s3://BUCKET/FOLDER, hf:NAME[:CONFIG][/SPLIT], python:stdlib; several between commas, for a training
-            each with a weight, and in stages. Records hold text, messages (with tools, weight), ShareGPT
-            conversations, prompt and completion, or Alpaca's fields. For example a.jsonl:0.7,hf:b:0.3 or
-            web:0.9,math:0.1; annealed: web:0.4,math:0.6. Default: python:stdlib.
+            each with a weight, in stages, and with the domain of its teacher. Records hold text, messages (with
+            tools, weight), ShareGPT conversations, prompt and completion, or Alpaca's fields. For example
+            a.jsonl:0.7,hf:b:0.3 or web:0.9,math:0.1; annealed: web:0.4,math:0.6. Default: python:stdlib.
         columns: Fields of the dataset that have other names than usual. For example text=body or
             prompt=question,completion=answer.
         skip_bad: Unreadable records of the dataset that may be left out. Default: 0, the first one is an error.

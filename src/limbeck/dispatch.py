@@ -22,6 +22,8 @@ from limbeck.config import (
     ReproduceSettings,
     ShrinkSettings,
     TuneSettings,
+    by_domain,
+    require_one_teacher,
     resolve,
 )
 from limbeck.config.commands import BY_NAME
@@ -44,13 +46,22 @@ from limbeck.results import (
     TuneResult,
 )
 
+_SEVERAL = ("distil", "doctor")  # commands that take several teachers
+
 
 def settings_of(command: str, file: str | Path | None, keys: Mapping[str, Any]) -> Base:
     """The settings of a command. Raises a LimbeckError for a wrong key or value, or a model that is not there."""
     spec = BY_NAME[command]
     settings = resolve(spec.settings, None if file is None else Path(file), keys, taken=spec.taken())
-    require(*(getattr(settings, name) for name in spec.models))
+    if command not in _SEVERAL:
+        require_one_teacher(str(getattr(settings, "teacher", "")))
+    require(*(model for name in spec.models for model in _models(getattr(settings, name))))
     return settings
+
+
+def _models(named: str | Path | None) -> list[str | Path | None]:
+    """The models that a setting names: one, or several by domain."""
+    return [model for _, model in by_domain(str(named)) if model] or [named]
 
 
 def distil(settings: DistilSettings) -> DistilResult:

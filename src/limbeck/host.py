@@ -44,6 +44,15 @@ def part_of(tensor: Tensor, part: slice | Tensor) -> Tensor:
     return found
 
 
+def joined_tensors(tensors: list[Tensor]) -> Tensor:
+    """The tensors one after the other, known to `on_host` if all of them are."""
+    found = torch.cat(tensors)
+    kept = [_KEPT.get(tensor) for tensor in tensors]
+    if all(one is not None for one in kept):
+        _KEPT[found] = torch.cat([one for one in kept if one is not None])
+    return found
+
+
 def on_host(tensor: Tensor) -> Tensor:
     """A tensor's values on the host: as they were sent from there, else by waiting for the device."""
     if tensor.device.type == "cpu":

@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from limbeck.errors import Mismatch
-from limbeck.host import on_host, part_of, sent
+from limbeck.host import joined_tensors, on_host, part_of, sent
 from limbeck.products import full_products
 
 Dataclass = TypeVar("Dataclass", bound="Batch | ModelInputs")
@@ -326,17 +326,17 @@ def joined(first: Batch, second: Batch) -> Batch:
     if first.student_inputs is not None or second.student_inputs is not None:
         ours, theirs = first.for_student(), second.for_student()
         own = ModelInputs(
-            torch.cat([ours.tokens, theirs.tokens]),
-            torch.cat([ours.position, theirs.position]),
-            torch.cat([ours.document, theirs.document]),
+            joined_tensors([ours.tokens, theirs.tokens]),
+            joined_tensors([ours.position, theirs.position]),
+            joined_tensors([ours.document, theirs.document]),
         )
     return Batch(
-        tokens=torch.cat([first.tokens, second.tokens]),
-        targets=torch.cat([first.targets, second.targets]),
-        weight=torch.cat([first.weight, second.weight]),
-        position=torch.cat([first.position, second.position]),
-        document=torch.cat([first.document, second.document]),
-        row=torch.cat([first.row, second.row]),
+        tokens=joined_tensors([first.tokens, second.tokens]),
+        targets=joined_tensors([first.targets, second.targets]),
+        weight=joined_tensors([first.weight, second.weight]),
+        position=joined_tensors([first.position, second.position]),
+        document=joined_tensors([first.document, second.document]),
+        row=joined_tensors([first.row, second.row]),
         student_inputs=own,
     )
 

@@ -6,6 +6,7 @@ Each type here carries an `Accepts`, which says what a Python caller may give an
 from __future__ import annotations
 
 import math
+import os.path
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from limbeck.config.defaults import MASK_WARMUP
 from limbeck.config.names import nearest
+from limbeck.errors import BadSetting
 from limbeck.plugins import PROBES
 
 LARGEST = (
@@ -32,6 +34,7 @@ FULL = ("full", "full@flops")  # baselines of a model that is trained by adapter
 TUNED = (*FULL, "data-alone", "chosen", UNMASKED)
 OFF_POLICY = ("off-policy", "off-policy@flops")  # baselines of a student that generates a part of its text itself
 UNCORRECTED = ("uncorrected", "uncorrected@flops")  # baselines of a student whose teacher is tuned first
+ONE_TEACHER = ("one-teacher", "one-teacher@flops")  # baselines of a student of several teachers: the first for all rows
 Stage = Literal["mixers", "blocks"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
 # Number formats in which weights are counted: those of a folder, then those of a GGUF file.
@@ -157,14 +160,39 @@ def _baselines(value: Any) -> Any:
     plain = (re.sub(r"^pruned(?=$|\+)", "cut", part.strip()) for part in parts)
     names = list(dict.fromkeys(part for part in plain if part.lower() not in {"", "none"}))
     for name in names:
-        if name not in (known := (*BASELINES, ATTENTION, PTQ, LAYERS, *OFF_POLICY, UNMASKED, *FULL, *UNCORRECTED)):
+        known = (*BASELINES, ATTENTION, PTQ, LAYERS, *OFF_POLICY, UNMASKED, *FULL, *UNCORRECTED, *ONE_TEACHER)
+        if name not in known:
             raise ValueError(
                 f"unknown baseline {name!r}{nearest(name, known)} There are: {', '.join(BASELINES)}, with --mixers also "
                 f"{ATTENTION}, with --qat also {PTQ}, with --learngene also {LAYERS}, with --rollouts also "
                 f"{' and '.join(OFF_POLICY)}, with --mask-input also {UNMASKED}, with --trained lora also {' and '.join(FULL)}, "
-                f"with --adapt-teacher also {' and '.join(UNCORRECTED)}, or none."
+                f"with --adapt-teacher also {' and '.join(UNCORRECTED)}, with several teachers also "
+                f"{' and '.join(ONE_TEACHER)}, or none."
             )
     return names
+
+
+_DOMAIN = re.compile(r"\s*([A-Za-z][\w-]*)=(.*)", re.DOTALL)
+
+
+def by_domain(teacher: str) -> tuple[tuple[str, str], ...]:
+    """(domain, teacher) of each piece of ``math=A,code=B``, as written; empty for one teacher, such as a folder of that name.
+
+    A piece without a domain has the domain "".
+    """
+    if os.path.lexists(teacher) or not _DOMAIN.fullmatch(teacher):
+        return ()
+    found = [(_DOMAIN.fullmatch(piece), piece) for piece in teacher.split(",")]
+    return tuple(("", piece.strip()) if match is None else (match[1], match[2].strip()) for match, piece in found)
+
+
+def require_one_teacher(text: str) -> None:
+    """Raises BadSetting for several teachers, where a job takes one."""
+    if by_domain(text):
+        raise BadSetting(
+            f"--teacher {text}: teachers by domain are for limbeck distil and doctor, with a model on this machine for each: "
+            "give one teacher here"
+        )
 
 
 def _tuned_baselines(value: Any) -> Any:

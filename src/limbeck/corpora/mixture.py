@@ -2,7 +2,7 @@
 
 ``a.jsonl:0.7,hf:b:0.3`` is a mixture of two. Weights are relative, so ``a.jsonl:70M,hf:b:30M`` is the same. Further stages follow
 behind ``;``, each with when it begins: a share of the training such as ``0.5:``, or ``annealed:``, where the learning rate begins
-to fall at the end.
+to fall at the end. Sources may have names, ``math=a.jsonl:0.7,code=b.jsonl:0.3``, by which each has its teacher (`unnamed`).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ ANNEALED: Literal["annealed"] = "annealed"
 When = float | Literal["annealed"]
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "t": 10**12}
+_NAME = re.compile(r"([A-Za-z][\w-]*)=(.*)", re.DOTALL)
 _NUMBER = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?|[+-]?inf|nan)([kmbt]?)\s*", re.IGNORECASE)
 
 
@@ -102,6 +103,36 @@ def plain(text: str) -> str:
     """The sources of a value of --data without their weights, as a value of --data."""
     mixture = Mixture.of(text)
     return text if mixture is None else ",".join(mixture.sources)
+
+
+def unnamed(text: str) -> tuple[str, tuple[tuple[str, str], ...]]:
+    """A value of --data without the names of its sources, and (name, source) of each, in the order of `Mixture.sources`.
+
+    A source without a name has the name "". Named sources without weights have equal ones. Raises BadCorpus as `Mixture.of`, and
+    for a source with two names.
+    """
+    if existing(text):
+        return text, (("", text),)
+    named: dict[str, str] = {}
+    written = []
+    for number, stage in enumerate(text.split(";")):
+        head, colon, rest = stage.partition(":") if number else ("", "", stage)
+        pieces = []
+        for piece in map(str.strip, rest.split(",")):
+            match = None if existing(piece) else _NAME.fullmatch(piece)
+            name, plainly = ("", piece) if match is None else (match[1], match[2].strip())
+            source = _weighted(plainly)[0]
+            if named.setdefault(source, name) != name:
+                names = " and ".join(f"the name {one!r}" if one else "no name" for one in (named[source], name))
+                raise BadCorpus(f"{shown(source)}: has {names}: give it one name, everywhere in --data")
+            pieces.append(plainly)
+        written.append(f"{head}{colon}{','.join(pieces)}")
+    plainly = ";".join(written)
+    if any(named.values()) and Mixture.of(plainly) is None:
+        plainly = ",".join(f"{source}:1" for source in named)
+    mixture = Mixture.of(plainly)
+    sources = tuple(named) if mixture is None else mixture.sources
+    return plainly, tuple((named[source], source) for source in sources)
 
 
 def _weighted(piece: str) -> tuple[str, float | None]:

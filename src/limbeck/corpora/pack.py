@@ -172,10 +172,13 @@ class Rows:
         )
         return self._counted(batch)
 
+    def counts(self, rows: int) -> np.ndarray:
+        """How many of the first ``rows`` rows are of each source of the store."""
+        return np.array([rows]) if self._sources is None else self._sources.counts(rows)
+
     def passes(self, rows: int) -> np.ndarray:
         """How often each source of the store is read in the first ``rows`` rows."""
-        counts = np.array([rows]) if self._sources is None else self._sources.counts(rows)
-        found: np.ndarray = counts / np.diff(self._edges)
+        found: np.ndarray = self.counts(rows) / np.diff(self._edges)
         return found
 
     def state_dict(self) -> dict[str, Any]:

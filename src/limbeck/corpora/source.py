@@ -201,6 +201,7 @@ def _one(source: str, columns: Columns) -> list[Part]:
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:", source):
         raise _unknown(source)
     weights = " (weights of sources are for limbeck distil, pretrain and capture)" if _WEIGHT.search(source) else ""
+    weights += " (a source has a name where there are several teachers)" if re.match(r"[A-Za-z][\w-]*=", source) else ""
     raise BadCorpus(
         f"{shown(source)}: expected {KINDS}, got a path that does not exist{_nearest(Path(source))}{weights}"
     )

@@ -130,6 +130,11 @@ class TokenStore:
         counts = [one["documents"] for one in self.manifest.get("sources", ())]
         return np.cumsum([0, *counts[:-1]])
 
+    def source_of(self, documents: Integer[np.ndarray, "*shape"]) -> Integer[np.ndarray, "*shape"]:
+        """The number of the source that each of these documents is from; 0 in a store of sources that are not kept apart."""
+        found: np.ndarray = np.searchsorted(self._begins, documents, side="right") - 1
+        return np.maximum(found, 0)
+
     def documents_in(self, rows: int, *, length: int) -> Bool[np.ndarray, " documents"]:
         """Which documents have tokens in the first ``rows`` rows of ``length``."""
         layout = self.layout(length)

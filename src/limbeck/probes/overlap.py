@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +90,11 @@ def measure_overlap(
         if sums[0].sum() >= _ENOUGH["cuda" if model.device.type == "cuda" else "cpu"]:
             break
     return Overlap(*sums, *texts)
+
+
+def together(parts: Sequence[Overlap]) -> Overlap:
+    """The sums over all parts, each measured on documents of its own."""
+    return Overlap(*(reduce(np.add, sums) for sums in zip(*(vars(part).values() for part in parts), strict=True)))
 
 
 def compared(ours: Float[Tensor, "n V"], theirs: Float[Tensor, "n V"], *, top: int = TOP) -> list[Tensor]:

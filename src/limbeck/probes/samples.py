@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from limbeck.corpora.store import TokenStore
 from limbeck.generation.local import decoded_completion, generate
@@ -18,19 +18,24 @@ PROMPT, NEW = 32, 64
 
 
 def samples(
-    student: LanguageModel, teacher: LanguageModel | None, store: TokenStore, *, count: int = 3
+    student: LanguageModel,
+    teacher: LanguageModel | None,
+    store: TokenStore,
+    *,
+    count: int = 3,
+    among: Bool[np.ndarray, " documents"] | None = None,
 ) -> list[dict[str, Any]]:
     """Rows of samples.json: up to ``count`` held-out documents, of each the first 32 tokens continued by up to 64.
 
     Each model continues twice: greedily, where a model that repeats itself shows it, and ``_sampled`` at temperature 1 with the
     same random numbers for both models. Documents that are too short are passed over; a model whose context has no room for a
-    prompt and 8 tokens gives no samples.
+    prompt and 8 tokens gives no samples. ``among``: which documents are taken, None for any.
     """
     context = min(student.context, teacher.context if teacher else student.context)
     new = min(NEW, context - PROMPT)
     if new < 8:
         return []
-    documents = list(islice(_long_enough(store), count))
+    documents = list(islice(_long_enough(store, among), count))
     prompts = [store.slice(start, start + PROMPT).tolist() for start in map(int, store.starts[documents])]
     rows = [_row(store, student, document, prompt, new) for document, prompt in zip(documents, prompts, strict=True)]
     uniforms = np.array([np.random.default_rng([0, document]).random(new) for document in documents])
@@ -53,9 +58,9 @@ def _row(store: TokenStore, student: LanguageModel, document: int, prompt: list[
     }
 
 
-def _long_enough(store: TokenStore) -> Any:
-    lengths = store.starts[1:] - store.starts[:-1]
-    return (document for document, length in enumerate(lengths) if length >= PROMPT + 8)
+def _long_enough(store: TokenStore, among: Bool[np.ndarray, " documents"] | None) -> Iterator[int]:
+    long = store.starts[1:] - store.starts[:-1] >= PROMPT + 8
+    return iter(np.flatnonzero(long if among is None else long & among).tolist())
 
 
 def _continuations(

@@ -11,6 +11,7 @@ from typing import Any
 
 from limbeck.report.adapted import adapted_sentence, corrected_sentence
 from limbeck.report.before import trained_before
+from limbeck.report.domains import domains_sentence, teachers_of
 from limbeck.report.experts import experts_sentence
 from limbeck.report.grown import grown_from
 from limbeck.report.masked import masked_sentence
@@ -48,6 +49,8 @@ _MODELS = (
     "full@flops",
     "uncorrected",
     "uncorrected@flops",
+    "one-teacher",
+    "one-teacher@flops",
 )
 
 
@@ -62,7 +65,7 @@ def model_card(
     name = teacher.get("name", "an unnamed teacher")
     stated = teacher.get("stated") or {}
     front = front_matter(name, stated, tags=() if _is_only_grown(run) else ("distillation",))
-    title = f"{plain(name)}, grown" if _is_only_grown(run) else f"Student of {plain(name)}"
+    title = f"{plain(name)}, grown" if _is_only_grown(run) else f"Student of {plain(teachers_of(teacher) or name)}"
     body = ["---", "", f"# {title}", "", _origin(run, student, teacher), ""]
     if run.get("verdict"):
         body += [plain(str(run["verdict"])), ""]
@@ -192,6 +195,7 @@ def _origin(run: Mapping[str, Any], student: Mapping[str, Any], teacher: Mapping
         + quantised_sentence(run)
         + adapted_sentence(run)
         + corrected_sentence(run)
+        + domains_sentence(run)
         + masked_sentence(run)
     )
     mixers = (run.get("conversion") or {}).get("mixers")

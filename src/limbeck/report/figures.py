@@ -47,6 +47,8 @@ _PAGE = {
     "unmasked": "#010219",
     "uncorrected": "#010220",
     "uncorrected@flops": "#010221",
+    "one-teacher": "#010222",
+    "one-teacher@flops": "#010223",
 }
 _STYLE = {
     "svg.fonttype": "none",

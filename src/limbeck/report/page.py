@@ -23,6 +23,7 @@ from limbeck.probes.calibration import reliability
 from limbeck.probes.interval import FEWEST_DOCUMENTS
 from limbeck.report.before import trained_before
 from limbeck.report.decision import by_chance, rows_decided, rule, too_few
+from limbeck.report.domains import domain_rows, domains_of, teachers_of
 from limbeck.report.experts import experts_sentence
 from limbeck.report.figures import (
     Curve,
@@ -42,7 +43,19 @@ from limbeck.report.state import fewer, state_rows
 from limbeck.report.tasks import headline_scores, task_table
 from limbeck.report.trained import chosen, used_table
 from limbeck.report.tuned import FORGOTTEN
-from limbeck.report.words import LABELS, ORDER, bounded, count, counted, duration, label, plus_minus, share, size
+from limbeck.report.words import (
+    LABELS,
+    ORDER,
+    TEACHER_OF,
+    bounded,
+    count,
+    counted,
+    duration,
+    label,
+    plus_minus,
+    share,
+    size,
+)
 from limbeck.terminal import visible
 from limbeck.types import Reading
 
@@ -55,6 +68,8 @@ _FROM_START = (
     "full@flops",
     "uncorrected",
     "uncorrected@flops",
+    "one-teacher",
+    "one-teacher@flops",
     "data-alone",
     "chosen",
     "unmasked",
@@ -180,6 +195,7 @@ def render(found: RunFolder) -> str:
             differences=_differences(found.verdict.get("differences", []), start),
             winners_by=rule([one["seeds"] for one in _compared(found.verdict.get("differences", []))]),
             start=start,
+            domains=domain_rows(run, found.readings),
             recalled=_recalled(found),
             recalled_gaps=found.reading("student", "gap") is not None,
             everywhere="attention" in found.models,
@@ -230,7 +246,7 @@ def _trained(found: RunFolder) -> str:
 
 
 def _title(run: Mapping[str, Any]) -> str:
-    teacher = (run.get("teacher") or {}).get("name")
+    teacher = teachers_of(run.get("teacher") or {})
     if is_tuning(run):
         return f"{(run.get('student') or {}).get('name', 'A model')}, tuned"
     if _from_scratch(run):
@@ -503,6 +519,9 @@ def _parameters(found: RunFolder, model: str) -> str:
     if _from_scratch(found.run):
         made = found.run.get("parameters")
         return count(made) if isinstance(made, int) else "–"
+    own = next((one for one in domains_of(found.run) if model == f"{TEACHER_OF}{one['domain']}"), None)
+    if own is not None:
+        return count(own["parameters"])
     owner = "teacher" if model == "teacher" else "student"
     reading = found.reading(model, "parameters") or found.reading(owner, "parameters")
     number = reading.value if reading else (found.run.get(owner) or {}).get("parameters")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from limbeck.config import FULL, OFF_POLICY, UNCORRECTED
+from limbeck.config import FULL, OFF_POLICY, ONE_TEACHER, UNCORRECTED
 from limbeck.disk import read_json
 from limbeck.report import schema as kinds
 from limbeck.report.start import Start
@@ -96,7 +96,9 @@ def used_table(trained: Sequence[Trained], run: Mapping[str, Any], start: Start)
     if not chosen(trained):
         return []
     teacher = run.get("teacher") or {}
-    with_teacher = 1 + float(teacher.get("price") or 0.0) * float(teacher.get("passes") or 0.0)
+    passes = float(teacher.get("passes") or 0.0)
+    with_teacher = 1 + float(teacher.get("price") or 0.0) * passes
+    with_first = 1 + float(teacher.get("price_of_first") or 0.0) * passes
     generating = float(teacher.get("generated") or 0.0) * float(teacher.get("forward") or 1 / 3)
     whole = float((run.get("adapters") or {}).get("whole") or 1.0)
 
@@ -104,7 +106,8 @@ def used_table(trained: Sequence[Trained], run: Mapping[str, Any], start: Start)
         """FLOPs of a step, in those of a step of the student by cross-entropy."""
         if arm.startswith(("cut+ce", "model")):
             return 1.0
-        spent = with_teacher if arm in OFF_POLICY else with_teacher + generating
+        taught = with_first if arm in ONE_TEACHER else with_teacher
+        spent = taught if arm in OFF_POLICY else taught + generating
         spent += 0.0 if arm in UNCORRECTED else float(teacher.get("corrected") or 0.0)
         return spent + whole - 1 if arm in (*FULL, "fresh+kd") else spent
 

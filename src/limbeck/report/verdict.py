@@ -46,6 +46,11 @@ def _against(start: Start, *, at_most: bool) -> dict[str, tuple[str, str]]:
             f"the same distillation from the teacher as given, with the same compute{' at most' if at_most else ''}",
             "the teacher as given, with the same compute,",
         ),
+        "one-teacher": (f"the same distillation from the first teacher alone {tokens}", "the first teacher alone"),
+        "one-teacher@flops": (
+            f"the same distillation from the first teacher alone, with the same compute{' at most' if at_most else ''}",
+            "the first teacher alone, with the same compute,",
+        ),
         "full": (f"the same training of all weights {tokens}", "training all weights"),
         "full@flops": (
             f"the same training of all weights given the same compute{' at most' if at_most else ''}",
@@ -114,7 +119,8 @@ def verdict(
     used: str = "",
 ) -> Verdict:
     """The verdict on ``arms["student"]``, with whichever of "cut+ce", "cut+ce@flops", "fresh+kd", "cut", "attention", "ptq",
-    "off-policy", "off-policy@flops", "layers+kd", "unmasked", "full", "full@flops", "uncorrected", "uncorrected@flops" there are.
+    "off-policy", "off-policy@flops", "layers+kd", "unmasked", "full", "full@flops", "uncorrected", "uncorrected@flops",
+    "one-teacher", "one-teacher@flops" there are.
 
     ``price`` is what the teacher's logits cost, where the objective needs them. Each arm is a list of measurements, one a
     seed; seed k of two arms is compared with seed k. ``text_bytes`` are those of each document that the
@@ -143,6 +149,8 @@ def verdict(
     others = (
         "unmasked",
         "layers+kd",
+        "one-teacher",
+        "one-teacher@flops",
         "uncorrected",
         "uncorrected@flops",
         "full",

@@ -20,6 +20,8 @@ LABELS = {
     "off-policy": "on the text alone",
     "off-policy@flops": "on the text alone, equal compute",
     "layers+kd": "layers of the teacher + KD",
+    "one-teacher": "from one teacher",
+    "one-teacher@flops": "from one teacher, equal compute",
     "uncorrected": "from the teacher as given",
     "uncorrected@flops": "from the teacher as given, equal compute",
     "full": "all weights",
@@ -29,6 +31,7 @@ LABELS = {
     "unmasked": "with plain input",
 }
 ORDER = tuple(LABELS)
+TEACHER_OF = "teacher-of-"  # before a domain's name: the name of its teacher as a model
 
 
 class Bounded(Protocol):
@@ -53,6 +56,8 @@ def label(model: str, start: Start = CUT) -> str:
         return start.label
     if model == "student":
         return start.trained
+    if model.startswith(TEACHER_OF):
+        return f"teacher of {model.removeprefix(TEACHER_OF)}"
     name = LABELS.get(model, model)
     return name.replace("pruned +", f"{start.made} +", 1) if name.startswith("pruned +") else name
 

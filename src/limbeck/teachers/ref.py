@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
+from limbeck.config import require_one_teacher
 from limbeck.disk import existing
 from limbeck.errors import BadSetting
 from limbeck.teachers.remote.http import Address, is_served
@@ -104,7 +105,8 @@ TeacherRef = LocalRef | CapturedRef | ServedRef
 
 
 def teacher_ref(name: str, tokenizer: str | None = None) -> TeacherRef:
-    """Parses --teacher. Raises BadSetting if a ``tokenizer`` is given for a teacher that has its own."""
+    """Parses --teacher of one teacher. Raises BadSetting for several, and for a ``tokenizer`` of one that has its own."""
+    require_one_teacher(name)
     if is_served(name):
         return ServedRef(name, tokenizer)
     if tokenizer is not None:

@@ -168,9 +168,9 @@ class TextSettings(Base):
         str,
         Flag(
             "Dataset: .txt, .jsonl, .json (also .gz, .zst), .parquet, a folder, a glob, an address such as s3://BUCKET/FOLDER, "
-            "hf:NAME[:CONFIG][/SPLIT], python:stdlib; several between commas, for a training each with a weight, and in stages. "
-            "Records hold text, messages (with tools, weight), ShareGPT conversations, prompt and completion, or Alpaca's "
-            "fields.",
+            "hf:NAME[:CONFIG][/SPLIT], python:stdlib; several between commas, for a training each with a weight, in stages, and "
+            "with the domain of its teacher. Records hold text, messages (with tools, weight), ShareGPT conversations, prompt "
+            "and completion, or Alpaca's fields.",
             "Data",
             metavar="SOURCE,...",
             examples=("a.jsonl:0.7,hf:b:0.3", "web:0.9,math:0.1; annealed: web:0.4,math:0.6"),
@@ -393,7 +393,7 @@ class TeacherSettings(Settings):
         str,
         Flag(
             "Teacher: a folder, a .gguf file, a hub id, a folder of captured logits, http://HOST:PORT/v1#MODEL, builtin:stdlib "
-            "or builtin:smollm2-135m.",
+            'or builtin:smollm2-135m; for distil also several by domain, as in "math=A,code=B".',
             "Model",
             metavar="MODEL",
             examples=("Qwen/Qwen3-8B",),

@@ -26,6 +26,7 @@ from limbeck.config.values import (
     FULL,
     LAYERS,
     OFF_POLICY,
+    ONE_TEACHER,
     PTQ,
     STAGES,
     UNCORRECTED,
@@ -40,6 +41,7 @@ from limbeck.config.values import (
     Rollouts,
     Stages,
     TaskNames,
+    by_domain,
     split_objectives,
 )
 
@@ -327,12 +329,14 @@ class DistilSettings(TrainingSettings, TeacherSettings):
             "quantised after the same training), off-policy and off-policy@flops (with --rollouts: distilled on the text alone), "
             "layers+kd (with --learngene: layers of the teacher, distilled for equal tokens), full and full@flops (with "
             "--trained lora: all weights, for equal tokens and for equal compute), uncorrected and uncorrected@flops (with "
-            "--adapt-teacher: from the teacher as given), unmasked (with --mask-input: on plain input), or none.",
+            "--adapt-teacher: from the teacher as given), unmasked (with --mask-input: on plain input), one-teacher and "
+            "one-teacher@flops (with several teachers: from the first alone), or none.",
             "Comparison",
             default="{}; with --mixers also attention, with --qat also ptq, with --mask-input also unmasked, with "
             "--rollouts also off-policy and "
             "off-policy@flops, with --learngene also layers+kd, with --trained lora also full and full@flops, with "
-            "--adapt-teacher also uncorrected and uncorrected@flops",
+            "--adapt-teacher also uncorrected and uncorrected@flops, with several teachers also one-teacher and "
+            "one-teacher@flops",
             synonyms=("baseline", "compare", "compare_with"),
         ),
     ] = BASELINES
@@ -361,7 +365,8 @@ class DistilSettings(TrainingSettings, TeacherSettings):
         that is trained with quantised weights also itself quantised afterwards, of one from shared layers also the teacher's
         layers, of one that generates rows itself also the same distillation without these, at equal tokens and at equal
         compute, of one that reads corrupted tokens also the same training on the plain ones, of one that is trained by adapters
-        also all its weights, in both ways, and of one whose teacher is tuned first also from that teacher as given, in both ways.
+        also all its weights, in both ways, of one whose teacher is tuned first also from that teacher as given, in both ways, and
+        of one of several teachers also from the first alone, in both ways.
         """
         if "baselines" in self.model_fields_set:
             return self.baselines
@@ -370,6 +375,7 @@ class DistilSettings(TrainingSettings, TeacherSettings):
         implied |= {UNMASKED: self.mask_input is not None}
         implied |= dict.fromkeys(FULL, self.trained != "full")
         implied |= dict.fromkeys(UNCORRECTED, self.adapt_teacher is not None)
+        implied |= dict.fromkeys(ONE_TEACHER, bool(by_domain(self.teacher)))
         return (*self.baselines, *(name for name, there in implied.items() if there))
 
     @property

@@ -20,7 +20,7 @@ from typing import Any, NotRequired, TypedDict
 import torch
 from pydantic import BaseModel
 
-from limbeck.config import BASELINES, OFF_POLICY, PTQ, TUNED, UNCORRECTED, UNMASKED
+from limbeck.config import BASELINES, OFF_POLICY, ONE_TEACHER, PTQ, TUNED, UNCORRECTED, UNMASKED
 from limbeck.corpora import TokenStore
 from limbeck.corpora.found import notes_of
 from limbeck.corpora.layout import PACKINGS, STREAM, WITHOUT_LONG
@@ -254,6 +254,7 @@ def _grows(before: Any, now: Any, key: str) -> bool:
         *OFF_POLICY,
         *TUNED,
         *UNCORRECTED,
+        *ONE_TEACHER,
     }
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from limbeck.config import ATTENTION, FULL, LAYERS, OFF_POLICY, PTQ, UNCORRECTED, UNMASKED
+from limbeck.config import ATTENTION, FULL, LAYERS, OFF_POLICY, ONE_TEACHER, PTQ, UNCORRECTED, UNMASKED
 from limbeck.corpora import Rows, TokenStore
 from limbeck.corpora.mask_input import MaskedInputs, MaskInput
 from limbeck.corpora.pack import Blend, Start
@@ -34,14 +34,16 @@ from limbeck.models.save import round_to, save
 from limbeck.objectives import CrossEntropy
 from limbeck.objectives.spec import ObjectiveSpec
 from limbeck.run.lockstep import train_lockstep
+from limbeck.run.routed import RoutedStep
 from limbeck.run.run import Plan, Run
 from limbeck.run.save import checkpoints, drop_best
 from limbeck.run.selection import Rule
-from limbeck.run.step import train_step
+from limbeck.run.step import Step, train_step
 from limbeck.run.trackers import Tracked
 from limbeck.run.watch import Watch
 from limbeck.students.adapter_files import write_adapters
 from limbeck.students.adapters import AdapterPlan, adapt, merge
+from limbeck.teachers.routed import RoutedTeacher
 from limbeck.types import Batch, ChunkTeacher, Teacher
 
 CE = ObjectiveSpec("CrossEntropy", CrossEntropy())
@@ -53,8 +55,8 @@ class Arm:
 
     ``start`` is another model to start from. ``member`` is the name of its student in a sweep. ``taken`` is how many steps were
     already trained on the same text before: reading begins after the rows of those steps. ``on_policy``: whether it generates
-    rows itself where the student does. ``adapters``: whether adapters alone are trained. ``as_given``: whether
-    its teacher is the one as given, where that is tuned first.
+    rows itself where the student does. ``adapters``: whether adapters alone are trained. ``plain_teacher``: whether
+    its teacher is the one as given, where that is tuned first, and the first for all rows, where there are several.
     """
 
     name: str
@@ -68,7 +70,7 @@ class Arm:
     taken: int = 0
     on_policy: bool = False
     adapters: bool = False
-    as_given: bool = False
+    plain_teacher: bool = False
 
     @property
     def student(self) -> Path:
@@ -93,13 +95,15 @@ def arms_of(
     off_policy_steps: int = 0,
     full_steps: int = 0,
     uncorrected_steps: int = 0,
+    one_teacher_steps: int = 0,
     member: str = "",
 ) -> list[Arm]:
     """All arms of a plan, the student of the first seed first, so that a run that is stopped early has its main result.
 
     ``flops_steps`` is how many steps of cross-entropy cost as many FLOPs as the student's steps, ``off_policy_steps`` how many of
     the same distillation do in which it generates nothing, ``full_steps`` those of all weights where adapters are trained,
-    ``uncorrected_steps`` those from the teacher as given where it is tuned first.
+    ``uncorrected_steps`` those from the teacher as given where it is tuned first, ``one_teacher_steps`` those from the first of
+    several teachers.
     Arms that start from a converted student are trained for fewer steps, by those of the conversion, and so are those from shared
     layers; other arms for all. ``member``: the student's name in a sweep.
     """
@@ -115,6 +119,8 @@ def arms_of(
         for name in settings.compared:
             if name == "cut" or (name.startswith("cut+ce") and not objective.needs_teacher):
                 continue  # cut needs no training; cut+ce would repeat the student
+            if name == "one-teacher@flops" and one_teacher_steps == steps and "one-teacher" in settings.compared:
+                continue  # teachers of one size: equal tokens are equal compute
             arm = Arm(name, seed, out / "baselines" / f"{name}-seed{seed}", CE, steps - matched, taken=taken)
             arm = replace(arm, adapters=by_adapters and name not in (*FULL, "fresh+kd"))
             if name == "fresh+kd":
@@ -127,10 +133,12 @@ def arms_of(
                 arm = replace(arm, objective=objective, on_policy=True)
             if name == "full@flops":
                 arm = replace(arm, steps=full_steps)
-            if name in UNCORRECTED:
-                arm = replace(arm, objective=objective, on_policy=True, as_given=True)
+            if name in (*UNCORRECTED, *ONE_TEACHER):
+                arm = replace(arm, objective=objective, on_policy=True, plain_teacher=True)
             if name == "uncorrected@flops":
                 arm = replace(arm, steps=uncorrected_steps)
+            if name == "one-teacher@flops":
+                arm = replace(arm, steps=one_teacher_steps)
             if name == "off-policy@flops":
                 arm = replace(arm, steps=off_policy_steps)
             if name == "cut+ce@flops":
@@ -152,7 +160,8 @@ class Shared:
     None for their own. ``data`` is the value of --data, which may be a mixture. ``rollouts``: how arms generate
     rows themselves. ``mask``: how tokens are corrupted where a student with ``vocab`` tokens reads them; the arm `UNMASKED`
     reads all as they are. ``adapters``: those of arms that train no weights; ``full_rate``: the peak learning rate of arms that
-    train all weights where the student does not, None for the plan's. ``given``: a corrected teacher as it was given.
+    train all weights where the student does not, None for the plan's. ``plain_teacher``: that of arms which have another than
+    the student: a corrected teacher as it was given, or the first of several.
     """
 
     cut: Path
@@ -177,7 +186,7 @@ class Shared:
     vocab: int = 0
     adapters: AdapterPlan | None = None
     full_rate: float | None = None
-    given: Teacher | None = None
+    plain_teacher: Teacher | None = None
 
     def blend(self, steps: int) -> Blend | None:
         """How rows are shared among the sources of a mixture over ``steps`` steps, those before this training among them."""
@@ -203,13 +212,16 @@ class Shared:
             adapt(start, self.adapters, seed=arm.seed)
         rows = self._rows(arm)
         objective = arm.objective.make()
-        queried = self.given if arm.as_given else self.teacher
+        queried = self.plain_teacher if arm.plain_teacher else self.teacher
         teacher = queried if objective.needs_teacher else None
         plan = replace(self.plan, steps=arm.steps, lr=self._rate(arm))
-        watch, update = self.watch.until(arm.steps) if self.watch else None, train_step
+        watch = self.watch.until(arm.steps) if self.watch else None
+        update: Callable[..., Step] = train_step
         if self.quantiser and arm.name != PTQ:
             weights = partial(self.quantiser.values, start.model)
             watch, update = replace(watch, weights=weights) if watch else None, partial(train_step, weights=weights)
+        if isinstance(teacher, RoutedTeacher):
+            update = RoutedStep(teacher, update)
         tracked = replace(self.tracked, name=f"{arm.name}-seed{arm.seed}") if self.tracked else None
         how: dict[str, Any] = {"update": update, "watch": watch, "rule": self.rule, "tracked": tracked}
         if self.rollouts is None or not arm.on_policy:

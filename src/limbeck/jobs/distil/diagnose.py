@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Int
 from transformers.configuration_utils import PreTrainedConfig
 
+from limbeck.config import DistilSettings
 from limbeck.corpora.mixture import plain
 from limbeck.errors import BadModel
 from limbeck.jobs.common.environment import Environment, batch_rows
@@ -26,6 +27,7 @@ from limbeck.jobs.distil.adapters import StudentAdapters, memory_of
 from limbeck.jobs.distil.align import alignment
 from limbeck.jobs.distil.correction import Correction
 from limbeck.jobs.distil.request import DistilRequest
+from limbeck.jobs.distil.several import sizes_together
 from limbeck.jobs.pair.unigram import compare_to_unigram, knowledge, of_source
 from limbeck.jobs.pair.unpacked import rows_of_documents, unpacked_cost
 from limbeck.models.gguf.quantiser import KIND_OF, Quantiser
@@ -40,15 +42,32 @@ from limbeck.report.words import size as size_in_words
 
 
 def what_is_known(
-    request: DistilRequest, teacher: LanguageModel, *, length: int, environment: Environment
+    request: DistilRequest,
+    teacher: LanguageModel,
+    *,
+    length: int,
+    environment: Environment,
+    several: Sequence[LanguageModel] = (),
 ) -> list[Finding]:
     """Whether a teacher in memory predicts the text better than a unigram model; no finding for other teachers.
 
-    An error becomes a warning where no objective needs the teacher.
+    An error becomes a warning where no objective needs the teacher. ``several``: all teachers, each of its own domain's text.
     """
+    if request.domains is not None and several:
+        alone = [request.domains.alone(request.settings, number) for number in range(len(several))]
+        each = zip(alone, several, strict=True)
+        found = [_known(settings, model, True, length=length, environment=environment) for settings, model in each]
+        named = zip(request.domains.names, found, strict=True)
+        return [replace(one, message=f"{name}: {one.message}") for name, findings in named for one in findings]
     if not request.teacher.has_weights:
         return []
-    settings = request.settings
+    return _known(request.settings, teacher, request.needs_teacher, length=length, environment=environment)
+
+
+def _known(
+    settings: DistilSettings, teacher: LanguageModel, needed: bool, *, length: int, environment: Environment
+) -> list[Finding]:
+    """The finding on a teacher and the text of its settings; a warning for an error where it is not ``needed``."""
     found = compare_to_unigram(
         teacher,
         of_source(plain(settings.data), teacher, columns_of(settings)),
@@ -56,7 +75,7 @@ def what_is_known(
         length=min(length, teacher.context),
         device=environment.world.device,
     )
-    return list(knowledge(found, teacher.name, anyway=settings.any_teacher or not request.needs_teacher))
+    return list(knowledge(found, teacher.name, anyway=settings.any_teacher or not needed))
 
 
 def _packing(model: LanguageModel, texts: Sequence[str], length: int) -> list[Finding]:
@@ -140,4 +159,5 @@ def diagnose(
         found += _memory_of(
             correction.run(settings, environment, teacher.parameters_count), teacher.config, environment
         )
+    run = replace(run, teachers=sizes_together(request))
     return found + unpacked + examine(pair, run, texts=texts, chat=chat and not aligned, aligned=aligned, uses=uses)

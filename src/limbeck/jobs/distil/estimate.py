@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from limbeck.config import OFF_POLICY
+from limbeck.config import OFF_POLICY, ONE_TEACHER
 from limbeck.disk import read_lines
 from limbeck.jobs.common.environment import Environment
 from limbeck.jobs.distil.arms import Arm, Shared
@@ -52,9 +52,9 @@ def estimate_time(arms: Sequence[Arm], cost: Cost, shared: Shared) -> TimeEstima
 
 def _kind(arm: Arm) -> str:
     """The kind of an arm, which decides the time of a step: its objective, the model it starts from if that is another,
-    whether it generates no rows where the student does, and whether it trains adapters.
+    whether it generates no rows where the student does, whether its teacher is one of several, and whether it trains adapters.
     """
-    own = arm.start is not None or arm.name in OFF_POLICY
+    own = arm.start is not None or arm.name in (*OFF_POLICY, *ONE_TEACHER)
     what = label(arm.name.removesuffix("@flops")) if own else "adapters" if arm.adapters else ""
     return f"{arm.objective.text} ({what})" if what else arm.objective.text
 

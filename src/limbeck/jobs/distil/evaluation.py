@@ -7,7 +7,7 @@ not measure again, and the difference of any two models has an interval over the
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,11 @@ from limbeck.jobs.common.folder import update
 from limbeck.jobs.common.held_out import Apart, HeldOut, unwatched
 from limbeck.jobs.common.seeds import by_model, each_and_all
 from limbeck.jobs.distil.arms import Arm
+from limbeck.jobs.distil.held_out_domains import DomainEvaluation
 from limbeck.jobs.distil.other_tokens import CrossTokenizerTeacher, TeacherSource, across
 from limbeck.jobs.distil.overlap import OverlapEvaluation
 from limbeck.jobs.distil.request import DistilRequest
+from limbeck.jobs.distil.several import SeveralTeachers
 from limbeck.jobs.distil.standard import TaskEvaluation
 from limbeck.jobs.probe.recall import RecallEvaluation
 from limbeck.models.gguf.quantiser import Quantiser
@@ -58,10 +60,11 @@ from limbeck.report.state import state_sentence
 from limbeck.report.trained import trained_in, used_note
 from limbeck.report.verdict import Verdict, gain_over, too_few_documents, verdict
 from limbeck.report.vocabulary import vocabulary_note
+from limbeck.report.words import TEACHER_OF
 from limbeck.run.log import console
 from limbeck.students.adapters import without_adapters
 from limbeck.teachers.remembered import RememberedTeacher
-from limbeck.types import Batch, Reading, ReadingRow, Teacher
+from limbeck.types import Batch, CausalLM, Reading, ReadingRow, Teacher
 
 GIVEN = "teacher-given"  # a corrected teacher as it was given, in the names of files and readings
 _CONTINUED = ("student", "student_sampled")  # in a row of samples
@@ -116,10 +119,14 @@ class Evaluation:
         self._together = world.size > 1 and not isinstance(teacher, CrossTokenizerTeacher)
         if self._reference is teacher.about and not self._together:  # all models are compared with it on the same rows
             self._reference = RememberedTeacher(teacher.about)
+        self._several = None
+        if isinstance(teacher, SeveralTeachers):
+            self._several = DomainEvaluation(teacher, store, remember=not self._together)
+            self._reference = self._several.routed
         first = world.first
         self._tasks = TaskEvaluation(measurements, settings.tasks) if settings.tasks and first else None
         own_texts = settings.rollouts is not None and first  # then the teacher is in the memory of each process
-        self._overlap = OverlapEvaluation(measurements, teacher.about, self.held_out) if own_texts else None
+        self._overlap = OverlapEvaluation(measurements, self._own_teachers(), self.held_out) if own_texts else None
         self._runs: dict[str, dict[int, Measurements]] = {}
         self._start: Path | None = None  # the student before its training
         self._quantiser: Quantiser | None = None
@@ -127,7 +134,9 @@ class Evaluation:
         self._costs: list[Reading] = []
         self.seconds = seconds  # of the last evaluation of a student
         served = teacher.captured is not None and teacher.captured.served  # its weights are not available
-        if self._measures and not served:
+        if self._measures and self._several:
+            self._measure_several()
+        elif self._measures and not served:
             self._measure("teacher", teacher.about, settings.seed, compare=False)
             if settings.adapt_teacher is not None:
                 with without_adapters(teacher.about):
@@ -139,6 +148,22 @@ class Evaluation:
     def _measures(self) -> bool:
         """Whether this rank measures."""
         return self._machine.world.first or self._together
+
+    def _own_teachers(self) -> list[tuple[LanguageModel, Callable[[], Iterable[Batch]]]]:
+        """Each teacher, with a function that gives the held-out rows that are its own."""
+        about = self._source.about
+        return self._several.own(self.held_out) if self._several else [(about, self.held_out.batches)]
+
+    def _measure_several(self) -> None:
+        """Measures each teacher on all held-out text; as "teacher" count on each document its own teacher's."""
+        assert self._several is not None
+        seed, each = self._settings.seed, []
+        for name, model in self._several.models.items():
+            each.append(self._measure(name, model, seed, compare=False))
+        measured = self._several.composed(each)
+        self._runs["teacher"] = {seed: measured}
+        if self._machine.world.first and not self._file("teacher", seed).exists():
+            _save(measured, self._file("teacher", seed))
 
     @property
     def _in_parts(self) -> bool:
@@ -189,7 +214,7 @@ class Evaluation:
         arms = {
             name: [runs[seed] for seed in sorted(runs)]
             for name, runs in self._runs.items()
-            if name not in ("teacher", GIVEN)
+            if name not in ("teacher", GIVEN) and not name.startswith(TEACHER_OF)
         }
         teacher = next(iter(self._runs.get("teacher", {}).values()), None)
         found_verdict = verdict(
@@ -216,6 +241,8 @@ class Evaluation:
             assert teacher is not None
             gain = gain_over([teacher], list(given.values()), GIVEN)
             found_verdict = replace(found_verdict, notes=(corrected_note(run, gain), *found_verdict.notes))
+        if self._several:
+            found_verdict = replace(found_verdict, notes=(*self._several.notes(run, arms), *found_verdict.notes))
         if note := adapted_note(run):
             found_verdict = replace(found_verdict, notes=(*found_verdict.notes, note))
         if few := too_few_steps(run["plan"]["steps"]):
@@ -306,6 +333,8 @@ class Evaluation:
 
     def _samples(self, model: LanguageModel, teacher: LanguageModel | None) -> list[dict[str, Any]]:
         captured = self._source.captured
+        if self._several and teacher is not None:
+            return self._several.samples(model, self.held_out.store)
         rows = samples(model, teacher, self.held_out.store)
         if captured:
             captures = {(row["document"], row["prompt"]): row for row in captured.samples}
@@ -351,18 +380,20 @@ class Evaluation:
             ranks = world if self._together else None
             batches = text.batches(counted=self._counted, ranks=ranks or ALONE)
             known_teacher = self._reference if name == "teacher" else None
-            read = known_teacher if isinstance(known_teacher, RememberedTeacher) else model
+            read: CausalLM = known_teacher if isinstance(known_teacher, RememberedTeacher) else model
+            if self._several:
+                batches, read = self._several.routed.batches(batches), self._several.reader(name, model)
             measured = measure(read, reference, batches, documents=documents, ranks=ranks)
             if world.first:
                 _save(measured, file)
-            if name != "teacher":
+            if name != "teacher" and not name.startswith(TEACHER_OF):
                 self.seconds = time.monotonic() - begun
         self._runs.setdefault(name, {})[seed] = measured
         if not world.first:
             return measured
         if self._recall and not (captured and name == "teacher"):  # its weights are not here
             self._recall.measure(name, model, seed)
-        if self._overlap and name != "teacher":
+        if self._overlap and name != "teacher" and not name.startswith(TEACHER_OF):
             self._overlap.measure(name, model, seed)
         if self._tasks:
             whole = bool(captured) and name == "teacher"
@@ -385,6 +416,7 @@ class Evaluation:
                 readings += found
                 readings += calibration(name, measured, seed=seed)
                 readings += fidelity(name, measured, seed=seed)
+                readings += self._several.readings(name, measured, seed=seed) if self._several else []
         tasks = self._tasks.readings() if self._tasks else []
         readings += self._overlap.readings() if self._overlap else []
         return readings + (self._recall.readings() if self._recall else []) + tasks

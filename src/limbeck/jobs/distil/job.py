@@ -54,6 +54,7 @@ from limbeck.jobs.distil.plan import DistilPlan, mask_of
 from limbeck.jobs.distil.request import DistilRequest
 from limbeck.jobs.distil.rollouts import rollouts_of
 from limbeck.jobs.distil.rounds import arms_of_rounds, make_in_rounds
+from limbeck.jobs.distil.several import SeveralTeachers
 from limbeck.jobs.distil.shared_layers import make_from_shared
 from limbeck.jobs.distil.teacher import RunTeacher, adopted
 from limbeck.jobs.distil.vocabulary import with_vocabulary
@@ -73,6 +74,7 @@ from limbeck.planning.cost.size import Size
 from limbeck.planning.cost.state import kept_bytes
 from limbeck.planning.cost.training import Cost, estimate
 from limbeck.probes.standard.evaluate import load_tasks
+from limbeck.report.domains import teachers_sentence
 from limbeck.report.schema import Conversion as ConversionFacts
 from limbeck.report.words import share, took, trainings
 from limbeck.run.log import console
@@ -81,6 +83,7 @@ from limbeck.run.world import leave
 from limbeck.students.adapters import without_adapters
 from limbeck.students.shape import Shape, config_of
 from limbeck.teachers.ref import ServedRef
+from limbeck.types import ChunkTeacher, Teacher
 
 
 @claims()
@@ -199,13 +202,17 @@ def prepare(
         apart = kept_apart(held_out, plan.budget, every=rule.every, length=length, device=environment.world.device)
         if environment.world.first:
             write_apart(settings.out, apart)
+    if isinstance(source, SeveralTeachers):
+        source = source.reading(store, settings.data, **asdict(plan.budget), schedule=plan.schedule)
+        start = replace(start, source=source)
     cut, student, findings = start.student(store, about_teacher=about_teacher)
     if plan.correction:
         _correct(plan, source, store, environment)
     if isinstance(source, CrossTokenizerTeacher):
         source.query(store, environment, rows=plan.budget.steps * plan.budget.rows, length=length)
     price = start.price(student)
-    arms = _arms(plan, price, member=member)
+    first = start.price_of_first(student)
+    arms = _arms(plan, price, first, member=member)
     shared = _shared(plan, source, store, cut, student, environment, run)
     use, kept = memory_use(
         plan.run(environment, documents=np.diff(store.starts)), student.config, source.size, environment, run
@@ -218,7 +225,7 @@ def prepare(
         layout = store.layout(length)
         with without_adapters(source.about):
             about = _summary(source.about)
-        about |= source.facts | _priced(price, sharing) | _stated(request)
+        about |= source.facts | _priced(price, sharing, first) | _stated(request)
         facts = {
             "doctor": as_json(findings),
             "plan": _plan_facts(shared.plan, layout, arms) | rule_facts(rule),
@@ -226,6 +233,8 @@ def prepare(
         }
         update(settings.out, run, **facts, **_student_facts(plan, source, student, environment), **kept)
         _announce(about, student, shared.plan, layout, arms, most=source.rows)
+        if said := teachers_sentence(about):
+            console.print(said)
         mixed = _mixed(plan, shared)
         print_mixture(mixed)
         update(settings.out, run, **mixed)
@@ -284,7 +293,10 @@ class _Start:
         request, source = self.plan.request, self.source
         looked = known or source.captured is not None
         length = self.plan.budget.length
-        findings = [] if looked else what_is_known(request, source.about, length=length, environment=self.environment)
+        several = source.models if isinstance(source, SeveralTeachers) else ()
+        how: dict[str, Any] = {"length": length, "environment": self.environment, "several": several}
+        findings = [] if looked else what_is_known(request, source.about, **how)
+        findings += source.beside_first(chat=self.documents.chat) if isinstance(source, SeveralTeachers) else []
         check(findings)
         if request.settings.student:
             check(self.diagnose(Pair(source.about, given_student(request.settings.student, request.teacher))))
@@ -370,11 +382,20 @@ class _Start:
         """How often each forward pass of the teacher is used for training."""
         return self.sharing / self.source.passes(self.plan.budget.tokens, self.plan.budget.length)
 
+    def price_of_first(self, student: LanguageModel) -> Price | None:
+        """The price of the first of several teachers if it had all rows; None where there is one."""
+        return self._price(student, Size.of(self.source.about.config)) if self.plan.request.domains else None
+
     def price(self, student: LanguageModel) -> Price | None:
         """The teacher's compute relative to the student's; None if the objective does not need the teacher."""
         if not self.plan.request.objective.needs_teacher:
             return None
-        sizes = Size.of(student.config), Size.of(self.source.about.config)
+        several = self.source.size if isinstance(self.source, SeveralTeachers) else None
+        return self._price(student, several or Size.of(self.source.about.config))
+
+    def _price(self, student: LanguageModel, teacher: Size) -> Price:
+        """The price of a teacher of this size, or of teachers."""
+        sizes = Size.of(student.config), teacher
         how: dict[str, Any] = {
             "length": self.plan.budget.length,
             "uses": self.uses(),
@@ -425,7 +446,7 @@ def _shared(
     size = {"steps": budget.steps, "rows": budget.rows}
     training = plan_of(settings, **size, lr=lr, schedule=plan.schedule, bf16=environment.bf16, tf32=environment.tf32)
     return Shared(
-        *(cut, source.logits, store, budget.length, training, environment),
+        *(cut, _teacher_on(source, store), store, budget.length, training, environment),
         most_rows=source.rows,
         counted=source.counted,
         reads_on=isinstance(source, CrossTokenizerTeacher),  # its logits cover only the rows of the plan
@@ -439,8 +460,13 @@ def _shared(
         quantiser=plan.quantiser,
         adapters=plan.adapters.plan if plan.adapters else None,
         full_rate=full_rate_of(settings, student.parameters_count) if plan.adapters else None,
-        given=AsGiven(source.about) if plan.correction else None,
+        plain_teacher=AsGiven(source.about) if plan.correction else source.about if plan.request.domains else None,
     )
+
+
+def _teacher_on(source: TeacherSource, store: TokenStore) -> Teacher | ChunkTeacher:
+    """The teacher of the rows of a store: of several each row's own."""
+    return source.routed(store) if isinstance(source, SeveralTeachers) else source.logits
 
 
 def _correct(plan: DistilPlan, source: TeacherSource, store: TokenStore, environment: Environment) -> None:
@@ -547,14 +573,18 @@ def _check_served(request: DistilRequest, *, length: int, environment: Environme
     check(diagnose(request, Pair(described, load(settings.student)), documents, length=length, environment=environment))
 
 
-def _arms(plan: DistilPlan, price: Price | None, *, member: str) -> list[Arm]:
-    """The arms, with the steps of cross-entropy at equal FLOPs. ``price`` is None if the objective needs no teacher."""
+def _arms(plan: DistilPlan, price: Price | None, first: Price | None, *, member: str) -> list[Arm]:
+    """The arms, with the steps of cross-entropy at equal FLOPs. ``price`` is None if the objective needs no teacher.
+
+    ``first``: the price of the first of several teachers alone, None where there is one.
+    """
     ratio, alone = (1.0, 1.0) if price is None else (price.ratio, price.ratio_off_policy)
     steps = plan.budget.steps - plan.matched
     whole = ratio / (ratio - 1 + plan.adapters.whole) if plan.adapters else 1.0
     more = {"off_policy_steps": round(steps * alone), "full_steps": max(1, round(steps * whole))}
     corrected = price.corrected if price else 0.0
     more["uncorrected_steps"] = round(steps * ratio / (ratio - corrected))
+    more["one_teacher_steps"] = steps if first is None else max(1, round(steps * ratio / first.ratio))
     return arms_of(plan, flops_steps=round(steps * ratio), **more, member=member)
 
 
@@ -564,12 +594,16 @@ def _generated(plan: DistilPlan) -> float:
     return rollouts.share.mean if rollouts else 0.0
 
 
-def _priced(price: Price | None, students: int) -> dict[str, Any]:
-    """The entries of run.json about the teacher's price: its forward passes for each token of the student's training."""
+def _priced(price: Price | None, students: int, first: Price | None) -> dict[str, Any]:
+    """The entries of run.json about the teacher's price: its forward passes for each token of the student's training.
+
+    ``first``: the price of the first of several teachers alone, None where there is one.
+    """
     if price is None:
         return {"passes": 0.0}
     generated = {"generated": price.generated, "forward": price.forward} if price.generated else {}
     generated |= {"corrected": price.corrected} if price.corrected else {}
+    generated |= {"price_of_first": first.step} if first else {}
     return {"passes": 1 / price.uses, "price": price.step, "students": students} | generated
 
 

@@ -31,6 +31,7 @@ from limbeck.jobs.common.held_out import Apart, HeldOut
 from limbeck.jobs.common.text import stores_of
 from limbeck.jobs.distil.align import AlignedTexts
 from limbeck.jobs.distil.request import DistilRequest
+from limbeck.jobs.distil.several import SeveralTeachers
 from limbeck.jobs.distil.teacher import RunTeacher
 from limbeck.jobs.pair.student import OnDisk
 from limbeck.models.language_model import LanguageModel
@@ -56,6 +57,8 @@ def teacher_of(
 
     ``objectives`` are those of all students. Raises a LimbeckError for a teacher that cannot be loaded, captured or aligned.
     """
+    if request.domains is not None:
+        return SeveralTeachers.load(request, environment).within(length)
     if request.settings.tokenizer_align is None:
         return RunTeacher.of(request, environment, length=length, objectives=objectives)
     return CrossTokenizerTeacher(request, environment, needed=AlignedTexts.by(objectives))

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from limbeck.jobs.common.held_out import HeldOut
 from limbeck.jobs.common.seeds import each_and_all
 from limbeck.models.language_model import LanguageModel
-from limbeck.probes.overlap import TOP, Overlap, measure_overlap, overlap
+from limbeck.probes.overlap import TOP, Overlap, measure_overlap, overlap, together
 from limbeck.report.start import Start
 from limbeck.report.words import bounded, label, share
-from limbeck.types import Reading
+from limbeck.types import Batch, Reading
 
 _COMPARED = ("student", "off-policy", "off-policy@flops", "cut")
 
@@ -18,9 +19,14 @@ _COMPARED = ("student", "off-policy", "off-policy@flops", "cut")
 class OverlapEvaluation:
     """The overlap of the models of a run with their teacher, kept in its folder."""
 
-    def __init__(self, folder: Path, teacher: LanguageModel, held_out: HeldOut) -> None:
-        """``folder`` is the folder of measurements."""
-        self._folder, self._teacher, self._held_out = folder, teacher, held_out
+    def __init__(
+        self,
+        folder: Path,
+        teachers: Sequence[tuple[LanguageModel, Callable[[], Iterable[Batch]]]],
+        held_out: HeldOut,
+    ) -> None:
+        """``folder`` is the folder of measurements; ``teachers``: each with the held-out rows on which it is compared."""
+        self._folder, self._teachers, self._held_out = folder, teachers, held_out
         self._runs: dict[str, dict[int, Overlap]] = {}
 
     def measure(self, name: str, model: LanguageModel, seed: int) -> None:
@@ -28,7 +34,10 @@ class OverlapEvaluation:
         file = self._folder / f"overlap-{name}-seed{seed}.safetensors"
         if not file.exists():
             documents = self._held_out.store.documents
-            measure_overlap(model, self._teacher, self._held_out.batches(), documents=documents).save(file)
+            parts = [
+                measure_overlap(model, teacher, batches(), documents=documents) for teacher, batches in self._teachers
+            ]
+            together(parts).save(file)
         self._runs.setdefault(name, {})[seed] = Overlap.load(file)
 
     def readings(self) -> list[Reading]:

@@ -27,6 +27,7 @@ from limbeck.jobs.distil.conversion import Conversion, Planned, check_conversion
 from limbeck.jobs.distil.correction import Correction, check_correction
 from limbeck.jobs.distil.request import DistilRequest
 from limbeck.jobs.distil.rollouts import check_rollouts
+from limbeck.jobs.distil.several import check_domains
 from limbeck.jobs.pair.learngene import Learngene, check_learngene
 from limbeck.jobs.pair.low_rank import budget_of
 from limbeck.jobs.pair.rounds import Rounds, check_rounds
@@ -92,6 +93,7 @@ class DistilPlan:
         mask_of(settings)  # for its errors
         check_adapters(settings, environment)
         check_correction(request, environment)
+        check_domains(request, environment)
         rule_of(settings)
         target = target_shape(settings, request.teacher)
         conversion = check_conversion(request, target)
@@ -102,7 +104,7 @@ class DistilPlan:
         if request.teacher.vocabulary is not None:
             trimmed = load_config(request.teacher.config_source)
             config.get_text_config().vocab_size = trimmed.get_text_config().vocab_size
-        first = settings.student or settings.teacher
+        first = settings.student or request.teacher.name
         context = getattr(config, "max_position_embeddings", None)
         extra = 0 if settings.student else request.teacher.extra_tokens
         length = row_length(settings, context, environment.world.device, name=first, extra=extra)
@@ -138,6 +140,7 @@ class DistilPlan:
         """All that decides the result of the run, as run.json stores it. ``logits``: the entries about captured logits."""
         objective, budget = self.request.objective, self.budget
         derived = {"objective": objective.canonical, "length": budget.length, "rows": budget.rows}
+        derived |= self.request.domains.signature if self.request.domains else {}
         derived |= {"steps": budget.steps, "bf16": environment.bf16} | logits | {"schedule": self.schedule}
         if code := objective.code:
             derived["objective_code"] = code

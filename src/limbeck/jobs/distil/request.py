@@ -7,23 +7,29 @@ from pathlib import Path
 from typing import Any
 
 from limbeck.config import DistilSettings
+from limbeck.jobs.distil.domains import Domains
 from limbeck.objectives.spec import ObjectiveSpec, any_needs_teacher
 from limbeck.teachers.ref import TeacherRef, computed_here, teacher_ref
 
 
 @dataclass(frozen=True)
 class DistilRequest:
-    """Settings of one student or of a sweep, which may have several ``objectives``."""
+    """Settings of one student or of a sweep, which may have several ``objectives``.
+
+    ``teacher`` is the one that a student is made from: the only one, or the first of those of the ``domains``.
+    """
 
     settings: DistilSettings
     teacher: TeacherRef
     objectives: tuple[ObjectiveSpec, ...]
+    domains: Domains | None = None
 
     @classmethod
     def of(cls, settings: DistilSettings) -> DistilRequest:
-        """Parses teacher and objectives. Raises BadSetting or BadObjective for a text that names none."""
-        teacher = teacher_ref(settings.teacher, settings.tokenizer)
-        return cls(settings, teacher, tuple(map(ObjectiveSpec.of, settings.objectives)))
+        """Parses teachers and objectives. Raises BadSetting or BadObjective for a text that names none."""
+        settings, domains = Domains.of(settings)
+        teacher = domains.teachers[0] if domains else teacher_ref(settings.teacher, settings.tokenizer)
+        return cls(settings, teacher, tuple(map(ObjectiveSpec.of, settings.objectives)), domains)
 
     @property
     def needs_teacher(self) -> bool:
@@ -32,8 +38,9 @@ class DistilRequest:
 
     @property
     def computing(self) -> tuple[str | Path | None, ...]:
-        """The models whose configurations say what a run computes with: a student that is given, a teacher that is here."""
-        return self.settings.student, computed_here(self.teacher)
+        """The models whose configurations say what a run computes with: a student that is given, teachers that are here."""
+        others = self.domains.teachers[1:] if self.domains else ()
+        return self.settings.student, *map(computed_here, (self.teacher, *others))
 
     @property
     def objective(self) -> ObjectiveSpec:

@@ -31,6 +31,7 @@ from limbeck.jobs.distil.estimate import expected_seconds, training_seconds
 from limbeck.jobs.distil.job import Comparison, prepare
 from limbeck.jobs.distil.request import DistilRequest
 from limbeck.jobs.distil.rollouts import check_rollouts
+from limbeck.jobs.distil.several import check_domains
 from limbeck.jobs.distil.teacher import RunTeacher, adopted
 from limbeck.jobs.distil.vocabulary import with_vocabulary
 from limbeck.jobs.pair.learngene import check_depths, sharing_of
@@ -105,6 +106,7 @@ def _check(request: DistilRequest, name: str, environment: Environment) -> None:
         check_rollouts(request, environment)
         check_adapters(request.settings, environment)
         check_correction(request, environment)
+        check_domains(request, environment)
         rule_of(request.settings)
         sharing_of(request.settings, request.teacher)
         check_conversion(request, target_shape(request.settings, request.teacher))

@@ -64,6 +64,11 @@ def with_vocabulary(
     trimmed = trimmed_in_run(settings, teacher, environment, student=_student(request))
     if trimmed.vocabulary is None:
         return request, answers
+    if request.domains is not None:
+        raise BadSetting(
+            f"--student {settings.student}: its vocabulary was trimmed, and several teachers have all their tokens: give a "
+            "student with these, or one teacher"
+        )
     return replace(request, teacher=trimmed), answers | vocabulary_of(trimmed)
 
 

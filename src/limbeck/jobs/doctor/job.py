@@ -16,7 +16,7 @@ from limbeck.jobs.common.environment import Environment, batch_rows, environment
 from limbeck.jobs.common.folder import command, continues, kept_rate, packing_in_settings
 from limbeck.jobs.common.opening import open_once
 from limbeck.jobs.common.packing import packed_documents
-from limbeck.jobs.common.sample import first_documents, unreadable
+from limbeck.jobs.common.sample import Sample, first_documents, unreadable
 from limbeck.jobs.distil.adapters import check_adapters
 from limbeck.jobs.distil.align import check_student
 from limbeck.jobs.distil.conversion import Planned, check_conversion
@@ -25,12 +25,14 @@ from limbeck.jobs.distil.diagnose import diagnose, what_is_known
 from limbeck.jobs.distil.plan import DistilPlan, planned_config
 from limbeck.jobs.distil.request import DistilRequest
 from limbeck.jobs.distil.rollouts import check_rollouts, on_own_texts
+from limbeck.jobs.distil.several import SeveralTeachers, check_domains
 from limbeck.jobs.distil.teacher import RunTeacher, adopted
 from limbeck.jobs.distil.uses import uses_before
 from limbeck.jobs.distil.vocabulary import beside_vocabulary, vocabulary_of
 from limbeck.jobs.pair.rounds import check_rounds
 from limbeck.jobs.pair.student import target_shape
 from limbeck.jobs.pair.vocabulary import given_student
+from limbeck.models.language_model import LanguageModel
 from limbeck.planning.checks.pair import Finding, Pair, as_json
 from limbeck.report.words import counted
 from limbeck.teachers.ref import ServedRef
@@ -61,9 +63,10 @@ def _examined(request: DistilRequest, logits: dict[str, Any]) -> dict[str, Any]:
     environment = environment_of(settings, *request.computing)
     check_adapters(settings, environment)
     check_correction(request, environment)
+    check_domains(request, environment)
     shape = target_shape(settings, request.teacher)
-    source = RunTeacher.of(request, environment)
-    teacher = source.about
+    source = SeveralTeachers.load(request, environment) if request.domains else RunTeacher.of(request, environment)
+    teacher, several = source.about, source.models if isinstance(source, SeveralTeachers) else ()
     check_rollouts(request, environment)
     opening = (
         [] if source.captured else open_once(settings, teacher, teacher, sample.texts, device=environment.world.device)
@@ -71,6 +74,8 @@ def _examined(request: DistilRequest, logits: dict[str, Any]) -> dict[str, Any]:
     student = given_student(settings.student, request.teacher) if settings.student else None
     reads = student if student is not None and settings.tokenizer_align else teacher
     length = settings.length or row_length(settings, reads.context, environment.world.device, name=reads.name)
+    if isinstance(source, SeveralTeachers):
+        source.within(length)
     planned = None if settings.student else planned_config(request, shape, None, teacher.config)
     pair = Pair(teacher, student, planned)
     if settings.rounds > 1:
@@ -87,11 +92,26 @@ def _examined(request: DistilRequest, logits: dict[str, Any]) -> dict[str, Any]:
         sample.documents, reads, packing=packing_in_settings(settings), length=length, context=reads.context
     )
     if settings.rollouts is not None and student is not None and all(f.level != "error" for f in findings):
-        packing = packing_in_settings(settings)
-        findings += on_own_texts(student, teacher, sample.documents, length=length, packing=packing)
+        findings += _on_own_texts(request, student, several or (teacher,), sample, length=length)
+    if isinstance(source, SeveralTeachers):
+        findings += source.beside_first(chat=sample.chat)
     findings += opening
-    findings += what_is_known(request, teacher, length=length, environment=environment)
+    findings += what_is_known(request, teacher, length=length, environment=environment, several=several)
     return {"ok": all(f.level != "error" for f in findings), "findings": as_json(findings)}
+
+
+def _on_own_texts(
+    request: DistilRequest, student: LanguageModel, teachers: Sequence[LanguageModel], sample: Sample, *, length: int
+) -> list[Finding]:
+    """What `on_own_texts` finds; of several teachers on the text of each one's domain."""
+    settings, domains, findings = request.settings, request.domains, list[Finding]()
+    packing = packing_in_settings(settings)
+    for number, model in enumerate(teachers):
+        own = first_documents(domains.alone(settings, number)) if domains else sample
+        found = on_own_texts(student, model, own.documents, length=length, packing=packing)
+        of = f"{domains.names[number]}: " if domains else ""
+        findings += [replace(one, message=f"{of}{one.message}") for one in found]
+    return findings
 
 
 def _kept_rate(request: DistilRequest, logits: dict[str, Any], environment: Environment) -> float | None:

@@ -70,7 +70,8 @@ class PlannedRun:
     ``micro`` to ``weights`` are what is asked of memory, ``document`` the tokens of a usual document, None for those of a row.
     ``shards``: over how many processes weights are spread. ``generated``: the share of the tokens that the student generates.
     ``trained``: how many numbers are trained, as a share of its weights: fewer where those are of adapters. ``adapters``: those
-    that the student's own training trains, None where it trains all weights.
+    that the student's own training trains, None where it trains all weights. ``teachers``: the size of several teachers together,
+    None for that of the pair's.
     """
 
     length: int
@@ -91,6 +92,7 @@ class PlannedRun:
     generated: float = 0.0
     trained: float = 1.0
     adapters: AdapterSize | None = None
+    teachers: Size | None = None
 
     @property
     def step(self) -> dict[str, Any]:
@@ -177,7 +179,7 @@ def _models(pair: Pair, length: int, *, aligned: bool) -> Iterator[Finding]:
     teacher, student = pair.teacher, pair.student
     yield from _context([model for model in (None if aligned else teacher, student) if model is not None], length)
     yield from _logits(teacher, student)
-    yield from _weights(teacher, student)
+    yield from finite_weights([model for model in (teacher, student) if model is not None])
     if not pair.trains_teacher:
         yield from _sizes(teacher.parameters_count, pair.trained.parameters)
 
@@ -185,7 +187,7 @@ def _models(pair: Pair, length: int, *, aligned: bool) -> Iterator[Finding]:
 def _resources(pair: Pair, run: PlannedRun, uses: float | None) -> Iterator[Finding]:
     """The findings on number formats, FLOPs, memory, disk and time of the run."""
     yield from resources.number_format(run.dtype, run.device)
-    size, theirs, absent = pair.trained, Size.of(pair.teacher.config), _absent(pair.teacher)
+    size, theirs, absent = pair.trained, run.teachers or Size.of(pair.teacher.config), _absent(pair.teacher)
     other = None if pair.trains_teacher or absent else theirs
     asked = run.asked(size, other, pair.configuration)
     cost = estimate(size, other, tokens=run.tokens, use=asked.use, **run.beside, **run.step)
@@ -243,8 +245,9 @@ def _logits(teacher: LanguageModel, student: LanguageModel | None) -> Iterator[F
         yield Finding("logits", "ok", f"{message}; each is applied before logits are compared, so they may differ")
 
 
-def _weights(teacher: LanguageModel, student: LanguageModel | None) -> Iterator[Finding]:
-    for model in filter(None, (teacher, student)):
+def finite_weights(models: Sequence[LanguageModel]) -> Iterator[Finding]:
+    """An error for each of the models with NaN or infinite weights."""
+    for model in models:
         if _absent(model):
             continue
         bad = [name for name, p in model.model.named_parameters() if not bool(torch.isfinite(p).all())]

@@ -203,6 +203,20 @@ def chat_template(teacher: LanguageModel, student: LanguageModel | None) -> Iter
     )
 
 
+def one_template(first: LanguageModel, other: LanguageModel) -> Iterator[Finding]:
+    """A warning where another teacher of the same student has another chat template than the first, which writes the text."""
+    ours, theirs = first.tokenizer.chat_template, other.tokenizer.chat_template
+    if ours != theirs:
+        came = "has none" if theirs is None else f"has {_hash(theirs)}"
+        yield Finding(
+            "chat template",
+            "warning",
+            f"conversations are written by the template of teacher {first.name}, {_hash(ours)}, and {other.name} {came}",
+            "its distributions are those of text that it was not trained on: take teachers of one template, or name first the "
+            "one whose template the student should have",
+        )
+
+
 def _hash(template: Any) -> str:
     return hashlib.sha256(json.dumps(template, sort_keys=True).encode()).hexdigest()[:12]
 
