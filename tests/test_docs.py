@@ -90,8 +90,10 @@ def place(tmp_path_factory) -> Path:
     save(llama(hidden=16, tok=teacher.tokenizer, seed=5), folder / "small")
     chatting = tokenizer()
     chatting.chat_template = CHAT
-    save(llama(layers=3, hidden=48, tok=chatting), folder / "chat-teacher")
-    words = texts(160, seed=2)
+    chats = llama(layers=3, hidden=48, tok=chatting)
+    chats.model.generation_config.eos_token_id = [chatting.eos_token_id, *range(40, 60)]  # or it would hardly ever end
+    save(chats, folder / "chat-teacher")
+    words = texts(180, seed=2)
     turns = [
         [{"role": "user", "content": question[:40]}, {"role": "assistant", "content": answer[:60]}]
         for question, answer in zip(words[::2], words[1::2], strict=True)

@@ -164,6 +164,7 @@ EXAMPLES = {
     "lr": "0.001",
     "match": "mixers,blocks",
     "micro_batch": "8",
+    "pairs": "runs/distil/student",
     "patience": "3",
     "ray": "auto",
     "seq_len": "1024",

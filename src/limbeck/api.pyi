@@ -857,6 +857,8 @@ def capture(
     bytes_per_token: int | None = 48,
     codec: Literal["auto", "sampled", "top-k"] | None = "auto",
     text: bool | None = False,
+    pairs: str | None = None,
+    judge: Literal["author", "likelihood", "checks"] | None = "author",
     max_new_tokens: int | str | None = 256,
     temperature: float | None = 1.0,
     samples: int | None = 1,
@@ -879,8 +881,8 @@ def capture(
 ) -> CaptureResult:
     """Compute a teacher's logits on a dataset once, and keep them for any number of students.
 
-    With --text: keep completions that the teacher generates. The same command continues a capture that was
-    stopped.
+    With --text: keep completions that the teacher generates. With --pairs: make preference pairs of a student's
+    texts. The same command continues a capture that was stopped.
 
     Args:
         file: A TOML run file with the same keys; keys given here win.
@@ -908,8 +910,8 @@ def capture(
         seq_len: Sequence length. Default: 256 on a CPU, 1024 on a GPU, at most the model's context.
         long_conversations: What becomes of conversations longer than a sequence: split cuts them into pieces in
             which a completion keeps its prompt if both fit, drop leaves them out. Default: split.
-        tokens: Tokens to compute logits for, or with --text the most to generate. For example 2M or 10B. Default:
-            all of --data.
+        tokens: Tokens to compute logits for, or with --text and --pairs the most to generate. For example 2M or
+            10B. Default: all of --data.
         text_tokens: Tokens of the dataset that are used, from its start, in whole documents. For example 100k.
             Default: all of it.
         frame: Token that plain documents begin with: one of the teacher's, none, or auto. Default: auto, measured
@@ -919,13 +921,19 @@ def capture(
         codec: How a distribution is kept: sampled (unbiased), top-k (the likeliest tokens and the mass of the
             rest), or auto, whichever is measured to be better. Default: auto.
         text: Generate completions of the prompts in --data, and keep the text instead of logits.
-        max_new_tokens: With --text: the longest completion. Default: 256.
-        temperature: With --text: sampling temperature; 0 takes the likeliest token. Default: 1.0.
-        samples: With --text: completions of each prompt. Default: 1.
-        system: With --text: system message that the teacher reads before each conversation, and that the kept
-            text does not have: a text, or @FILE. For example 'Think step by step.' or @how.txt.
-        price: With --text: dollars for a million prompt tokens and a million generated tokens, to show what it
-            costs. For example 0.15,0.60.
+        pairs: Write preference pairs instead of logits: this student's completions of the prompts in --data,
+            judged by --judge. A folder, a .gguf file or a hub id. Default: no pairs.
+        judge: With --pairs: what is preferred: author (the teacher's text to the student's), likelihood (the
+            student's best to its worst, by the teacher's log-probability per token), or checks (one of the
+            student's that passes to one that fails, of prompts with an 'answer' or IFEval's constraints).
+            Default: author.
+        max_new_tokens: With --text or --pairs: the longest completion. Default: 256.
+        temperature: With --text or --pairs: sampling temperature; 0 takes the likeliest token. Default: 1.0.
+        samples: With --text or --pairs: completions of each prompt. Default: 1.
+        system: With --text or --pairs: system message that the teacher reads before each conversation, and that
+            what is kept does not have: a text, or @FILE. For example 'Think step by step.' or @how.txt.
+        price: With --text or --pairs: dollars for a million prompt tokens and a million generated tokens, to show
+            what it costs. For example 0.15,0.60.
         tokenizer: Folder or hub id of the configuration and tokenizer of a teacher on a server.
         in_flight: Maximum concurrent requests. Default: 32.
         time_limit: Time limit of one request. Default: 120.

@@ -124,11 +124,11 @@ class TuneResult(Result):
 
 @dataclass(frozen=True, eq=False)
 class CaptureResult(Result):
-    """Captured logits, or with ``text`` generated completions.
+    """Captured logits, or with ``text`` generated completions, with ``pairs`` preference pairs.
 
     ``rows`` are the sequences whose logits are kept, ``bytes`` their size on disk; ``tokens`` were read, or generated, None where
     a server does not say. ``certificate`` is the measured bias and variance of what is kept, None for shards other than the
-    first. ``text`` is the JSONL file of ``samples`` completions.
+    first. ``text`` is the JSONL file of ``samples`` completions, ``pairs`` that of ``samples`` preference pairs.
     """
 
     out: Path
@@ -138,13 +138,14 @@ class CaptureResult(Result):
     certificate: Any
     text: Path | None
     samples: int
+    pairs: Path | None = None
 
     @classmethod
     def of(cls, row: Row, out: Path) -> CaptureResult:
         """From the JSON form."""
-        text = Path(row["text"]) if "text" in row else None
+        text, pairs = (Path(row[name]) if name in row else None for name in ("text", "pairs"))
         numbers = (row.get("rows", 0), row.get("bytes", 0), row.get("certificate"))
-        return cls(row, out, row.get("tokens"), *numbers, text, row.get("samples", 0))
+        return cls(row, out, row.get("tokens"), *numbers, text, row.get("samples", 0), pairs)
 
 
 @dataclass(frozen=True, eq=False)

@@ -262,6 +262,30 @@ def test_a_prompt_is_read_and_its_completion_learned(tmp_path):
     assert found.digest() != Document("", text="2+2=4").digest()
 
 
+@pytest.mark.parametrize(
+    ("row", "names", "expected"),
+    [
+        ({"prompt": "2+2=", "answer": "4"}, (), ("2+2=", None, {"answer": "4"})),
+        ({"prompt": CHAT[:1], "chosen": CHAT[1:], "rejected": []}, (), (None, CHAT[:1], {})),
+        ({"messages": CHAT[:1], "answer": 4}, (), (None, CHAT[:1], {"answer": 4})),
+        (
+            {"question": "2+2=", "solution": "4"},
+            (("prompt", "question"), ("answer", "solution")),
+            ("2+2=", None, {"answer": "4"}),
+        ),
+        ({"text": "2+2=", "solution": "4"}, (("answer", "solution"),), ("2+2=", None, {"answer": "4"})),
+        (
+            {"prompt": "hi", "instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]},
+            (),
+            (None, CHAT[:1], {"instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]}),
+        ),
+    ],
+)
+def test_prompts_are_read_alone_with_what_checks_their_completions(tmp_path, row, names, expected):
+    found = one(tmp_path, row, Columns(names, prompts=True))
+    assert (found.text, found.messages, found.checked_by) == expected
+
+
 def test_columns_name_what_is_called_otherwise(tmp_path):
     assert one(tmp_path, {"body": "one", "text": "other"}, Columns((("text", "body"),))).text == "one"
     columns = Columns((("prompt", "question"), ("completion", "answer")))

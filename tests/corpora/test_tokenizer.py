@@ -289,6 +289,16 @@ def test_a_refusal_by_the_template_has_its_reason_and_the_roles(tokenizer):
     assert "got its refusal (begin with the user) of messages by assistant, user, assistant" in message
 
 
+def test_a_template_without_a_generation_prompt_has_the_beginning_of_its_turns(tokenizer):
+    """As of models whose template writes a header before each turn and never one alone; a space alone is the turn's."""
+    turn = "{% for m in messages %}{{ m.role }}:\n{{ m.content }}<|eos|>{% endfor %}"
+    found = conversation_so_far(with_template(tokenizer, turn), Document("", messages=[USER]))
+    assert tokenizer.decode(found) == f"user:\n{USER['content']}<|eos|>assistant:\n"
+    inst = "{% for m in messages %}{{ '[INST] ' + m.content + ' [/INST]' if m.role == 'user' else ' ' + m.content }}{% endfor %}"
+    found = conversation_so_far(with_template(tokenizer, inst), Document("", messages=[USER]))
+    assert tokenizer.decode(found) == f"[INST] {USER['content']} [/INST]"
+
+
 def test_an_answer_begins_with_a_token_of_its_own(tokenizer):
     turn = "{% for m in messages %}{{ m.role }}:\n{{ m.content }}<|eos|>{% endfor %}"
     glued = with_template(tokenizer, turn + "{{ 'assistant:\n' if add_generation_prompt else '' }}")

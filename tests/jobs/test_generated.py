@@ -21,7 +21,7 @@ from limbeck.disk import read_json, read_lines
 from limbeck.errors import BadCorpus, BadFolder, BadServer, BadSetting, LimbeckError, Mismatch
 from limbeck.generation.generators import Batches, Sampling
 from limbeck.generation.local import Continuation, generate
-from limbeck.jobs.capture import generated as job
+from limbeck.jobs.capture import completions, generated
 from limbeck.jobs.capture.journal import Journal
 from limbeck.models.load import load
 from limbeck.models.save import save
@@ -292,7 +292,7 @@ def test_a_capture_of_text_that_is_killed_goes_on_to_the_same_bytes(here):
 
 def test_a_finished_capture_writes_nothing_again(here, monkeypatch):
     first = ask(here, "greedy", temperature=0)
-    monkeypatch.setattr(job, "load", None)
+    monkeypatch.setattr(completions, "load", None)
     assert ask(here, "greedy", temperature=0) == first
     with pytest.raises(BadFolder, match=r"holds another run's state \(temperature: 0.0 there, 1.0 now\)"):
         ask(here, "greedy")
@@ -312,7 +312,7 @@ def model(here):
 def hasty(monkeypatch):
     """Little patience with a server."""
     retry = RetryPolicy(tries=6, limit=2.0, first=0.005, longest=0.02)
-    monkeypatch.setattr(job, "RetryPolicy", lambda limit: retry)
+    monkeypatch.setattr(completions, "RetryPolicy", lambda limit: retry)
 
 
 def test_a_server_writes_what_the_model_does(here, model):
@@ -355,7 +355,7 @@ def test_faults_of_a_server_do_not_show_in_the_text(here, model, hasty):
 )
 def test_a_server_that_fails_for_good_stops_the_capture(here, model, monkeypatch, tmp_path, fault, named):
     retry = RetryPolicy(tries=2, limit=0.4 if fault == "slow" else 30.0, first=0.001, longest=0.002)
-    monkeypatch.setattr(job, "RetryPolicy", lambda limit: retry)
+    monkeypatch.setattr(completions, "RetryPolicy", lambda limit: retry)
     said = rf"all of the first 3 prompts got no valid response.*{named}.*run the same command again"
     with serving(model, faults={fault: 1.0}) as server, pytest.raises(BadServer, match=said):
         ask(tmp_path, "out", teacher=server.url, data=str(here / "chat.jsonl"), samples=100)
@@ -404,7 +404,7 @@ def test_a_system_message_is_read_by_the_teacher_and_is_not_in_the_text(here, mo
 
 
 def test_answers_that_repeat_the_system_message_are_left_out_and_counted(here, monkeypatch, tmp_path):
-    monkeypatch.setattr(job, "repeats", lambda answer, system: len(answer) % 2 == 0)
+    monkeypatch.setattr(generated, "repeats", lambda answer, system: len(answer) % 2 == 0)
     keys = {"teacher": str(here / "teacher"), "data": str(here / "chat.jsonl")}
     found = ask(tmp_path, "out", system="be brief and clear", **keys)
     texts = [row["messages"][-1]["content"] for row in read_lines(tmp_path / "out" / "text.jsonl")]
@@ -563,7 +563,7 @@ def test_the_cost_is_reported_before_and_after(here, model, capfd):
         (
             {"text": False, "max_new_tokens": 5},
             BadSetting,
-            "--max-new-tokens: it sets how a teacher generates text; add --text",
+            "--max-new-tokens: it sets how a model generates text; add --text or --pairs",
         ),
         (
             {"max_new_tokens": 126},

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -76,6 +77,16 @@ def test_a_run_says_which_completions_are_preferred(lora):
     page = (out / "report.html").read_text()
     assert "pairs right" in page
     assert "pairs whose preferred side has the larger reward" in (out / "student" / "README.md").read_text()
+
+
+def test_a_probe_reads_the_pairs_of_a_run_again_where_its_tokens_are_gone(lora, tmp_path):
+    _, out = lora
+    shutil.copytree(out, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "data")
+    there, again = (
+        limbeck.probe(str(folder / "student"), probe="likelihood", threads=1) for folder in (out, tmp_path / "run")
+    )
+    assert again.readings["held_out"] == there.readings["held_out"]
 
 
 def test_the_start_is_the_reference(lora):

@@ -147,11 +147,12 @@ COMMANDS = (
         "capture",
         settings.CaptureSettings,
         "Compute a teacher's logits on a dataset once, and keep them for any number of students.",
-        "With --text: keep completions that the teacher generates. The same command continues a capture that was stopped.",
+        "With --text: keep completions that the teacher generates. With --pairs: make preference pairs of a student's texts. The "
+        "same command continues a capture that was stopped.",
         result="CaptureResult",
         file=True,
         without=("batch_tokens", "lr", "schedule"),
-        models=_TEACHERS,
+        models=(*_TEACHERS, "pairs"),
         help={
             "teacher": f"Teacher: a folder, a .gguf file, a hub id, http://HOST:PORT/v1#MODEL, {_BUILTIN}.",
             "seed": "Seed of what is sampled.",

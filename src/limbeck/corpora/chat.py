@@ -23,6 +23,7 @@ from limbeck.corpora.records import LEARNED, learned
 from limbeck.errors import BadCorpus, BadRecord
 
 _MARKED = re.compile(r"\{%-?\s*generation\s*-?%\}")
+_PLACE = "limbeck-0f3a"  # stands for the text of a turn
 # Templates that recognise tool calls by null content, as DeepSeek's does. Others would write "None" there.
 _ASKS_FOR_NULL = re.compile(r"content['\"]?\]?\s*(is\s+(not\s+)?|[!=]=\s*)none", re.IGNORECASE)
 
@@ -79,14 +80,33 @@ def completion(tokenizer: PreTrainedTokenizerBase, document: Document) -> Conver
 def conversation_so_far(tokenizer: PreTrainedTokenizerBase, document: Document) -> list[int]:
     """The tokens of a document with messages, up to the beginning of the next assistant turn: a prompt for generation.
 
+    Of a template without a generation prompt it is what the template writes before the text of such a turn.
+
     Raises BadCorpus where the tokenizer has no chat template, and BadRecord where that rejects the messages.
     """
     messages = document.messages
     assert messages is not None
     _check_template(tokenizer, document)
     text = written(tokenizer, document, messages, prompt=True)
+    if text == written(tokenizer, document, messages):
+        text += _header(tokenizer, document, text)
     tokens: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     return tokens
+
+
+def _header(tokenizer: PreTrainedTokenizerBase, document: Document, text: str) -> str:
+    """What the template writes between the ``text`` of a document and that of an assistant's turn after it; "" for space alone.
+
+    A space alone is left to the turn: many tokenizers join it to its first word.
+    """
+    assert document.messages is not None
+    turn: Message = {"role": "assistant", "content": _PLACE}
+    try:
+        longer = written(tokenizer, document, [*document.messages, turn])
+    except BadRecord:  # another turn of the assistant after one
+        return ""
+    header = longer[len(text) : longer.find(_PLACE)] if longer.startswith(text) and _PLACE in longer else ""
+    return header if header.strip() else ""
 
 
 def _encoded(

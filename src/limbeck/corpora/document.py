@@ -27,6 +27,7 @@ class Document:
     template) belong to messages. ``goes_on``: the next document continues this text, so no closing token follows. ``form`` is
     the form of its record, ``unread`` the fields with text that is not part of the document. ``rejected``: in a preference pair
     the other completion of the same prompt, of which the first ``asked`` messages, or ``prompt`` characters, are the prompt.
+    ``checked_by``: fields of a prompt's record that say how completions of it are checked, by the names in `records.CHECKS`.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Document:
     goes_on: bool = False
     rejected: Document | None = None
     asked: int = 0
+    checked_by: Mapping[str, Any] | None = field(default=None, compare=False)
     form: str = field(default="", compare=False)
     unread: tuple[str, ...] = field(default=(), compare=False)
 

@@ -10,19 +10,29 @@ import hashlib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 from transformers import PreTrainedTokenizerBase
 
 from limbeck.corpora.chat import conversation_so_far
 from limbeck.corpora.document import Document, Message
 from limbeck.corpora.faults import BadRecords
-from limbeck.corpora.records import Columns
+from limbeck.corpora.preference import unlearned
+from limbeck.corpora.records import LEARNED, Columns
 from limbeck.corpora.source import read
 from limbeck.corpora.tokenizer import Frame, document_tokens
 from limbeck.errors import BadCorpus, BadRecord
 
 _REPEATED = 8  # words in a row that an answer has from a system message, and not by chance
+
+
+class Written(Protocol):
+    """A completion that a model generated: its text, and calls of functions besides."""
+
+    @property
+    def text(self) -> str: ...
+    @property
+    def calls(self) -> list[Any] | None: ...
 
 
 @dataclass(frozen=True)
@@ -74,10 +84,21 @@ class Prompt:
             if self.document.prompt:
                 return {"prompt": self.asked, "completion": text}
             return {"text": self.asked + text}
-        turn: Message = {"role": "assistant", "content": text}
-        if calls:
-            turn |= {"content": text or None, "tool_calls": calls}
-        return {"messages": [*self.asked, turn], **self.beside}
+        return {"messages": [*self.asked, _turn(text, calls)], **self.beside}
+
+    def paired(self, chosen: Written, rejected: Written) -> dict[str, Any]:
+        """The preference pair of the document with two completions, in TRL's format with the prompt apart."""
+        if isinstance(self.asked, str):
+            return {"prompt": self.asked, "chosen": chosen.text, "rejected": rejected.text}
+        sides = {"chosen": [_turn(chosen.text, chosen.calls)], "rejected": [_turn(rejected.text, rejected.calls)]}
+        asked = [{key: value for key, value in turn.items() if key not in LEARNED} for turn in self.asked]
+        return {"prompt": asked, **sides, **self.beside}
+
+    def completed(self, text: str) -> Document:
+        """The document with a completion, of which that alone is learned."""
+        if isinstance(self.asked, str):
+            return replace(self.document, text=self.asked + text, prompt=len(self.asked))
+        return replace(self.document, messages=[*unlearned(self.asked), _turn(text)])
 
 
 def prompts_of(
@@ -156,3 +177,10 @@ def _cut(document: Document) -> Document:
             "question to answer, or remove it"
         )
     return replace(document, messages=document.messages[:stop])
+
+
+def _turn(text: str, calls: list[Any] | None = None) -> Message:
+    """A turn of the assistant; ``calls`` are its calls of functions."""
+    if calls:
+        return {"role": "assistant", "content": text or None, "tool_calls": calls}
+    return {"role": "assistant", "content": text}

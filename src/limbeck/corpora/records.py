@@ -2,8 +2,8 @@
 
 The form of a record follows from its fields, in this order: ``messages`` (chat), ``text``, ``conversations`` (ShareGPT),
 ``prompt`` and ``completion``, ``instruction`` and ``output`` (Alpaca). `Columns` gives other names, or says that records are
-preference pairs (``chosen`` and ``rejected``), which only an objective of pairs reads. In every chat form, ``tools`` and
-``chat_template_kwargs`` are passed to the chat template.
+preference pairs (``chosen`` and ``rejected``), which only an objective of pairs reads, or that prompts alone are read. In every
+chat form, ``tools`` and ``chat_template_kwargs`` are passed to the chat template.
 """
 
 from __future__ import annotations
@@ -28,7 +28,16 @@ FORMS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     preference.FORM: (("chosen", "rejected"), ("prompt", "system")),
 }
 BESIDE = ("tools", "chat_template_kwargs")  # optional fields of a conversation in every form
-ROLES = tuple(dict.fromkeys(name for needed, others in FORMS.values() for name in (*needed, *others))) + BESIDE
+PROMPT = "prompt alone"
+CHECKS = ("answer", "instruction_id_list", "kwargs")  # beside a prompt in any form: what its completions are checked by
+Forms = Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]
+
+# The forms of records of which prompts alone are read; a preference pair has its own.
+_OF_PROMPTS: Forms = {
+    form: (needed, (*others, *CHECKS))
+    for form, (needed, others) in {**FORMS, PROMPT: (("prompt",), ("system",))}.items()
+    if form != preference.FORM
+}
 
 # Keys of a message that decide whether its tokens have weight in the loss. The chat template does not receive them.
 LEARNED = ("weight", "train", "trainable")
@@ -52,29 +61,41 @@ _OURS |= {"chat_template", "return_dict", "return_tensors", "return_assistant_to
 class Columns:
     """Field names of a dataset as (usual name, name in the dataset) pairs. Without pairs the usual names apply.
 
-    ``preference``: each record is a preference pair, whatever other fields it has; otherwise none may be.
+    ``preference``: each record is a preference pair, whatever other fields it has; otherwise none may be. ``prompts``: only the
+    prompt of a record is read, which may be all that it has, and what completions of it are checked by (`CHECKS`).
 
     Raises BadSetting for an unknown or repeated usual name, and where a form lacks a required field.
     """
 
     names: tuple[tuple[str, str], ...] = ()
     preference: bool = False
+    prompts: bool = False
 
     def __post_init__(self) -> None:
         ours = [name for name, _ in self.names]
         for name in ours:
-            if name not in ROLES:
+            if name not in self._roles:
                 raise BadSetting(
-                    f"--columns {name}=...: unknown field {name!r}. There are: {', '.join(ROLES)}; write the usual name first, "
-                    "such as text=body"
+                    f"--columns {name}=...: unknown field {name!r}. There are: {', '.join(self._roles)}; write the usual name "
+                    "first, such as text=body"
                 )
         if len(set(ours)) < len(ours):
             raise BadSetting(f"--columns: a field is named twice among {', '.join(ours)}: give each one column")
-        if ours and not any(set(needed) <= set(ours) for needed, _ in FORMS.values()):
+        if set(ours) - set(CHECKS) and not any(set(needed) <= set(ours) for needed, _ in self.forms.values()):
             raise BadSetting(
                 f"--columns: expected all fields of one form, got {', '.join(ours)}. The forms are "
-                + "; ".join(" and ".join(needed) for needed, _ in FORMS.values())
+                + "; ".join(" and ".join(needed) for needed, _ in self.forms.values())
             )
+
+    @property
+    def forms(self) -> Forms:
+        """The required and the optional fields of each form that a record may have; it has the first that matches."""
+        return _OF_PROMPTS if self.prompts else FORMS
+
+    @property
+    def _roles(self) -> tuple[str, ...]:
+        names = (name for needed, others in self.forms.values() for name in (*needed, *others))
+        return tuple(dict.fromkeys(names)) + BESIDE
 
     @property
     def form(self) -> str | None:
@@ -82,7 +103,7 @@ class Columns:
         given = {name for name, _ in self.names}
         if self.preference:
             return preference.FORM
-        return next((form for form, (needed, _) in FORMS.items() if given and set(needed) <= given), None)
+        return next((form for form, (needed, _) in self.forms.items() if set(needed) <= given), None)
 
     def there(self, name: str) -> str:
         """The name of a field in the dataset, from its usual name."""
@@ -91,20 +112,19 @@ class Columns:
     def wanted(self, names: Iterable[str]) -> list[str]:
         """The columns of a table that are read."""
         there = list(names)
-        form = self.form or form_of(dict.fromkeys(there, True))
-        return [] if form is None else [name for name in map(self.there, _fields(form)) if name in there]
+        form = self.form or self.form_of(dict.fromkeys(there, True))
+        return [] if form is None else [name for name in map(self.there, self.fields(form)) if name in there]
 
+    def fields(self, form: str) -> tuple[str, ...]:
+        """The usual names of all fields of a form that are read."""
+        needed, others = self.forms[form]
+        return (*needed, *others) if form == "text" else (*needed, *others, *BESIDE)
 
-def _fields(form: str) -> tuple[str, ...]:
-    needed, others = FORMS[form]
-    return (*needed, *others) if form == "text" else (*needed, *others, *BESIDE)
-
-
-def form_of(record: Mapping[str, Any]) -> str | None:
-    """The form of a record by its fields, None for an unknown one. A null field counts as absent where another form matches."""
-    whole = [form for form, (needed, _) in FORMS.items() if all(name in record for name in needed)]
-    held = [form for form in whole if all(record[name] is not None for name in FORMS[form][0])]
-    return next(iter(held or whole), None)
+    def form_of(self, record: Mapping[str, Any]) -> str | None:
+        """The form of a record by its fields, None for an unknown one; a null field is absent where another form matches."""
+        whole = [form for form, (needed, _) in self.forms.items() if all(name in record for name in needed)]
+        held = [form for form in whole if all(record[name] is not None for name in self.forms[form][0])]
+        return next(iter(held or whole), None)
 
 
 def from_record(
@@ -122,20 +142,22 @@ def from_record(
     columns ``unread`` were not loaded. Raises BadRecord where a field has the wrong type or content.
     """
     columns = columns or Columns()
-    form = columns.form or form_of(record)
+    form = columns.form or columns.form_of(record)
     if form == preference.FORM and not columns.preference:
         raise BadRecord(
             f"{where}: this is a preference pair ('chosen' and 'rejected'), which an objective of pairs learns: limbeck tune "
             f"--objective DPO; for one side alone, give its name, such as --columns messages=chosen"
         )
-    if form is None or any(columns.there(field) not in record for field in FORMS[form][0]):
+    if form is None or any(columns.there(field) not in record for field in columns.forms[form][0]):
         _refuse_without(columns, form, list(record), where)
-    fields = {field: record[there] for field in _fields(form) if (there := columns.there(field)) in record}
+    fields = {field: record[there] for field in columns.fields(form) if (there := columns.there(field)) in record}
     read = {columns.there(field) for field in fields}
     found = {key: _of_table(value) for key, value in fields.items()} if table else fields
     document = _AS[form](_Record(found, where), name)
     if document is None:
         return None
+    if columns.prompts:
+        document = replace(document, checked_by={key: found[key] for key in CHECKS if found.get(key) is not None})
     unread = unread or tuple(str(key) for key, value in record.items() if key not in read and _holds_text(value))
     return replace(document, form=document.form or form, unread=_shared(unread))
 
@@ -160,7 +182,7 @@ def _refuse_without(columns: Columns, form: str | None, names: list[str], where:
             f"got the keys {came}: name others, such as --columns chosen=winner,rejected=loser, or take --objective CrossEntropy"
         )
     if columns.names:
-        wanted = " and ".join(repr(columns.there(field)) for field in FORMS[form or "text"][0])
+        wanted = " and ".join(repr(columns.there(field)) for field in columns.forms[form or "text"][0])
         raise BadRecord(f"{where}: expected {wanted} (--columns), got the keys {came}: name others, or remove it")
     raise BadRecord(
         f"{where}: expected 'text' or 'messages', got the keys {came}: name the one that holds the text, such as --columns "
@@ -231,6 +253,17 @@ def _completion(record: _Record, name: str) -> Document | None:
     return Document(name, text=begin + end, prompt=len(begin)) if end.strip() else None
 
 
+def _prompt(record: _Record, name: str) -> Document | None:
+    """A prompt without a completion, in TRL's prompt-only formats; of IFEval's, which are instructions, a user's turn."""
+    prompt = record.fields["prompt"]
+    if isinstance(prompt, list):
+        return record.conversation(name, _messages(prompt, "prompt", record.where))
+    text = _string(prompt, "prompt", record.where)
+    if record.fields.get("system") not in (None, "") or record.fields.get("instruction_id_list") is not None:
+        return record.conversation(name, [{"role": "user", "content": text}])
+    return Document(name, text=text, prompt=len(text)) if text.strip() else None
+
+
 def _alpaca(record: _Record, name: str) -> Document | None:
     texts = {
         key: "" if (value := record.fields.get(key)) is None else value for key in ("instruction", "input", "output")
@@ -268,6 +301,7 @@ _AS = {
     "text": _plain,
     "ShareGPT": _sharegpt,
     "prompt and completion": _completion,
+    PROMPT: _prompt,
     "Alpaca": _alpaca,
 }
 

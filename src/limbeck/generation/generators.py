@@ -7,8 +7,9 @@ prompts, not on the unfinished ones, so a killed and continued run generates the
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -41,6 +42,11 @@ class Sampling:
         """The random generator of a sample, independent of all others."""
         prompt, sample = divmod(number, self.samples)
         return np.random.default_rng([self.seed, prompt, sample])
+
+    def apart(self, name: str) -> Sampling:
+        """The same sampling with other random numbers, so that samples of two models are independent."""
+        digest = hashlib.sha256(f"limbeck:{name}:{self.seed}".encode()).digest()
+        return replace(self, seed=int.from_bytes(digest[:8], "big"))
 
 
 class Generator(Protocol):
@@ -85,16 +91,22 @@ class Batches:
 
 
 class LocalGenerator:
-    """A `Generator` with a model in memory. ``tokens``: the token ids of each prompt."""
+    """A `Generator` with a model in memory. ``tokens``: the token ids of each prompt; ``role``: what the model is here."""
 
     repeated = 0
 
     def __init__(
-        self, model: LanguageModel, tokens: Sequence[Sequence[int]], sampling: Sampling, batches: Batches
+        self,
+        model: LanguageModel,
+        tokens: Sequence[Sequence[int]],
+        sampling: Sampling,
+        batches: Batches,
+        *,
+        role: str = "teacher",
     ) -> None:
         self._model, self._tokens, self._sampling, self._batches = model, tokens, sampling, batches
         self.about = (
-            f"teacher {model.name}: {model.parameters_count:,} parameters, {model.vocab:,} tokens; up to {batches.rows} samples "
+            f"{role} {model.name}: {model.parameters_count:,} parameters, {model.vocab:,} tokens; up to {batches.rows} samples "
             f"at once; the prompts have {sum(map(len, tokens)):,} tokens"
         )
 

@@ -15,7 +15,7 @@ from limbeck.config.values import Bytes, CodecName, Count, Price, Shard, Sizes
 CapturedTokens = Annotated[
     Count | None,
     Flag(
-        "Tokens to compute logits for, or with --text the most to generate.",
+        "Tokens to compute logits for, or with --text and --pairs the most to generate.",
         "Data",
         examples=("2M", "10B"),
         default="all of --data",
@@ -28,8 +28,8 @@ class CaptureSettings(TeacherSettings):
     """The keys of `limbeck capture`, which are also its flags. Without ``tokens`` all of the text is captured.
 
     Students of the sizes in ``params`` are pruned out of the teacher, for a time when it is no longer there; others may be later.
-    With ``text`` the teacher generates, and those from ``max_new_tokens`` to ``price`` say how; they are no part of what decides
-    another capture.
+    With ``text`` the teacher generates, with ``pairs`` that student does, and those from ``max_new_tokens`` to ``price`` say how;
+    they are no part of what decides another capture.
     """
 
     tokens: CapturedTokens = None  # type: ignore[assignment]  # all of the text
@@ -128,12 +128,34 @@ class CaptureSettings(TeacherSettings):
             synonyms=("generate", "rollout", "rollouts"),
         ),
     ] = Field(default=False, exclude=True)
+    pairs: Annotated[
+        str | None,
+        Flag(
+            "Write preference pairs instead of logits: this student's completions of the prompts in --data, judged by --judge. A "
+            "folder, a .gguf file or a hub id.",
+            "Generated text",
+            metavar="STUDENT",
+            default="no pairs",
+            synonyms=("preference", "preferences", "dpo", "student", "policy"),
+        ),
+    ] = Field(default=None, exclude=True)
+    judge: Annotated[
+        Literal["author", "likelihood", "checks"],
+        Flag(
+            "What is preferred: author (the teacher's text to the student's), likelihood (the student's best to its worst, by "
+            "the teacher's log-probability per token), or checks (one of the student's that passes to one that fails, of prompts "
+            "with an 'answer' or IFEval's constraints).",
+            "Generated text",
+            needs="--pairs",
+            synonyms=("reward", "reward_model", "reward_funcs", "judge_model", "verifier"),
+        ),
+    ] = Field(default="author", exclude=True)
     max_new_tokens: Annotated[
         Count,
         Flag(
             "The longest completion.",
             "Generated text",
-            needs="--text",
+            needs="--text or --pairs",
             unit="tokens",
             synonyms=("max_completion_length",),
         ),
@@ -141,7 +163,7 @@ class CaptureSettings(TeacherSettings):
     temperature: Annotated[
         float,
         Field(ge=0, le=100),
-        Flag("Sampling temperature; 0 takes the likeliest token.", "Generated text", needs="--text"),
+        Flag("Sampling temperature; 0 takes the likeliest token.", "Generated text", needs="--text or --pairs"),
     ] = Field(default=1.0, exclude=True)
     samples: Annotated[
         int,
@@ -149,17 +171,17 @@ class CaptureSettings(TeacherSettings):
         Flag(
             "Completions of each prompt.",
             "Generated text",
-            needs="--text",
+            needs="--text or --pairs",
             synonyms=("num_return_sequences", "n", "num_generations"),
         ),
     ] = Field(default=1, exclude=True)
     system: Annotated[
         str | None,
         Flag(
-            "System message that the teacher reads before each conversation, and that the kept text does not have: a text, or "
+            "System message that the teacher reads before each conversation, and that what is kept does not have: a text, or "
             "@FILE.",
             "Generated text",
-            needs="--text",
+            needs="--text or --pairs",
             examples=("'Think step by step.'", "@how.txt"),
             synonyms=("system_prompt", "system_message", "instruction"),
         ),
@@ -169,7 +191,7 @@ class CaptureSettings(TeacherSettings):
         Flag(
             "Dollars for a million prompt tokens and a million generated tokens, to show what it costs.",
             "Generated text",
-            needs="--text",
+            needs="--text or --pairs",
             examples=("0.15,0.60",),
             synonyms=("cost",),
         ),

@@ -1,4 +1,4 @@
-"""`limbeck capture`: a teacher's logits of a text, computed once and kept, or with --text a text that it generates."""
+"""`limbeck capture`: a teacher's logits of a text, computed once and kept; with --text a text that it generates, or pairs."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from limbeck.disk import finite
 from limbeck.errors import BadSetting
 from limbeck.jobs.capture.certificate import certify
 from limbeck.jobs.capture.codecs import DECIDES, codecs_within, sample_of, show_kinds
-from limbeck.jobs.capture.generated import capture_text, check_alone
+from limbeck.jobs.capture.completions import check_alone
+from limbeck.jobs.capture.generated import capture_text
 from limbeck.jobs.capture.here import capture_here
+from limbeck.jobs.capture.pairs import capture_pairs
 from limbeck.jobs.capture.spread import capture_on_ray, check_spread
 from limbeck.jobs.common.environment import Environment, environment_of, row_length
 from limbeck.jobs.common.opening import open_once
@@ -39,13 +41,16 @@ def capture(
 ) -> dict[str, Any]:
     """Computes a teacher's logits of a text, once; gives ``{"out", "rows", "tokens", "bytes", "certificate"}``.
 
-    With ``text`` it generates one: see `capture_text`; with ``ray`` the machines of a cluster compute: see `capture_on_ray`.
+    With ``text`` it generates one: see `capture_text`; with ``pairs`` the student's texts are judged: see `capture_pairs`; with
+    ``ray`` the machines of a cluster compute: see `capture_on_ray`.
     ``tokenised`` is a folder that may contain the text as tokens already, ``vocabulary`` that of the trimmed vocabulary that the
     teacher is to have, whatever the settings ask for. ``environment`` is that of the run which this is part of, ``most`` the
     tokens of each source that it reads of one that is streamed.
 
     Raises BadSetting for several processes or flags that do not apply, and the errors of a faulty text, teacher or server.
     """
+    if settings.pairs is not None:
+        return capture_pairs(settings)
     if settings.text:
         return capture_text(settings)
     check_alone(settings)

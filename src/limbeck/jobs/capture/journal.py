@@ -1,4 +1,4 @@
-"""A journal of a teacher's completions: one line of JSON per sample, in the order of arrival.
+"""A journal of completions, or of their scores: one line of JSON per sample, in the order of arrival.
 
 A killed capture continues after the last complete line. Only the positions of lines are in memory.
 """
@@ -17,7 +17,7 @@ from limbeck.errors import BadFolder
 _REMEDY = "remove it, and its prompts are sent again"
 
 
-class _Row(TypedDict):
+class CompletionRow(TypedDict):
     """A sample in the journal."""
 
     number: Count
@@ -30,9 +30,9 @@ class _Row(TypedDict):
 class Journal:
     """Rows by their ``number``, of which there are ``total``. ``done`` is the number of rows, ``tokens`` of their tokens."""
 
-    def __init__(self, path: Path, total: int) -> None:
-        """Drops an incomplete last line. Raises BadFolder if another line is damaged."""
-        self._path, self._starts = path, np.full(total, -1, dtype=np.int64)
+    def __init__(self, path: Path, total: int, kind: Any = CompletionRow) -> None:
+        """``kind`` is the type of its rows. Drops an incomplete last line. Raises BadFolder if another line is damaged."""
+        self._path, self._kind, self._starts = path, kind, np.full(total, -1, dtype=np.int64)
         self.done = self.tokens = 0
         self._file = open_in_place(path)
         self._end = 0
@@ -63,7 +63,7 @@ class Journal:
     def row(self, number: int) -> dict[str, Any]:
         """The row of this number."""
         self._file.seek(int(self._starts[number]))
-        return Lines(self._path, _Row, remedy=_REMEDY).row(self._file.readline())
+        return Lines(self._path, self._kind, remedy=_REMEDY).row(self._file.readline())
 
     def __enter__(self) -> Journal:
         return self
@@ -77,7 +77,7 @@ class Journal:
     def _read(self) -> None:
         self._file.seek(0)
         whole = takewhile(lambda line: line.endswith(b"\n"), self._file)
-        for line, row in Lines(self._path, _Row, remedy=_REMEDY).rows(whole):
+        for line, row in Lines(self._path, self._kind, remedy=_REMEDY).rows(whole):
             if row["number"] >= len(self._starts):
                 raise BadFolder(
                     f"{self._path}: expected samples 0 to {len(self._starts) - 1:,}, got {row['number']:,}: {_REMEDY}."

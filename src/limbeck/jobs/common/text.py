@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from limbeck.config import PilotSettings, PretrainSettings, Settings, TeacherSettings, TuneSettings
+from limbeck.config import CaptureSettings, PilotSettings, PretrainSettings, Settings, TeacherSettings, TuneSettings
 from limbeck.corpora import TokenStore, build_stores
 from limbeck.corpora.build import build_training
 from limbeck.corpora.found import notes_of
@@ -26,12 +26,13 @@ from limbeck.run.log import console
 
 
 def columns_of(settings: Settings | PilotSettings) -> Columns:
-    """The names of the fields of records from --columns, and whether they are preference pairs.
+    """The names of the fields of records from --columns, and whether they are preference pairs, or prompts alone are read.
 
     Raises BadSetting if it names fields that are not read.
     """
     pairs = isinstance(settings, TuneSettings) and ObjectiveSpec.of(settings.objective, pairs=True).compares_pairs
-    return Columns(settings.columns or (), preference=pairs)
+    prompts = isinstance(settings, CaptureSettings) and (settings.text or settings.pairs is not None)
+    return Columns(settings.columns or (), preference=pairs, prompts=prompts)
 
 
 def records_of(settings: Settings | PilotSettings) -> Records:

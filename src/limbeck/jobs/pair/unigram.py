@@ -27,9 +27,9 @@ from limbeck.corpora.writer import Item
 from limbeck.models.language_model import LanguageModel
 from limbeck.planning.checks.finding import Finding, check
 from limbeck.run.log import console
-from limbeck.teachers.logprobs import LOG_P, logprobs_of
+from limbeck.teachers.own import own_log_p
 from limbeck.teachers.remote.served import ServedTeacher
-from limbeck.types import Batch, CausalLM, each
+from limbeck.types import Batch, CausalLM
 
 _MEASURED = 16  # documents on which both are measured
 _MEASURED_TOKENS = 2048  # in all of them together
@@ -102,7 +102,7 @@ def compare_to_unigram(
     size = min(length, max(2, _MEASURED_TOKENS // len(measured)))
     beginnings = [(item, batch) for item in measured if float((batch := _beginning(item, size)).weight.sum())]
     nats, text, documents = np.zeros(2), 0.0, 0
-    measured_rows = _log_p(teacher, [batch.to(device) for _, batch in beginnings])
+    measured_rows = own_log_p(teacher, [batch.to(device) for _, batch in beginnings])
     for (item, batch), (teachers, counts) in zip(beginnings, measured_rows, strict=True):
         if not counts.any():
             continue
@@ -154,17 +154,6 @@ def _some(documents: Iterable[Document]) -> Iterator[Document]:
         characters += len(document.content)
         if characters > _COUNTED_CHARACTERS:
             return
-
-
-def _log_p(teacher: CausalLM | ServedTeacher, rows: Sequence[Batch]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """For each row, log p of its targets in nats, and which positions count: a server may not return all."""
-    if isinstance(teacher, ServedTeacher):
-        yield from ((found, np.isfinite(found)) for found in teacher.own(rows))
-        return
-    with torch.no_grad():
-        for batch, outputs in each(teacher, rows):
-            log_p = logprobs_of(batch, outputs, LOG_P)["log_p"].double().cpu().numpy()
-            yield log_p, batch.weight.flatten().cpu().numpy() > 0
 
 
 def _unigram(items: Sequence[Item], *, vocab: int) -> np.ndarray:

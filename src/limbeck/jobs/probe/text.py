@@ -30,6 +30,7 @@ from limbeck.jobs.common.opening import open_measured
 from limbeck.jobs.common.sample import first_documents
 from limbeck.jobs.common.text import print_notes, records_of
 from limbeck.models.language_model import LanguageModel
+from limbeck.objectives.spec import ObjectiveSpec
 from limbeck.planning.checks.finding import Finding
 from limbeck.planning.checks.finding import show as show_findings
 from limbeck.run.log import console
@@ -66,7 +67,8 @@ class RunFolder:
             made = (above / "data" / "train").is_dir() or signature.get("job") in _TRAINS
             if made and isinstance(signature.get("data"), str):
                 columns = tuple((ours, there) for ours, there in signature.get("columns") or ())
-                records = Records(Columns(columns), signature.get("skip_bad") or 0, bool(signature.get("dedup")))
+                named = Columns(columns, preference=_learns_pairs(signature))
+                records = Records(named, signature.get("skip_bad") or 0, bool(signature.get("dedup")))
                 data, tokens = signature["data"], signature.get("text_tokens")
                 most = wanted_of(data, signature.get("tokens", 0), tokens, _length_of(signature))
                 rows = signature.get("length")
@@ -76,6 +78,13 @@ class RunFolder:
     def trained_on(self, store: TokenStore) -> TokenStore:
         """The part of its training text that the run read."""
         return store if self.text_tokens is None else store.beginning(self.text_tokens)
+
+
+def _learns_pairs(signature: dict[str, Any]) -> bool:
+    """Whether a run's objective compares the sides of preference pairs, of which its records are."""
+    objective = signature.get("objective")
+    tunes = signature.get("job") == "tune" and isinstance(objective, str)
+    return tunes and ObjectiveSpec.of(str(objective), pairs=True).compares_pairs
 
 
 def _length_of(signature: dict[str, Any]) -> Length | None:
@@ -177,16 +186,13 @@ class Texts:
             stores = ()
         ours = fingerprint(self._model.tokenizer)
         if stores and all(s.manifest["made_from"].get("tokenizer") == ours and s.digests() for s in stores):
-            train, held_out = (
-                store if store.seconds is None else preferred_of(store, self._run.length) for store in stores
-            )
-            return self._run.trained_on(train), held_out
+            return self._sides_of_run(*stores)
         run, folder = self._run, self._folder / "run"
         try:
             train, held_out = build_stores(
                 run.data, self._model, folder, eval_source=run.eval_data, records=run.records, most=run.most
             )
-            return self._run.trained_on(train), held_out
+            return self._sides_of_run(train, held_out)
         except BadCorpus as error:
             if self._source is None:
                 raise BadCorpus(
@@ -197,6 +203,14 @@ class Texts:
                 f"among the documents of {self._source}",
             )
             return None
+
+    def _sides_of_run(self, *stores: TokenStore) -> tuple[TokenStore, TokenStore]:
+        """What a run trained on and what it held out, of preference pairs the preferred sides that fit its rows."""
+        assert self._run is not None, "a text of a run is in one"
+        train, held_out = (
+            store if store.seconds is None else preferred_of(store, self._run.length) for store in stores
+        )
+        return self._run.trained_on(train), held_out
 
 
 def _documents(store: TokenStore) -> str:

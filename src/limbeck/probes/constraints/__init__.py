@@ -5,7 +5,7 @@ brackets. Whether an answer is any good is not measured.
 """
 
 from limbeck.probes.constraints.answers import answered
-from limbeck.probes.constraints.items import Constraint, Item, read_items
+from limbeck.probes.constraints.items import Constraint, Item, constraints_of, read_items
 from limbeck.probes.constraints.score import by_chance, followed
 
-__all__ = ["Constraint", "Item", "answered", "by_chance", "followed", "read_items"]
+__all__ = ["Constraint", "Item", "answered", "by_chance", "constraints_of", "followed", "read_items"]

@@ -78,6 +78,15 @@ def _item(row: Record, where: str) -> Item | None:
     prompt, kinds, arguments = (row[key] for key in _KEYS)
     if not isinstance(prompt, str) or not prompt.strip():
         raise BadTask(f"{where}: expected 'prompt' to be a text, got {kind(prompt)}: write one")
+    constraints = constraints_of(kinds, arguments, where)
+    return None if constraints is None else Item(str(row.get("key", where.rpartition(":")[2])), prompt, constraints)
+
+
+def constraints_of(kinds: Any, arguments: Any, where: str) -> tuple[Constraint, ...] | None:
+    """The constraints of IFEval's ``instruction_id_list`` and ``kwargs``; None where one of them needs something trained.
+
+    Raises BadTask for an unknown kind, or arguments that are not its.
+    """
     if not isinstance(kinds, list) or not kinds or not isinstance(arguments, list) or len(kinds) != len(arguments):
         raise BadTask(
             f"{where}: expected 'instruction_id_list' and 'kwargs' to be lists of equal length, got {kind(kinds)} and "
@@ -85,8 +94,7 @@ def _item(row: Record, where: str) -> Item | None:
         )
     if any(one in TRAINED for one in kinds if isinstance(one, str)):
         return None
-    constraints = [_constraint(name, given, where) for name, given in zip(kinds, arguments, strict=True)]
-    return Item(str(row.get("key", where.rpartition(":")[2])), prompt, tuple(constraints))
+    return tuple(_constraint(name, given, where) for name, given in zip(kinds, arguments, strict=True))
 
 
 def _constraint(name: Any, given: Any, where: str) -> Constraint:

@@ -1,0 +1,35 @@
+"""Which answers of a completion are the known one: by value, where benchmarks look for it, and never an empty one."""
+
+import pytest
+
+from limbeck.corpora.tasks.final import matches_final
+
+
+@pytest.mark.parametrize(
+    ("text", "answer", "found"),
+    [
+        ("The answer is 42.", "42", True),
+        ("The answer is **$1,042.00**", "1042", True),
+        ("6 times 7 makes 42", "42", True),
+        ("42 is 6 times 7", "42", False),  # the last number of a text that marks none
+        ("She earns 18 dollars in 3 days.\n#### 18", "3 * 6 = 18\n#### 18", True),  # GSM8K, whose answers are worked
+        (r"Thus \boxed{\frac{1}{2}}, not \boxed{\frac{1}{3}", r"\frac{1}{2}", False),  # the last box is open
+        (r"Not \boxed{3}: \boxed{\frac{1}{2}}", r"\frac{1}{2}", True),
+        ("Answer: 18, since 9 * 2 is 18 and 9 is 3 * 3", "18", True),
+        ("Answer: 3/4", "3", False),
+        ("Answer: 3/4", "3/4", True),
+        ("the answer is Paris", "paris.", True),
+        ("Paris", "Paris", True),
+        ("It is surely Paris", "Paris", False),  # another answer than a number is marked, or is the whole text
+        ("-3", "3", False),
+        ("8 - 3", "3", True),
+        ("12apples", "12", False),
+        ("", "4", False),
+        (" \n", "4", False),
+        ("####", "4", False),
+        (f"{'9' * 5000}", "9", False),
+    ],
+)
+def test_a_final_answer_is_found_where_it_is_marked(text, answer, found):
+    assert matches_final(text, [answer]) is found
+    assert matches_final(text, ["no such", answer]) is found
