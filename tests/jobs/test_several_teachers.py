@@ -41,6 +41,7 @@ def here(tmp_path_factory) -> Path:
     folder, tok = tmp_path_factory.mktemp("several"), tokenizer()
     save(llama(layers=3, hidden=48, seed=0, tok=tok), folder / "A")
     save(llama(layers=2, hidden=32, seed=1, tok=tok), folder / "B")
+    (folder / "A" / "README.md").write_text("---\nlicense: mit\n---\n")
     for seed, name in enumerate(("math", "code")):
         lines = "".join(json.dumps({"text": text}) + "\n" for text in texts(120, seed=seed))
         (folder / f"{name}.jsonl").write_text(lines, encoding="utf-8")
@@ -144,13 +145,15 @@ def test_a_run_says_who_taught_what(done):
         assert words in page
     for words in (
         "math from A (25 % of the rows), code from B",
-        "the student is pruned from A",
+        "The student is pruned from A",
         "By domain the student",
     ):
         assert words in page
     card = (done / "student" / "README.md").read_text()
     assert "# Student of A and B" in card
     assert "It had a teacher for each domain: math by A, code by B." in card
+    assert "The licences of the teachers (A: mit; B: none that its README.md names)" in card
+    assert "\nlicense" not in card
     differences = {one["name"] for one in json.loads((done / "verdict.json").read_text())["differences"]}
     assert {"one-teacher - student", "one-teacher@flops - student"} <= differences
 
@@ -220,6 +223,16 @@ def test_teachers_of_other_tokens_are_refused_and_short_contexts(here, tmp_path)
     source = SeveralTeachers.load(DistilRequest.of(DistilSettings(**named(here))), environment)
     with pytest.raises(Mismatch, match="expected a context of 129 tokens, that of a row, got 128"):
         source.within(129)
+
+
+def test_a_teacher_of_two_domains_is_held_once(here):
+    how = {"teacher": f"math={here / 'A'},code={here / 'A'}"}
+    source = SeveralTeachers.load(
+        DistilRequest.of(DistilSettings(**named(here) | how)), Environment(alone(), bf16=False)
+    )
+    assert source.models[0] is source.models[1]
+    assert source.size.parameters == source.about.parameters_count
+    assert source.size.forward_flops(LENGTH) == Size.of(source.about.config).forward_flops(LENGTH)
 
 
 @pytest.mark.long

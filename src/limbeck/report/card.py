@@ -11,7 +11,7 @@ from typing import Any
 
 from limbeck.report.adapted import adapted_sentence, corrected_sentence
 from limbeck.report.before import trained_before
-from limbeck.report.domains import domains_sentence, teachers_of
+from limbeck.report.domains import domains_sentence, licences_by_domain, stated_of, teachers_of
 from limbeck.report.experts import experts_sentence
 from limbeck.report.grown import grown_from
 from limbeck.report.masked import masked_sentence
@@ -63,7 +63,7 @@ def model_card(
     """
     teacher, student = run.get("teacher") or {}, run.get("student") or {}
     name = teacher.get("name", "an unnamed teacher")
-    stated = teacher.get("stated") or {}
+    stated = stated_of(teacher)
     front = front_matter(name, stated, tags=() if _is_only_grown(run) else ("distillation",))
     title = f"{plain(name)}, grown" if _is_only_grown(run) else f"Student of {plain(teachers_of(teacher) or name)}"
     body = ["---", "", f"# {title}", "", _origin(run, student, teacher), ""]
@@ -83,6 +83,8 @@ def model_card(
     before, after = ("small model", "grown one") if _is_only_grown(run) else ("teacher", "student")
     licence = licence_in(stated)
     which = f" (the {before}'s README.md names: {plain(licence)})" if licence else ""
+    if each := licences_by_domain(teacher):
+        before, which = "teachers", f" ({plain(each)})"
     body += [f"The licences of the {before}{which} and of the text apply to the {after} too.", ""]
     return visible("\n".join(front + body))
 

@@ -25,6 +25,25 @@ def teachers_of(teacher: Mapping[str, Any]) -> str | None:
     return " and ".join(dict.fromkeys(found)) if found else teacher.get("name")
 
 
+def stated_of(teacher: Mapping[str, Any]) -> dict[str, Any]:
+    """Licence and origin as run.json holds them; no licence where several teachers state different ones, or not all one."""
+    stated: dict[str, Any] = teacher.get("stated") or {}
+    each = [one.get("stated") or {} for one in teacher.get("domains") or ()]
+    if len({one.get("license") for one in (stated, *each)}) > 1:
+        return {key: value for key, value in stated.items() if not key.startswith("license")}
+    return stated
+
+
+def licences_by_domain(teacher: Mapping[str, Any]) -> str:
+    """What the README.md of each of several teachers names as its licence; "" where there is one teacher."""
+    found = teacher.get("domains") or ()
+    stated = ((one["name"], one.get("stated") or {}) for one in found)
+    each = {
+        name: own.get("license_name") or own.get("license") or "none that its README.md names" for name, own in stated
+    }
+    return "; ".join(f"{name}: {licence}" for name, licence in each.items())
+
+
 def domains_sentence(run: Mapping[str, Any]) -> str:
     """What a model card says of several teachers; "" where there is one."""
     each = ", ".join(f"{one['domain']} by {one['name']}" for one in domains_of(run))

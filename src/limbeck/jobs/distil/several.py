@@ -25,6 +25,8 @@ from limbeck.jobs.distil.teacher import RunTeacher
 from limbeck.jobs.pair.trimmed import load_teacher
 from limbeck.models.configuration import load_config
 from limbeck.models.language_model import LanguageModel
+from limbeck.models.sidecar import licence_of
+from limbeck.models.source import resolve_description
 from limbeck.planning.checks.finding import Finding
 from limbeck.planning.checks.pair import finite_weights
 from limbeck.planning.checks.vocabulary import one_template
@@ -53,8 +55,9 @@ class SeveralTeachers(RunTeacher):
         domains = request.domains
         assert domains is not None, "a request with several teachers"
         models: list[LanguageModel] = []
+        loaded: dict[LocalRef, LanguageModel] = {}  # a teacher of several domains is held once
         for name, ref in zip(domains.names, domains.teachers, strict=True):
-            models.append(load_teacher(ref, environment))
+            models.append(loaded.get(ref) or loaded.setdefault(ref, load_teacher(ref, environment)))
             _check_tokens(f"{name}={ref.name}", models[-1], models[0], domains)
         first, shares = models[0], domains.shares(request.settings.data)
         local = request.teacher
@@ -84,17 +87,18 @@ class SeveralTeachers(RunTeacher):
     @property
     def size(self) -> SeveralSizes:
         """The size of all teachers in memory beside the student."""
-        return SeveralSizes.together([Size.of(model.config) for model in self.models], self.shares)
+        sizes = {id(model): Size.of(model.config) for model in self.models}
+        return SeveralSizes.together([sizes[id(model)] for model in self.models], self.shares, list(sizes.values()))
 
     @property
     def facts(self) -> dict[str, Any]:
-        """The teachers, as run.json holds them: of each its domain, name, parameters, and share of the rows."""
+        """The teachers, as run.json holds them: of each its domain, name, parameters, share of the rows, and stated licence."""
         assert self.domains is not None
-        each = zip(self.domains.names, self.models, self.shares, strict=True)
-        found = [
-            {"domain": name, "name": model.name, "parameters": model.parameters_count, "share": share}
-            for name, model, share in each
-        ]
+        found = []
+        each = zip(self.domains.names, self.domains.teachers, self.models, self.shares, strict=True)
+        for name, ref, model, share in each:
+            one = {"domain": name, "name": model.name, "parameters": model.parameters_count, "share": share}
+            found.append(one | {"stated": licence_of(resolve_description(ref.config_source))})
         return {"domains": found}
 
     def reading(
@@ -132,8 +136,9 @@ def sizes_together(request: DistilRequest) -> SeveralSizes | None:
     domains = request.domains
     if domains is None:
         return None
-    sizes = [Size.of(load_config(ref.config_source)) for ref in domains.teachers]
-    return SeveralSizes.together(sizes, domains.shares(request.settings.data))
+    sizes = {ref: Size.of(load_config(ref.config_source)) for ref in domains.teachers}
+    shares = domains.shares(request.settings.data)
+    return SeveralSizes.together([sizes[ref] for ref in domains.teachers], shares, list(sizes.values()))
 
 
 def _check_tokens(what: str, model: LanguageModel, first: LanguageModel, domains: Domains) -> None:

@@ -17,11 +17,14 @@ from limbeck.teachers.ref import CapturedRef
 def uses_before(request: DistilRequest, teacher: LanguageModel, sample: Sample, *, length: int) -> float | None:
     """How often each forward pass of the teacher will be used for training; None if none is needed, or with --tokenizer-align.
 
-    1 if the size of the text is not known before it is read. ``length``: tokens of a row.
+    1 if the size of the text is not known before it is read, and of several teachers, whose logits are not kept. ``length``:
+    tokens of a row.
     """
     settings = request.settings
     if settings.tokenizer_align is not None or not request.needs_teacher:
         return None
+    if request.domains is not None:
+        return 1.0
     if isinstance(request.teacher, CapturedRef):
         read = Captured(request.teacher.folder).logits.rows * length
         return max(1.0, settings.tokens / read)
