@@ -207,6 +207,13 @@ def test_what_does_not_go_with_several_teachers_is_refused_with_its_reason(given
         check_domains(DistilRequest.of(DistilSettings(**keys)), Environment(alone(), bf16=False))
 
 
+@pytest.mark.parametrize("one", [{}, {"teacher": "A", "data": "math.jsonl", "adapt_teacher": "1k"}])
+def test_several_students_are_refused_for_several_teachers_and_for_a_corrected_one(one, here, tmp_path):
+    paths = {name: str(here / value) if name in ("teacher", "data") else value for name, value in one.items()}
+    with pytest.raises(BadSetting, match="does not go with several students"):
+        distil(here, tmp_path / "out", shrink=None, params="40k,30k", **paths)
+
+
 def test_a_job_of_one_teacher_refuses_several():
     with pytest.raises(BadSetting, match="teachers by domain are for limbeck distil and doctor"):
         teacher_ref("math=A,code=B")

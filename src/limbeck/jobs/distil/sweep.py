@@ -52,6 +52,8 @@ def sweep(settings: DistilSettings) -> dict[str, Any]:
     request, logits = adopted(DistilRequest.of(settings))
     settings = request.settings
     environment = environment_of(settings, *request.computing)
+    check_correction(request, environment)
+    check_domains(request, environment)
     request, logits = with_vocabulary(request, logits, environment)
     wanted = _wanted(request)
     if settings.tokenizer_align is not None:
@@ -105,8 +107,6 @@ def _check(request: DistilRequest, name: str, environment: Environment) -> None:
         check_align(request)
         check_rollouts(request, environment)
         check_adapters(request.settings, environment)
-        check_correction(request, environment)
-        check_domains(request, environment)
         rule_of(request.settings)
         sharing_of(request.settings, request.teacher)
         check_conversion(request, target_shape(request.settings, request.teacher))
