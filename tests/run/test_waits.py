@@ -14,6 +14,7 @@ import torch
 
 from limbeck.disk import read_lines
 from limbeck.errors import NonFiniteLoss
+from limbeck.host import on_host
 from limbeck.models import inside
 from limbeck.objectives import fused, parse
 from limbeck.objectives.base import Objective, terms_of
@@ -24,12 +25,14 @@ from limbeck.run import watch as watch_module
 from limbeck.run.lockstep import train_lockstep
 from limbeck.run.moment import Moment
 from limbeck.run.optim import adamw
+from limbeck.run.routed import RoutedStep
 from limbeck.run.run import Plan, Run
 from limbeck.run.save import best_step, checkpoints
 from limbeck.run.selection import Rule
 from limbeck.run.step import LossTerm, train_step
 from limbeck.run.watch import Watch
 from limbeck.run.world import alone
+from limbeck.teachers.routed import RoutedTeacher
 from limbeck.types import Sparse
 from tests.helpers.models import batch, frozen, llama, tokenizer
 
@@ -99,6 +102,18 @@ def test_a_step_reads_nothing_from_its_device(meta, monkeypatch, teacher, text):
     assert student.model.get_output_embeddings().weight.grad is not None
     with pytest.raises((NotImplementedError, RuntimeError)):
         _ = done.loss  # which the host reads when it likes
+
+
+def test_a_step_with_several_teachers_reads_nothing_from_its_device(meta, monkeypatch):
+    student, objective, rows = llama(seed=2, tok=TOK), parse("ForwardKL"), batch(4, vocab=len(TOK))
+    teachers = [frozen(llama(seed=seed, tok=TOK)) for seed in (1, 3)]
+    for model in (student, *teachers):
+        model.model.to(meta)
+    objective.settle()
+    routed = RoutedTeacher(teachers, lambda some: on_host(some.row) % 2)
+    terms = [LossTerm(rows.to(meta).rows(part), objective, routed) for part in (slice(0, 2), slice(2, 4))]
+    done = RoutedStep(routed)(student, terms, fused_adamw(student.model, monkeypatch), mesh=alone(meta))
+    assert done.tokens == rows.weight.sum()
 
 
 def test_the_first_step_looks_at_each_block(meta, monkeypatch):
