@@ -49,7 +49,7 @@ def test_a_job_goes_on_wherever_it_was_stopped(name, every, job_of, tmp_path):
 
 @pytest.mark.long
 @pytest.mark.parametrize(
-    ("name", "every"), [("written", 2), ("pretrain", 2), ("distil", 16), ("trimmed", 16), ("capture", 12)]
+    ("name", "every"), [("written", 2), ("pairs", 3), ("pretrain", 2), ("distil", 16), ("trimmed", 16), ("capture", 12)]
 )
 def test_a_job_goes_on_from_each_of_its_file_operations(name, every, job_of, tmp_path):
     """All operations of all jobs with LIMBECK_EVERY_STOP set, which takes a quarter of an hour; else some of the longer ones."""

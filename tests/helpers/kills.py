@@ -18,7 +18,8 @@ import torch
 import limbeck
 from limbeck.disk import read_lines, sha256_of
 from limbeck.errors import LimbeckError
-from tests.helpers.models import texts, write_teacher
+from limbeck.models.save import save
+from tests.helpers.models import llama, texts, write_teacher
 
 Job = Callable[[Path], object]
 
@@ -33,6 +34,9 @@ _SHAPE = "layers=2,hidden=32,heads=4,kv_heads=2,ffn=64"
 def jobs(here: Path) -> dict[str, Job]:
     """Small jobs of each kind that keeps a folder, by name. Writes their teacher and text."""
     write_teacher(here)
+    student = llama()
+    student.model.generation_config.eos_token_id = [2, *range(40, 90)]  # so that its texts end
+    save(student, here / "student")
     data = here / "text.jsonl"
     data.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts(60)))
     asked: dict[str, Any] = {"teacher": str(here / "teacher"), "data": str(data), "threads": 1}
@@ -41,6 +45,15 @@ def jobs(here: Path) -> dict[str, Job]:
         "trimmed": lambda out: limbeck.distil(**asked, out=str(out), params="9k", tokens="2k", baselines=(), vocab=280),
         "capture": lambda out: limbeck.capture(**asked, out=str(out), length=32, tokens=640, params="9k", kind="drawn"),
         "written": lambda out: limbeck.capture(**asked, out=str(out), text=True, max_new_tokens=4, tokens=80),
+        "pairs": lambda out: limbeck.capture(
+            **asked,
+            out=str(out),
+            pairs=str(here / "student"),
+            judge="likelihood",
+            samples=2,
+            max_new_tokens=8,
+            tokens=160,
+        ),
         "pretrain": lambda out: limbeck.pretrain(
             data=str(data), out=str(out), shape=_SHAPE, vocab=300, tokens="2k", batch_tokens=512, threads=1
         ),

@@ -223,9 +223,25 @@ def test_a_server_without_log_probabilities_is_refused_before_anything_is_genera
     assert not (tmp_path / "out").exists()
 
 
+def test_a_server_that_stops_scoring_ends_the_command_and_is_asked_again(here, made, tmp_path):
+    """What it refuses are texts, which begin with another token than what it is tried with."""
+    begin = load(here / "teacher").tokenizer.bos_token_id
+    keys = {"tokenizer": str(here / "teacher")}
+    with serving(load(here / "teacher")) as server:
+        server.hopeless = lambda prompt: prompt[0] == begin
+        with pytest.raises(
+            BadServer, match=r"texts got no score, more than the 0.1 % allowed: status 400: .*not this one"
+        ):
+            ask(here, tmp_path / "out", "likelihood", teacher=server.url, **keys)
+        server.hopeless = lambda prompt: False
+        found = ask(here, tmp_path / "out", "likelihood", teacher=server.url, **keys)
+    assert (found["failed"], found.samples) == (0, made["likelihood"][0].samples)
+
+
 def test_a_served_teacher_writes_what_is_preferred(here, tmp_path):
     with serving(load(here / "teacher")) as server:
         found = ask(here, tmp_path / "out", "author", teacher=server.url)
+        assert "repeated" in read_json(tmp_path / "out" / "run.json")
         chosen = {row["chosen"][0]["content"] for row in read_lines(found.pairs)}
     assert chosen <= {f"{i} two one" for i in range(PROMPTS)}
     assert found.samples > 5

@@ -42,6 +42,11 @@ class Journal:
             self._file.close()
             raise
 
+    @property
+    def total(self) -> int:
+        """The number of rows that there will be."""
+        return len(self._starts)
+
     def __contains__(self, number: int) -> bool:
         return bool(self._starts[number] >= 0)
 

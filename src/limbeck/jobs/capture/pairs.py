@@ -45,6 +45,7 @@ from limbeck.jobs.capture.choosing import (
 )
 from limbeck.jobs.capture.completions import (
     SAMPLING,
+    GenerationFacts,
     Task,
     announce,
     check_flags,
@@ -109,7 +110,7 @@ def capture_pairs(settings: CaptureSettings) -> dict[str, Any]:
             _remove_parts(settings.out)
         else:
             _go_on(job, run, teacher)
-    show_pairs(settings, run["written"], settings.out / PAIRS, time.monotonic() - started)
+    show_pairs(job.teacher, run, settings.out / PAIRS, time.monotonic() - started)
     return {"out": str(settings.out), "pairs": str(settings.out / PAIRS)} | run["written"]
 
 
@@ -224,10 +225,12 @@ def _go_on(job: _Job, run: dict[str, Any], teacher: Teacher) -> None:
         _fill(job.student, job.environment, resolve(str(job.settings.pairs)), run, texts)
         ours = [_candidate(texts.row(number), tokenizer) for number in range(job.student.samples)]
         theirs: list[Candidate | None] = []
+        failed, facts = 0, {"tokens": texts.tokens}
         if judge == AUTHOR:
             assert isinstance(teacher, ServedCompletions | Path), "it generates"
             better = journals.enter_context(Journal(out / TEACHER, job.teacher.samples))
             _fill(job.teacher, job.environment, teacher, run, better)
+            facts = _read_and_written(better) | {"tokens": texts.tokens + better.tokens}
             every = range(job.teacher.samples)
             theirs = [
                 _candidate(better.row(number), tokenizer, job.system) if number in better else None for number in every
@@ -235,15 +238,26 @@ def _go_on(job: _Job, run: dict[str, Any], teacher: Teacher) -> None:
         elif judge == LIKELIHOOD:
             assert isinstance(teacher, ServedTeacher | Path), "it scores"
             scores = journals.enter_context(Journal(out / SCORES, job.student.samples, ScoreRow))
-            _score(job, teacher, ours, scores)
+            failed = _score(job, teacher, ours, scores)
             ours = [
                 replace(one, score=scores.row(one.number)["score"]) if one.number in scores else one for one in ours
             ]
         else:
             ours = [_passed(job, one) for one in ours]
-        _write(job, run, ours, theirs)
+        facts["failed"] = failed + sum(one is None for one in theirs)
+        _write(job, run, ours, theirs, facts)
     if not run["written"]["failed"]:
         _remove_parts(out)
+
+
+def _read_and_written(journal: Journal) -> dict[str, Any]:
+    """The tokens of prompts and of texts of a teacher, None where a server does not say."""
+    read, wrote = GenerationFacts(), GenerationFacts()
+    for number in filter(journal.__contains__, range(journal.total)):
+        row = journal.row(number)
+        read.add(row["prompt_tokens"])
+        wrote.add(row["tokens"])
+    return {"teacher_prompt_tokens": read.total, "teacher_tokens": wrote.total}
 
 
 def _remove_parts(out: Path) -> None:
@@ -281,8 +295,11 @@ def _passed(job: _Job, one: Candidate) -> Candidate:
     return one if check is None else replace(one, score=float(check.passes(one.text, ended=one.ended) is True))
 
 
-def _score(job: _Job, teacher: ServedTeacher | Path, ours: Sequence[Candidate], scores: Journal) -> None:
-    """Scores the texts that ended by themselves by the teacher. Raises Mismatch for one that knows nothing of such prompts."""
+def _score(job: _Job, teacher: ServedTeacher | Path, ours: Sequence[Candidate], scores: Journal) -> int:
+    """Scores the texts that ended by themselves by the teacher; gives how many a server did not score.
+
+    Raises Mismatch for a teacher that knows nothing of such prompts, BadServer for a server that does not score too many.
+    """
     samples = job.settings.samples
     texts = {
         one.number: job.asked[one.number // samples].completed(one.text)
@@ -290,7 +307,7 @@ def _score(job: _Job, teacher: ServedTeacher | Path, ours: Sequence[Candidate], 
         if one.ended and not one.problem
     }
     if all(number in scores for number in texts):
-        return
+        return 0
     device = job.environment.world.device
     if isinstance(teacher, ServedTeacher):
         about = load_without_weights(resolve_description(job.source.config_source), name=teacher.name)
@@ -305,14 +322,20 @@ def _score(job: _Job, teacher: ServedTeacher | Path, ours: Sequence[Candidate], 
         read = of_prompts(job.asked, about.tokenizer)
         found = compare_to_unigram(judge.teacher, read, vocab=about.vocab, length=judge.context, device=device)
         check_knowledge(found, about.name, anyway=job.settings.any_teacher)
-    score(judge, texts, scores)
+    return score(judge, texts, scores)
 
 
 _CHOOSE: dict[str, Callable[[Sequence[Candidate]], Sides | str]] = {LIKELIHOOD: by_likelihood, CHECKS: by_checks}
 
 
-def _write(job: _Job, run: dict[str, Any], ours: Sequence[Candidate], theirs: Sequence[Candidate | None]) -> None:
-    """Writes the pairs in the order of the prompts, and counts what they are and what is left out."""
+def _write(
+    job: _Job, run: dict[str, Any], ours: Sequence[Candidate], theirs: Sequence[Candidate | None], cost: dict[str, Any]
+) -> None:
+    """Writes the pairs in the order of the prompts, and counts what they are and what is left out.
+
+    ``cost`` are further facts: the tokens of all texts, and how many texts or scores a server did not give, for which the same
+    command asks again.
+    """
     settings, samples = job.settings, job.settings.samples
     left_out, pairs, judged = Counter[str](), list[list[Sides]](), list[list[Candidate]]()
     with whole(settings.out / PAIRS) as file:
@@ -331,7 +354,7 @@ def _write(job: _Job, run: dict[str, Any], ours: Sequence[Candidate], theirs: Se
     everything = [*ours, *(one for one in theirs if one is not None)]
     facts: dict[str, Any] = {"prompts": len(job.prompts), "samples": sum(map(len, pairs))}
     facts |= {"left_out": {name: left_out[name] for name in LEFT_OUT if left_out[name]}, "texts": len(everything)}
-    facts |= {"cut_off": sum(not one.ended for one in everything), "failed": sum(one is None for one in theirs)}
+    facts |= {"cut_off": sum(not one.ended for one in everything), **cost}
     facts |= lengths(pairs, judged)
     update(settings.out, run, written=facts, ended=now(), files=sums(settings.out, [PAIRS]))
 

@@ -9,23 +9,33 @@ from typing import Any
 from limbeck.config import CaptureSettings
 from limbeck.ending import Ending, show_ending
 from limbeck.jobs.capture.choosing import AUTHOR, CHECKS, LEFT_OUT, LIKELIHOOD
+from limbeck.jobs.capture.completions import Task, cost
 from limbeck.jobs.capture.lengths import CHOSEN, CORRELATION, LONGER, REJECTED
 from limbeck.probes.interval import Interval
 from limbeck.report.words import counted, duration, interval
 from limbeck.run.log import console
 
 
-def show_pairs(settings: CaptureSettings, found: dict[str, Any], file: Path, seconds: float) -> None:
-    """Prints how many pairs are in a file, what is left out, how long both sides are, and the next command."""
+def show_pairs(teacher: Task, run: dict[str, Any], file: Path, seconds: float) -> None:
+    """Prints how many pairs are in a file, what is left out, how long both sides are, and the next command.
+
+    ``teacher`` is what a teacher generated for them, with --judge author.
+    """
+    settings, found = teacher.settings, run["written"]
     console.print(f"{counted(found['samples'], 'pair')} of {counted(found['prompts'], 'prompt')}")
     what = "text" if settings.judge == AUTHOR else "prompt"
     for name, number in found["left_out"].items():
         console.print(f"left out: {counted(number, what)} {LEFT_OUT[name]}")
+    if found["failed"] and settings.judge == LIKELIHOOD:
+        console.print(f"{counted(found['failed'], 'text')} got no score from the server; the same command asks again")
     if found["cut_off"]:
         console.print(
             f"{found['cut_off']:,} of {counted(found['texts'], 'text')} were cut off, and none of these is preferred: give more "
             "--max-new-tokens if they are many"
         )
+    if settings.judge == AUTHOR:
+        read, wrote = found["teacher_prompt_tokens"], found["teacher_tokens"]
+        console.print(f"the teacher's: {cost(teacher, run, read, wrote)}")
     ending = Ending(
         f"{counted(found['samples'], 'preference pair')}, judged by {_JUDGES[settings.judge]}; it took {duration(seconds)}",
         table=_table(found),

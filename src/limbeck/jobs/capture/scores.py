@@ -18,11 +18,12 @@ from limbeck.corpora.reading import Reads
 from limbeck.corpora.tokenised import in_tokens
 from limbeck.corpora.writer import Item
 from limbeck.disk import Count
+from limbeck.errors import BadServer
 from limbeck.jobs.capture.journal import Journal
 from limbeck.jobs.capture.progress import progress
 from limbeck.models.micro_batch import MICRO_TOKENS
 from limbeck.teachers.own import own_log_p
-from limbeck.teachers.remote.served import ServedTeacher
+from limbeck.teachers.remote.served import MOST_MISSING, ServedTeacher
 from limbeck.types import Batch, CausalLM
 
 _ROWS_EACH = 4  # rows in flight for each request in flight: some wait, so that the server never does
@@ -46,15 +47,16 @@ class Judge:
     device: torch.device
 
 
-def score(judge: Judge, texts: Mapping[int, Document], journal: Journal) -> None:
-    """Adds the missing scores of ``texts`` by their number to a journal.
+def score(judge: Judge, texts: Mapping[int, Document], journal: Journal) -> int:
+    """Adds the missing scores of ``texts`` by their number to a journal; gives how many a server did not score.
 
-    A text that its template refuses, that is longer than its context, or for which a server gives no log-probability, gets none.
-    Batches follow from all texts and not from those that are missing, so that a continued run has the same scores.
+    A text that its template refuses, or that is longer than its context, gets none. Batches follow from all texts and not from
+    those that are missing, so that a continued run has the same scores. Raises BadServer if a server does not score too many.
     """
     named = [replace(document, name=str(number)) for number, document in texts.items()]
     items = {int(item.name): item for item in in_tokens(named, judge.about)}
     fitting = {number: item for number, item in items.items() if len(item.tokens) <= judge.context + 1}
+    failed = 0
     with progress(len(fitting), what="score") as report:
         for group in _groups(judge, fitting):
             if all(number in journal for number in group):
@@ -62,7 +64,20 @@ def score(judge: Judge, texts: Mapping[int, Document], journal: Journal) -> None
             for number, (total, tokens) in zip(group, _scored(judge, [fitting[n] for n in group]), strict=True):
                 if number not in journal and tokens:
                     journal.add({"number": number, "score": total / tokens, "tokens": tokens})
+                failed += not tokens
+            if failed > max(1, MOST_MISSING * len(fitting)):
+                raise _too_many(judge, failed, len(fitting))
             report(journal.done, journal.tokens)
+    return failed
+
+
+def _too_many(judge: Judge, failed: int, total: int) -> BadServer:
+    assert isinstance(judge.teacher, ServedTeacher), "a model in memory scores every text"
+    reasons = "; ".join(judge.teacher.failures) or "no log-probability of some tokens"
+    return BadServer(
+        f"{judge.teacher.client.address}: {failed:,} of {total:,} texts got no score, more than the {100 * MOST_MISSING:g} % "
+        f"allowed: {reasons}. Scores and texts are kept: check the server and its log, then run the same command again"
+    )
 
 
 def _groups(judge: Judge, items: Mapping[int, Item]) -> Iterator[Sequence[int]]:

@@ -147,7 +147,8 @@ class ServedTeacher:
     def own(self, batches: Sequence[Batch]) -> Iterator[Float64[np.ndarray, " n"]]:
         """For each batch log p (nats) of the target at each position of weight > 0, NaN where the server gives none.
 
-        All batches are requested at once, and missing positions are not counted. Raises BadServer if another model responds.
+        All batches are requested at once, and missing positions are not counted; `failures` says why they are missing. Raises
+        BadServer if another model responds.
         """
         for batch, futures in [(batch, self._submit(batch)) for batch in batches]:
             found = np.full(batch.tokens.numel(), np.nan)
@@ -168,7 +169,13 @@ class ServedTeacher:
         except QueryFailed as failed:
             if failed.kind == "another model":
                 raise self._of_another(failed) from failed
+            self._messages.setdefault(failed.kind, str(failed))
             return failed.partial
+
+    @property
+    def failures(self) -> list[str]:
+        """What failed since `expect`, with one message of each kind."""
+        return list(self._messages.values())
 
     def _of_another(self, failed: QueryFailed) -> BadServer:
         return BadServer(f"{self.client.address}: {failed}. Name a model that it serves after the #")
