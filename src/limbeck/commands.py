@@ -38,6 +38,8 @@ def _tune(settings: config.TuneSettings) -> None:
 
 def _capture(settings: config.CaptureSettings) -> None:
     what, name = ("text", "text.jsonl") if settings.text else ("logits", "")
+    if settings.pairs is not None:
+        what, name = "pairs", "pairs.jsonl"
     _where(settings, dispatch.capture(settings), what, settings.out / name)
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import limbeck
+from limbeck import cli
 from limbeck.corpora import Columns, Prompt, read
 from limbeck.corpora.chat import conversation
 from limbeck.corpora.document import Document
@@ -199,6 +200,18 @@ def test_finished_pairs_are_not_made_again_and_another_judge_needs_another_folde
     assert ask(here, out, "author") == result
     with pytest.raises(LimbeckError, match=r"holds another run's state \(.*judge: 'author' there, 'likelihood' now"):
         ask(here, out, "likelihood")
+
+
+def test_the_command_line_says_where_the_pairs_are(here, made, monkeypatch, capsys):
+    out = made["checks"][1]
+    flags = f"--pairs {here}/student --judge checks --samples {SAMPLES} --max-new-tokens {MOST} --threads 1"
+    monkeypatch.setattr(
+        sys, "argv", ["limbeck", "capture", *flags.split(), f"--data={here}/chat.jsonl", f"--out={out}"]
+    )
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 0
+    assert capsys.readouterr().out == f"pairs: {out}/pairs.jsonl\n"
 
 
 def test_texts_are_continued(here, tmp_path):
