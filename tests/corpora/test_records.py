@@ -262,11 +262,20 @@ def test_a_prompt_is_read_and_its_completion_learned(tmp_path):
     assert found.digest() != Document("", text="2+2=4").digest()
 
 
+HH = "Human: hi\n\nAssistant:"  # how texts of pairs end their prompt
+
+
 @pytest.mark.parametrize(
     ("row", "names", "expected"),
     [
         ({"prompt": "2+2=", "answer": "4"}, (), ("2+2=", None, {"answer": "4"})),
         ({"prompt": CHAT[:1], "chosen": CHAT[1:], "rejected": []}, (), (None, CHAT[:1], {})),
+        (
+            {"chosen": CHAT, "rejected": [CHAT[0], {**CHAT[1], "content": "no"}]},
+            (),
+            (None, [{**CHAT[0], "weight": 0}], {}),
+        ),
+        ({"chosen": "Human: hi\n\nAssistant: yes", "rejected": "Human: hi\n\nAssistant: no"}, (), (HH, None, {})),
         ({"messages": CHAT[:1], "answer": 4}, (), (None, CHAT[:1], {"answer": 4})),
         (
             {"question": "2+2=", "solution": "4"},

@@ -32,11 +32,11 @@ PROMPT = "prompt alone"
 CHECKS = ("answer", "instruction_id_list", "kwargs")  # beside a prompt in any form: what its completions are checked by
 Forms = Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]
 
-# The forms of records of which prompts alone are read; a preference pair has its own.
+# The forms of records of which prompts alone are read. A preference pair that names its prompt has that alone.
+_PROMPTS: Forms = {**FORMS, PROMPT: (("prompt",), ("system",))}
 _OF_PROMPTS: Forms = {
-    form: (needed, (*others, *CHECKS))
-    for form, (needed, others) in {**FORMS, PROMPT: (("prompt",), ("system",))}.items()
-    if form != preference.FORM
+    form: (_PROMPTS[form][0], (*_PROMPTS[form][1], *CHECKS))
+    for form in sorted(_PROMPTS, key=lambda form: form == preference.FORM)  # as the last one
 }
 
 # Keys of a message that decide whether its tokens have weight in the loss. The chat template does not receive them.
@@ -143,7 +143,7 @@ def from_record(
     """
     columns = columns or Columns()
     form = columns.form or columns.form_of(record)
-    if form == preference.FORM and not columns.preference:
+    if form == preference.FORM and not (columns.preference or columns.prompts):
         raise BadRecord(
             f"{where}: this is a preference pair ('chosen' and 'rejected'), which an objective of pairs learns: limbeck tune "
             f"--objective DPO; for one side alone, give its name, such as --columns messages=chosen"
@@ -157,6 +157,7 @@ def from_record(
     if document is None:
         return None
     if columns.prompts:
+        document = document if document.rejected is None else _prompt_of_pair(document)
         document = replace(document, checked_by={key: found[key] for key in CHECKS if found.get(key) is not None})
     unread = unread or tuple(str(key) for key, value in record.items() if key not in read and _holds_text(value))
     return replace(document, form=document.form or form, unread=_shared(unread))
@@ -184,9 +185,10 @@ def _refuse_without(columns: Columns, form: str | None, names: list[str], where:
     if columns.names:
         wanted = " and ".join(repr(columns.there(field)) for field in columns.forms[form or "text"][0])
         raise BadRecord(f"{where}: expected {wanted} (--columns), got the keys {came}: name others, or remove it")
+    alone = " or 'prompt'" if columns.prompts else ""
     raise BadRecord(
-        f"{where}: expected 'text' or 'messages', got the keys {came}: name the one that holds the text, such as --columns "
-        "text=body, or question and answer, such as --columns prompt=question,completion=answer"
+        f"{where}: expected 'text' or 'messages'{alone}, got the keys {came}: name the one that holds the text, such as "
+        "--columns text=body, or question and answer, such as --columns prompt=question,completion=answer"
     )
 
 
@@ -262,6 +264,15 @@ def _prompt(record: _Record, name: str) -> Document | None:
     if record.fields.get("system") not in (None, "") or record.fields.get("instruction_id_list") is not None:
         return record.conversation(name, [{"role": "user", "content": text}])
     return Document(name, text=text, prompt=len(text)) if text.strip() else None
+
+
+def _prompt_of_pair(pair: Document) -> Document:
+    """The prompt that both sides of a preference pair begin with. Raises BadRecord where they have none in common."""
+    text = None if pair.text is None else pair.text[: pair.prompt]
+    messages = None if pair.messages is None else pair.messages[: pair.asked]
+    if not text and not messages:
+        raise BadRecord(f"{pair.name}: expected a prompt that both sides begin with, got none: give it as 'prompt'")
+    return replace(pair, text=text, messages=messages, rejected=None, asked=0)
 
 
 def _alpaca(record: _Record, name: str) -> Document | None:
