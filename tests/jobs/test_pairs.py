@@ -1,5 +1,6 @@
 """`limbeck capture --pairs`: which two texts are a pair, whatever batch they were in, and what is left out and counted."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from limbeck.corpora import Columns, Prompt, read
 from limbeck.corpora.chat import conversation
 from limbeck.corpora.document import Document
 from limbeck.disk import read_json, read_lines
-from limbeck.errors import BadServer, BadSetting, BadTask, LimbeckError
+from limbeck.errors import BadServer, BadSetting, BadTask, LimbeckError, Mismatch
 from limbeck.generation import generators
 from limbeck.generation.generators import Sampling
 from limbeck.generation.local import decoded_completion, generate
@@ -252,13 +253,29 @@ def test_a_server_that_stops_scoring_ends_the_command_and_is_asked_again(here, m
     assert (found["failed"], found.samples) == (0, made["likelihood"][0].samples)
 
 
-def test_a_served_teacher_writes_what_is_preferred(here, tmp_path):
+def test_a_served_teacher_writes_what_is_preferred_and_a_kill_after_its_last_text_changes_nothing(
+    here, tmp_path, monkeypatch
+):
+    """A kill leaves no time to count what was sent again."""
+    file = tmp_path / "out" / "run.json"
     with serving(load(here / "teacher")) as server:
-        found = ask(here, tmp_path / "out", "author", teacher=server.url)
-        assert "repeated" in read_json(tmp_path / "out" / "run.json")
+        with monkeypatch.context() as stop:
+            stop.setattr(pairs, "sums", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                ask(here, file.parent, "author", teacher=server.url)
+        run = read_json(file)
+        file.write_text(json.dumps({key: run[key] for key in run.keys() - {"repeated", "failed"}}))
+        found = ask(here, file.parent, "author", teacher=server.url)
         chosen = {row["chosen"][0]["content"] for row in read_lines(found.pairs)}
     assert chosen <= {f"{i} two one" for i in range(PROMPTS)}
     assert found.samples > 5
+
+
+@pytest.mark.parametrize("judge", ["author", "likelihood"])
+def test_a_teacher_that_knows_nothing_is_refused(here, tmp_path, judge):
+    with pytest.raises(Mismatch, match="it predicts this text no better than the frequencies of its tokens do"):
+        ask(here, tmp_path / "out", judge, any_teacher=False)
+    assert not list((tmp_path / "out").glob("teacher.jsonl*"))
 
 
 def one(number: int, text: str, *, score: float | None = None, ended: bool = True, problem: str = "") -> Candidate:

@@ -195,9 +195,12 @@ def identity(model: ServedCompletions | Path, environment: Environment) -> dict[
 
 
 def generator_of(
-    task: Task, environment: Environment, model: ServedCompletions | Path, run: dict[str, Any]
+    task: Task, environment: Environment, model: ServedCompletions | Path, run: dict[str, Any], journal: Journal
 ) -> Generator:
-    """What generates the completions of a task. Raises Mismatch for prompts without room, or a teacher that knows nothing."""
+    """What generates the completions of a task that the journal lacks.
+
+    Raises Mismatch for prompts without room, or before the first completion for a teacher that knows nothing.
+    """
     settings, prompts = task.settings, task.asked
     if isinstance(model, ServedCompletions):
         return ServedGenerator(model, prompts, task.sampling)
@@ -206,7 +209,7 @@ def generator_of(
     for prompt, ids in zip(prompts, tokens, strict=True):
         require_rows_of(loaded.tokenizer, ids, loaded.vocab, where=prompt.name)
     check_context(loaded, prompts, tokens, most=settings.max_new_tokens)
-    if task.role == "teacher" and not task.part.exists():  # a continued capture has checked it
+    if task.role == "teacher" and not journal.done:  # a continued capture has checked it
         read = of_prompts(prompts, loaded.tokenizer)
         found = compare_to_unigram(
             loaded, read, vocab=loaded.vocab, length=loaded.context, device=environment.world.device
@@ -258,11 +261,12 @@ def complete(task: Task, run: dict[str, Any], writer: Generator, journal: Journa
 def cost(task: Task, run: dict[str, Any], prompt: int | None, answer: int | None) -> str:
     """What a model read and wrote, in tokens of ``prompt`` and ``answer``; None where a server does not say."""
     settings = task.settings
+    repeated = run.get(task.key("repeated"), 0)  # not there if the command that wrote the last completion was killed
     if prompt is None or answer is None:
-        return f"the server does not say how many tokens it read and wrote; {run['repeated']:,} requests repeated"
+        return f"the server does not say how many tokens it read and wrote; {repeated:,} requests repeated"
     message = f"{prompt:,} tokens of prompts, {answer:,} written"
     if isinstance(task.model, ServedRef):
-        message += f", {run['repeated']:,} requests repeated"
+        message += f", {repeated:,} requests repeated"
     if settings.price:
         message += f", ${(prompt * settings.price[0] + answer * settings.price[1]) / 1e6:,.2f}"
     return message

@@ -23,7 +23,6 @@ from limbeck.corpora.prompt import digest, repeats, under
 from limbeck.disk import check_sums, claims, sums, whole
 from limbeck.ending import Ending, show_ending
 from limbeck.errors import BadFolder, BadSetting
-from limbeck.generation.generators import Generator
 from limbeck.generation.served import FILTERED, LENGTH, STOP, ServedCompletions
 from limbeck.jobs.capture.completions import (
     SAMPLING,
@@ -75,15 +74,16 @@ def capture_text(settings: CaptureSettings) -> dict[str, Any]:
             check_sums(settings.out, run.get("files", {}), error=BadFolder, remedy=_REWRITTEN)
             (settings.out / PART).unlink(missing_ok=True)
         else:
-            _go_on(task, run, generator_of(task, environment, teacher, run))
+            _go_on(task, environment, run, teacher)
     _show(task, run, time.monotonic() - started)
     return {"out": str(settings.out), "text": str(settings.out / TEXT)} | run["written"]
 
 
-def _go_on(task: Task, run: dict[str, Any], writer: Generator) -> None:
+def _go_on(task: Task, environment: Environment, run: dict[str, Any], teacher: ServedCompletions | Path) -> None:
     """Generates the missing samples, and writes the text."""
     part = task.settings.out / PART
     with Journal(part, task.samples) as journal:
+        writer = generator_of(task, environment, teacher, run, journal)
         announce(task, writer, journal)
         failed = complete(task, run, writer, journal)
         _finish(task, run, journal, failed)

@@ -270,7 +270,7 @@ def _fill(
 ) -> None:
     """Generates the missing texts of a model. One that has all is not loaded."""
     if journal.missing():
-        writer = generator_of(task, environment, model, run)
+        writer = generator_of(task, environment, model, run, journal)
         announce(task, writer, journal)
         complete(task, run, writer, journal)
 
