@@ -6,8 +6,9 @@ that mixers declare slow (``SLOW``, `run.optim`) are a group with its own peak r
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import torch
@@ -24,10 +25,14 @@ Rate = Callable[[int, float], float]  # (step from 1, peak of the group) → lea
 
 @dataclass(frozen=True)
 class Trained:
-    """The end of a training: ``steps`` includes the last one, which made no update if ``failed``."""
+    """The end of a training: ``steps`` includes the last one, which made no update if ``failed``.
+
+    ``norms`` are those of the gradient before it was clipped, one a step.
+    """
 
     steps: int
     failed: bool
+    norms: tuple[float, ...] = field(default=(), compare=False, repr=False)
 
     @property
     def updates(self) -> int:
@@ -49,23 +54,28 @@ def train_steps(
     ``look`` is called after each step with its number and whether the training failed there. True ends the training.
     """
     step, failed, ended = 0, False, False
+    norms = []
     while step < steps and not (failed or ended):
         step += 1
-        failed = not update(model, optimizer, loss(step), partial(rate, step))
+        norms.append(update(model, optimizer, loss(step), partial(rate, step)))
+        failed = not math.isfinite(norms[-1])
         ended = look is not None and look(step, failed)
-    return Trained(step, failed)
+    return Trained(step, failed, tuple(norms))
 
 
-def update(model: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor, rate: Callable[[float], float]) -> bool:
-    """One optimiser step on a scalar ``loss`` with clipped gradients. False, without a step, if the gradient is not finite."""
+def update(model: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor, rate: Callable[[float], float]) -> float:
+    """One optimiser step on a scalar ``loss`` with clipped gradients; none if the gradient is not finite.
+
+    Gives the norm of the gradient before it is clipped.
+    """
     optimizer.zero_grad()
     loss.backward()
-    if not torch.isfinite(torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)):
-        return False
-    for group in optimizer.param_groups:
-        group["lr"] = rate(group["peak"])
-    optimizer.step()
-    return True
+    norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP))
+    if math.isfinite(norm):
+        for group in optimizer.param_groups:
+            group["lr"] = rate(group["peak"])
+        optimizer.step()
+    return norm
 
 
 def adamw_of(
