@@ -23,6 +23,7 @@ from limbeck.models.save import save
 from limbeck.objectives import ForwardKL
 from limbeck.planning.cost.size import Size
 from limbeck.probes import Measurements
+from limbeck.report.card import model_card
 from limbeck.run.routed import RoutedStep
 from limbeck.run.run import Run
 from limbeck.run.step import LossTerm, train_step
@@ -162,6 +163,26 @@ def test_teachers_of_one_size_need_one_baseline(here):
     same = DistilSettings(teacher="math=A,code=B")
     assert same.compared[-2:] == ("one-teacher", "one-teacher@flops")
     assert DistilSettings(teacher=str(here / "A")).compared == ("cut", "cut+ce", "cut+ce@flops", "fresh+kd")
+
+
+def test_spaces_are_no_part_of_a_run_and_a_path_with_a_comma_is_named(tmp_path, monkeypatch):
+    spaced, plain = (
+        DistilRequest.of(DistilSettings(teacher=f"math=A,{gap}code=B", data=f"math=a.jsonl:1,{gap}code=b.jsonl:1"))
+        for gap in (" ", "")
+    )
+    assert (spaced.settings, spaced.domains) == (plain.settings, plain.domains)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "c,d").mkdir()
+    with pytest.raises(BadSetting, match="got the path c,d: one with a comma cannot be one of several"):
+        DistilRequest.of(DistilSettings(teacher="math=A,code=c,d", data="math=a.jsonl:1,code=b.jsonl:1"))
+
+
+def test_a_card_acts_on_no_name_of_a_teacher():
+    name = "<img src=x>`A`[b](c)"
+    domains = [{"domain": domain, "name": name, "share": 0.5} for domain in ("math", "code")]
+    card = model_card({"teacher": {"name": name, "domains": domains}}, [])
+    assert "It had a teacher for each domain: math by &lt;img src=x>'A'\\[b](c), code by" in card
+    assert not any(mark in card.partition("## Load")[0] for mark in ("<", "`A`"))
 
 
 def test_names_of_sources_are_taken_off_in_every_stage_and_sources_without_weights_get_equal_ones():

@@ -197,7 +197,7 @@ def _origin(run: Mapping[str, Any], student: Mapping[str, Any], teacher: Mapping
         + quantised_sentence(run)
         + adapted_sentence(run)
         + corrected_sentence(run)
-        + domains_sentence(run)
+        + f" {plain(domains_sentence(run))}".rstrip()
         + masked_sentence(run)
     )
     mixers = (run.get("conversion") or {}).get("mixers")

@@ -47,7 +47,7 @@ def licences_by_domain(teacher: Mapping[str, Any]) -> str:
 def domains_sentence(run: Mapping[str, Any]) -> str:
     """What a model card says of several teachers; "" where there is one."""
     each = ", ".join(f"{one['domain']} by {one['name']}" for one in domains_of(run))
-    return f" It had a teacher for each domain: {each}." if each else ""
+    return f"It had a teacher for each domain: {each}." if each else ""
 
 
 def teachers_sentence(teacher: Mapping[str, Any]) -> str:

@@ -6,6 +6,7 @@ one that a student is pruned from, and the one of the baselines `ONE_TEACHER`.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 from limbeck.config import DistilSettings, by_domain
@@ -31,7 +32,7 @@ class Domains:
 
     @classmethod
     def of(cls, settings: DistilSettings) -> tuple[DistilSettings, Domains | None]:
-        """(settings with --data without names, the domains); None for one teacher.
+        """(settings with --data without names and --teacher without spaces, the domains); None for one teacher.
 
         Raises BadSetting for domains without a teacher or a source, and for teachers that are not models on this machine.
         """
@@ -40,11 +41,14 @@ class Domains:
             return settings, None
         plainly, named = unnamed(settings.data)
         names = tuple(name for name, _ in pieces)
-        _check_names(settings, names, named)
+        _check_names(settings, pieces, named)
         teachers = tuple(_local(name, teacher) for name, teacher in pieces)
         of_source = tuple(names.index(name) for name, _ in named)
         sources = tuple(source for _, source in named)
-        return settings.model_copy(update={"data": plainly}), cls(names, teachers, sources, of_source)
+        written = ",".join(f"{name}={teacher}" for name, teacher in pieces)
+        return settings.model_copy(update={"teacher": written, "data": plainly}), cls(
+            names, teachers, sources, of_source
+        )
 
     @property
     def signature(self) -> dict[str, list[list[str]]]:
@@ -68,13 +72,15 @@ class Domains:
         return tuple(found)
 
 
-def _check_names(settings: DistilSettings, names: tuple[str, ...], named: tuple[tuple[str, str], ...]) -> None:
+def _check_names(
+    settings: DistilSettings, pieces: tuple[tuple[str, str], ...], named: tuple[tuple[str, str], ...]
+) -> None:
     """Raises BadSetting unless each teacher and each source has a domain, and each domain both."""
-    what = f"--teacher {shown(settings.teacher)}"
+    what, names = f"--teacher {shown(settings.teacher)}", tuple(name for name, _ in pieces)
     if len(names) == 1:
         raise BadSetting(f"{what}: expected two domains or more, got one: one teacher needs no name: --teacher MODEL")
     if "" in names or len(set(names)) < len(names):
-        came = "a teacher without one" if "" in names else f"{next(n for n in names if names.count(n) > 1)} twice"
+        came = _nameless(pieces) if "" in names else f"{next(n for n in names if names.count(n) > 1)} twice"
         raise BadSetting(f"{what}: expected a domain before each teacher, each once, got {came}: as in {EXAMPLE}")
     if nameless := [source for name, source in named if not name]:
         raise BadSetting(
@@ -91,6 +97,18 @@ def _check_names(settings: DistilSettings, names: tuple[str, ...], named: tuple[
         raise BadSetting(
             f"--data: expected a source for each teacher, got none for {', '.join(without)}: add one, or leave the teacher out"
         )
+
+
+def _nameless(pieces: tuple[tuple[str, str], ...]) -> str:
+    """What a teacher without a domain is, in words: the rest of a path that has a comma, where there is such a path."""
+    at = next(n for n, (name, _) in enumerate(pieces) if not name)
+    for end in range(len(pieces), at, -1):
+        path = ",".join(teacher for _, teacher in pieces[at - 1 : end])
+        if os.path.lexists(path):
+            return (
+                f"the path {shown(path)}: one with a comma cannot be one of several, so rename the folder or link to it"
+            )
+    return f"a teacher without one, {shown(pieces[at][1])}"
 
 
 def _local(name: str, teacher: str) -> LocalRef:

@@ -146,9 +146,9 @@ def _check_tokens(what: str, model: LanguageModel, first: LanguageModel, domains
     if theirs != ours:
         same = sum(theirs.get(token) == number for token, number in ours.items())
         raise Mismatch(
-            f"--teacher {shown(what)}: expected the tokens of the first teacher, {domains.names[0]}={domains.teachers[0].name}, "
-            f"which the student has too: {len(ours):,} tokens; got {len(theirs):,}, of which {same:,} are the same with the same "
-            "id. Give teachers of one family, or distil one student from each"
+            f"--teacher {shown(what)}: expected the tokens of the first teacher, {domains.names[0]}="
+            f"{shown(domains.teachers[0].name)}, which the student has too: {len(ours):,} tokens; got {len(theirs):,}, of which "
+            f"{same:,} are the same with the same id. Give teachers of one family, or distil one student from each"
         )
 
 
