@@ -4,6 +4,10 @@ Completions of a chat model give an answer in a sentence, or after a derivation.
 have it: in the last ``\\boxed{...}`` (MATH), after the last ``####`` (GSM8K), after the last "answer is" or "answer:". Without
 these it is the last number of the text, if a number is known, else the whole text. Numbers are compared by value, other answers
 by their words, without case; formulas that are equal and written in another way are not recognised.
+
+A number is no part of a fraction, a power, a product, a range, a time or a date, and its commas separate thousands. Signs of
+currency and percent may be at it without a space (3 %, 3% and $3 are 3), words only after one: "3 kg" is 3, while 3kg is none, as
+3x is none. A box is a number if that is all it has, but for one "x =" before it and a unit after it.
 """
 
 from __future__ import annotations
@@ -14,7 +18,14 @@ from decimal import Decimal, InvalidOperation
 
 _BOX = "\\boxed{"
 _MARKS = re.compile(r"####|\banswer(?:\s+is\b|\s*:)\s*:?", re.IGNORECASE)
-_NUMBER = re.compile(r"(?<![\w./])[-+]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?(?![\w/])", re.IGNORECASE)
+_DIGITS = r"[-+]?(?:(?:[1-9]\d{0,2}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)(?:e[-+]?\d+)?"
+# What follows a part of something else
+_GOES_ON = r"\w|/|\^(?!\{?\\circ)|\s*/\s*\d|\s+\d+/\d|[-.,:+*×·]\d|\\(?!text|mathrm|circ|quad)[a-z]"
+_NUMBER = re.compile(rf"(?<![\w./{{])({_DIGITS})(?!{_GOES_ON})", re.IGNORECASE)
+_EITHER = re.compile(rf"{_NUMBER.pattern}|(?<!\w)\.?\d[^\s=]*", re.IGNORECASE)  # or what is none
+_SPACE, _DEGREE, _MARKED = r"(?:\s|\\[,;! ])", r"\^?\{?\\circ\}?", r"\\(?:text|mathrm)\s*\{[^{}\d]*\}"
+_UNIT = rf"{_SPACE}*(?:\\?%|°|{_DEGREE}|(?:{_MARKED}|(?<=\s)[^\W\d_][^\d=+*/^\\<>,;:]*)(?:\^\{{?[23]\}}?)?)?"
+_IN_A_BOX = re.compile(rf"\$?(?:[a-z]\w*\s*=\s*)?(?:\\?\$|[€£])?({_DIGITS}){_UNIT}[.$\s]*", re.IGNORECASE)
 _AROUND = " \t\r\n$*`'\".,;:!"  # what may stand around an answer
 _LONGEST = 40  # digits of a number, so that none of a text takes long to read
 
@@ -40,16 +51,18 @@ def final_answer(text: str) -> str | None:
 
 
 def _matches(text: str, answer: str) -> bool:
+    text, answer = (one.replace("\N{MINUS SIGN}", "-") for one in (text, answer))
     known = final_answer(answer)
     known = answer if known is None else known
     found, value = final_answer(text), _number(known)
     if value is None:
         return _plain(text if found is None else found) == _plain(known)
+    boxed = _boxed(text)
+    if boxed is not None:
+        return _in_a_box(boxed) == value
     numbers = _numbers(text if found is None else found)
-    if not numbers:
-        return False
     # "The answer is 42 because 6 times 7 is 42": after a mark the first number counts, in a whole text the last
-    return numbers[-1 if found is None else 0] == value
+    return bool(numbers) and numbers[-1 if found is None else 0] == value
 
 
 def _boxed(text: str) -> str | None:
@@ -70,14 +83,25 @@ def _plain(text: str) -> str:
 
 def _number(text: str) -> Decimal | None:
     """The value of a text that is a number and nothing else, with a sign of currency or percent at most."""
-    bare = text.strip(_AROUND).removeprefix("€").removesuffix("%").removesuffix("\\").strip(_AROUND)
-    found = _NUMBER.fullmatch(bare)
-    return None if found is None else _value(found[0])
+    bare = _bare(text).removeprefix("€").removesuffix("%").removesuffix("\\")
+    found = _NUMBER.fullmatch(_bare(bare))
+    return None if found is None else _value(found[1])
 
 
-def _numbers(text: str) -> list[Decimal]:
-    values = (_value(found[0]) for found in _NUMBER.finditer(text))
-    return [value for value in values if value is not None]
+def _bare(text: str) -> str:
+    """A text without what may stand around a number, which may begin with a point."""
+    return text.lstrip(_AROUND.replace(".", "")).rstrip(_AROUND)
+
+
+def _in_a_box(text: str) -> Decimal | None:
+    """The value of a box that has one number alone; None for any other."""
+    found = _IN_A_BOX.fullmatch(text.strip().replace("{,}", ","))  # as LaTeX sets a comma without a space
+    return None if found is None else _value(found[1])
+
+
+def _numbers(text: str) -> list[Decimal | None]:
+    """The values of what begins with a digit; None for what is no number."""
+    return [_value(found[1]) if found[1] else None for found in _EITHER.finditer(text)]
 
 
 def _value(text: str) -> Decimal | None:
