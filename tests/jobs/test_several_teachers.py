@@ -16,6 +16,7 @@ from limbeck.corpora.mixture import unnamed
 from limbeck.disk import read_lines
 from limbeck.errors import BadCorpus, BadSetting, Mismatch
 from limbeck.jobs.common.environment import Environment
+from limbeck.jobs.distil import standard
 from limbeck.jobs.distil.request import DistilRequest
 from limbeck.jobs.distil.several import SeveralTeachers, check_domains
 from limbeck.models.configuration import load_config
@@ -23,7 +24,10 @@ from limbeck.models.save import save
 from limbeck.objectives import ForwardKL
 from limbeck.planning.cost.size import Size
 from limbeck.probes import Measurements
+from limbeck.probes.standard.evaluate import Loaded
+from limbeck.probes.standard.scores import TaskScores, save_scores
 from limbeck.report.card import model_card
+from limbeck.report.domains import domains_note
 from limbeck.run.routed import RoutedStep
 from limbeck.run.run import Run
 from limbeck.run.step import LossTerm, train_step
@@ -138,6 +142,30 @@ def test_held_out_text_is_measured_by_domain_and_the_teacher_is_each_documents_o
         assert student.kl is not None
         kl = student.kl[source == n].sum() / student.tokens[source == n].sum()
         assert readings["student", f"kl_teacher_student, {domain}"] == pytest.approx(kl)
+
+
+def test_on_standard_tasks_models_are_compared_with_the_first_teacher(tmp_path, monkeypatch):
+    def scores(*right: int) -> list[TaskScores]:
+        acc = np.array([1.0] * sum(right) + [0.0] * (100 - sum(right)))
+        items = tuple((str(n), "d", "p") for n in range(100))
+        return [TaskScores("t", "none", "", items, np.full(100, 0.5), {"acc": acc})]
+
+    monkeypatch.setattr(standard, "load_tasks", lambda names: Loaded(dict.fromkeys(names), {}))
+    tasks = standard.TaskEvaluation(tmp_path, ["t"])
+    for name, right in {"teacher-of-math": 80, "teacher-of-code": 70, "student": 65, "cut": 50}.items():
+        save_scores(tmp_path / f"tasks-{name}-seed0.json", scores(right))
+        tasks.measure(name, lambda: pytest.fail("measured before"), 0)
+    found = {(one.model, one.name): one.value for one in tasks.readings()}
+    assert found["student", "acc_minus_teacher-of-math, t"] == pytest.approx(0.65 - 0.8)
+    assert found["student", "acc_retention_of_teacher-of-math, t"] == pytest.approx((0.65 - 0.5) / (0.8 - 0.5))
+    against = {key for key in found if "_minus_" in key[1]}
+    assert against == {
+        (model, f"acc_minus_{other}, t")
+        for model, other in (("student", "teacher-of-math"), ("student", "cut"), ("cut", "teacher-of-math"))
+    }
+    run = {"teacher": {"domains": [{"domain": name, "name": name.upper(), "share": 0.5} for name in ("math", "code")]}}
+    said = " On standard tasks each model is compared with MATH."
+    assert domains_note(run, tasks=True) == domains_note(run, tasks=False) + said
 
 
 def test_a_run_says_who_taught_what(done):

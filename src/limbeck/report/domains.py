@@ -59,8 +59,8 @@ def teachers_sentence(teacher: Mapping[str, Any]) -> str:
     return f"teachers by domain: {each}; {found[0]['name']} is the first"
 
 
-def domains_note(run: Mapping[str, Any]) -> str:
-    """The note of a report about several teachers; "" where there is one."""
+def domains_note(run: Mapping[str, Any], *, tasks: bool) -> str:
+    """The note of a report about several teachers; "" where there is one. ``tasks``: whether standard tasks were measured."""
     found = domains_of(run)
     if not found:
         return ""
@@ -68,9 +68,10 @@ def domains_note(run: Mapping[str, Any]) -> str:
     given = (run.get("signature") or {}).get("student")
     made = "The one teacher of baselines is" if given else "The student is pruned from"
     said = teachers_sentence(run["teacher"]).partition(";")[0]
+    on_tasks = f" On standard tasks each model is compared with {first}." if tasks else ""
     return (
         f"{said[:1].upper()}{said[1:]}. {made} {first}, the first. In tables 'teacher' is each document's own, with the "
-        f"size and cost of {first}; equal compute counts the teacher of each row."
+        f"size and cost of {first}; equal compute counts the teacher of each row.{on_tasks}"
     )
 
 

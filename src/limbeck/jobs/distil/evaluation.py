@@ -242,7 +242,8 @@ class Evaluation:
             gain = gain_over([teacher], list(given.values()), GIVEN)
             found_verdict = replace(found_verdict, notes=(corrected_note(run, gain), *found_verdict.notes))
         if self._several:
-            found_verdict = replace(found_verdict, notes=(*self._several.notes(run, arms), *found_verdict.notes))
+            by_domain = self._several.notes(run, arms, tasks=self._tasks is not None)
+            found_verdict = replace(found_verdict, notes=(*by_domain, *found_verdict.notes))
         if note := adapted_note(run):
             found_verdict = replace(found_verdict, notes=(*found_verdict.notes, note))
         if few := too_few_steps(run["plan"]["steps"]):

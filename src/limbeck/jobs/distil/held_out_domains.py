@@ -69,8 +69,11 @@ class DomainEvaluation:
                 found += [replace(one, name=_SHOWN[one.name] + name) for one in every if one.name in _SHOWN]
         return found
 
-    def notes(self, run: Mapping[str, Any], arms: Mapping[str, Sequence[Measurements]]) -> list[str]:
-        """The notes of a report: who teaches what, what that gained by domain, and domains of which nothing is held out."""
+    def notes(self, run: Mapping[str, Any], arms: Mapping[str, Sequence[Measurements]], *, tasks: bool) -> list[str]:
+        """The notes of a report: who teaches what, what that gained by domain, and domains of which nothing is held out.
+
+        ``tasks``: whether standard tasks were measured.
+        """
         gains = {}
         for name, mine in self._documents.items():
             ours, theirs = ([_only(one, mine) for one in arms.get(arm, ())] for arm in ("student", "one-teacher"))
@@ -81,7 +84,7 @@ class DomainEvaluation:
         left_out = (
             f"No document of {' and '.join(empty)} is among those measured: give more text of it." if empty else ""
         )
-        return [note for note in (domains_note(run), gains_note(gains), left_out) if note]
+        return [note for note in (domains_note(run, tasks=tasks), gains_note(gains), left_out) if note]
 
     def samples(self, student: LanguageModel, store: TokenStore) -> list[dict[str, Any]]:
         """As `probes.samples`, of documents of each domain, which its own teacher continues."""

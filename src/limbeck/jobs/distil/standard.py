@@ -11,6 +11,7 @@ from limbeck.models.language_model import LanguageModel
 from limbeck.probes.standard.compare import differences, levels
 from limbeck.probes.standard.evaluate import evaluate, load_tasks
 from limbeck.probes.standard.scores import TaskScores, load_scores, save_scores
+from limbeck.report.words import TEACHER_OF
 from limbeck.run.log import console
 from limbeck.types import Reading
 
@@ -49,17 +50,19 @@ class TaskEvaluation:
     def readings(self) -> list[Reading]:
         """Levels of each model; differences to the teacher, and of the student to each baseline; of each seed and over them.
 
-        Of the tasks of a group, only levels and the student's difference to the teacher.
+        Of several teachers it is the first, which has the name of its domain. Of the tasks of a group, only levels and the
+        student's difference to the teacher.
         """
         found: list[Reading] = []
-        teacher = next(iter(self._scores.get("teacher", {}).values()), None)
+        first = next(filter(_teaches, self._scores), "teacher")
+        teacher = next(iter(self._scores.get(first, {}).values()), None)
         for name, runs in self._scores.items():
             for seed, seeds in each_and_all(runs):
                 for key in runs[seeds[0]]:
                     ours = [runs[one][key] for one in seeds]
                     found += levels(name, ours, seed=seed)
-                    if teacher is not None and name != "teacher" and (not key[0] or name == "student"):
-                        found += differences(name, ours, "teacher", [teacher[key]], seed=seed)
+                    if teacher is not None and not _teaches(name) and (not key[0] or name == "student"):
+                        found += differences(name, ours, first, [teacher[key]], seed=seed)
                     if name == "student" and not key[0]:
                         found += self._over_baselines(key, seed, seeds)
         return found
@@ -68,9 +71,13 @@ class TaskEvaluation:
         found = []
         for other, theirs in self._scores.items():
             shared = [one for one in seeds if one in theirs]
-            if other in ("teacher", "student") or not theirs or (len(theirs) > 1 and not shared):
+            if other == "student" or _teaches(other) or not theirs or (len(theirs) > 1 and not shared):
                 continue
             others = [theirs[one][key] for one in shared] or [run[key] for run in theirs.values()]
             ours = [self._scores["student"][one][key] for one in (shared if len(others) > 1 else seeds)]
             found += differences("student", ours, other, others, seed=seed)
         return found
+
+
+def _teaches(name: str) -> bool:
+    return name == "teacher" or name.startswith(TEACHER_OF)
