@@ -910,8 +910,8 @@ def capture(
         seq_len: Sequence length. Default: 256 on a CPU, 1024 on a GPU, at most the model's context.
         long_conversations: What becomes of conversations longer than a sequence: split cuts them into pieces in
             which a completion keeps its prompt if both fit, drop leaves them out. Default: split.
-        tokens: Tokens to compute logits for, or with --text and --pairs the most to generate. For example 2M or
-            10B. Default: all of --data.
+        tokens: Tokens to compute logits for, or with --text and --pairs the most that each model generates. For
+            example 2M or 10B. Default: all of --data.
         text_tokens: Tokens of the dataset that are used, from its start, in whole documents. For example 100k.
             Default: all of it.
         frame: Token that plain documents begin with: one of the teacher's, none, or auto. Default: auto, measured

@@ -361,6 +361,10 @@ def test_lengths_of_both_sides_by_hand():
             BadSetting,
             "--max-new-tokens: it sets how a model generates text; add --text or --pairs",
         ),
+        ("checks", {"any_teacher": True}, BadSetting, "--any-teacher: no teacher reads what --judge checks judges"),
+        ("author", {"columns": "answer=x"}, BadSetting, "--columns answer=...: only --pairs with --judge checks reads"),
+        ("author", {"text": True, "pairs": None}, BadSetting, "--judge: it says what is preferred in pairs"),
+        ("author", {"pairs": "a=b"}, BadSetting, "--pairs a=b: teachers by domain .*: give one student here"),
         ("likelihood", {"price": "1,2"}, BadSetting, "--price: it is for a teacher on a server"),
     ],
 )

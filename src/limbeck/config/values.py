@@ -186,12 +186,12 @@ def by_domain(teacher: str) -> tuple[tuple[str, str], ...]:
     return tuple(("", piece.strip()) if match is None else (match[1], match[2].strip()) for match, piece in found)
 
 
-def require_one_teacher(text: str) -> None:
-    """Raises BadSetting for several teachers, where a job takes one."""
+def require_one_teacher(text: str, *, flag: str = "--teacher", what: str = "teacher") -> None:
+    """Raises BadSetting for several teachers, where the ``flag`` of a job takes one ``what``."""
     if by_domain(text):
         raise BadSetting(
-            f"--teacher {text}: teachers by domain are for limbeck distil and doctor, with a model on this machine for each: "
-            "give one teacher here"
+            f"{flag} {text}: teachers by domain are for limbeck distil and doctor, with a model on this machine for each: "
+            f"give one {what} here"
         )
 
 

@@ -15,7 +15,7 @@ from limbeck.config.values import Bytes, CodecName, Count, Price, Shard, Sizes
 CapturedTokens = Annotated[
     Count | None,
     Flag(
-        "Tokens to compute logits for, or with --text and --pairs the most to generate.",
+        "Tokens to compute logits for, or with --text and --pairs the most that each model generates.",
         "Data",
         examples=("2M", "10B"),
         default="all of --data",

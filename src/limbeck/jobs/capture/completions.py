@@ -17,9 +17,11 @@ from typing import Any, Literal
 from limbeck.config import CaptureSettings, flag_of
 from limbeck.corpora import Prompt, prompts_of
 from limbeck.corpora.faults import BadRecords
+from limbeck.corpora.records import CHECKS as FIELDS_OF_CHECKS
 from limbeck.errors import BadCorpus, BadSetting
 from limbeck.generation.generators import Batches, Generator, LocalGenerator, Sampling, ServedGenerator, check_context
 from limbeck.generation.served import ServedCompletions
+from limbeck.jobs.capture.choosing import CHECKS
 from limbeck.jobs.capture.journal import Journal
 from limbeck.jobs.capture.progress import progress
 from limbeck.jobs.common.environment import Environment
@@ -107,7 +109,13 @@ def check_alone(settings: CaptureSettings) -> None:
 
 def check_flags(settings: CaptureSettings, what: str, *, served: bool, but: Sequence[str] = ()) -> None:
     """Raises BadSetting for flags that do not apply with ``what``, --text or --pairs; those named in ``but`` do."""
-    given = settings.model_fields_set
+    given, checks = settings.model_fields_set, what == "--pairs" and settings.judge == CHECKS
+    if what == "--text" and "judge" in given:
+        raise BadSetting(f"{_flag('judge')}: it says what is preferred in pairs; add --pairs in place of --text")
+    if not checks and (columns := [name for name, _ in settings.columns or () if name in FIELDS_OF_CHECKS]):
+        raise BadSetting(
+            f"--columns {columns[0]}=...: only --pairs with --judge checks reads what completions are checked by; leave it out"
+        )
     for name in _OF_LOGITS:
         if name in given and name not in but:
             raise BadSetting(

@@ -22,7 +22,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from limbeck.config import CaptureSettings
+from limbeck.config import CaptureSettings, flag_of, require_one_teacher
 from limbeck.corpora.prompt import Prompt, digest, repeats, under
 from limbeck.corpora.tasks.checked import Checked
 from limbeck.disk import check_sums, claims, sums, whole
@@ -120,13 +120,16 @@ def _check(settings: CaptureSettings, source: LocalRef | CapturedRef | ServedRef
     check_flags(settings, "--pairs", served=served, but=["tokenizer"] if served and judge == LIKELIHOOD else [])
     if settings.text:
         raise BadSetting("--text and --pairs: one keeps a teacher's texts, the other pairs; leave out one of the two")
+    require_one_teacher(str(settings.pairs), flag="--pairs", what="student")
     if not isinstance(teacher_ref(str(settings.pairs)), LocalRef):
         raise BadSetting(
             f"--pairs {settings.pairs}: expected the student's folder, .gguf file or hub id, whose texts are generated here: its "
             "weights are those that limbeck tune trains"
         )
-    if reads_none := [flag for flag in ("teacher", "system") if flag in given and judge == CHECKS]:
-        raise BadSetting(f"--{reads_none[0]}: no teacher reads what --judge checks judges: leave it out")
+    if reads_none := [name for name in ("teacher", "system", "any_teacher") if name in given and judge == CHECKS]:
+        raise BadSetting(
+            f"{flag_of(CaptureSettings, reads_none[0])}: no teacher reads what --judge checks judges: leave it out"
+        )
     if isinstance(source, CapturedRef) and judge != CHECKS:
         raise BadSetting(
             f"--teacher {settings.teacher}: expected a model, got captured logits, which are of another text: give the model"
