@@ -158,7 +158,7 @@ def test_cross_entropy_at_equal_compute_takes_the_steps_counted_by_hand(uses, ma
     request = DistilRequest.of(DistilSettings(out=tmp_path, baselines=("cut+ce", "cut+ce@flops")))
     plan = DistilPlan(request, None, None, Budget(length=32, rows=4, steps=1000), matched, "wsd")
     price = Price.of(Size.of(student.config), Size.of(teacher.config), length=32, uses=uses)
-    arms = {arm.name: arm for arm in _arms(plan, price, member="")}
+    arms = {arm.name: arm for arm in _arms(plan, price, None, member="")}
     expected = round((1000 - matched) * (1 + forward[1] / (3 * forward[0]) / uses))
     assert arms["cut+ce@flops"].steps == expected
     assert arms["cut+ce@flops"].taken == matched
