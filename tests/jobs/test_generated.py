@@ -21,7 +21,7 @@ from limbeck.disk import read_json, read_lines
 from limbeck.errors import BadCorpus, BadFolder, BadServer, BadSetting, LimbeckError, Mismatch
 from limbeck.generation.generators import Batches, Sampling
 from limbeck.generation.local import Continuation, generate
-from limbeck.jobs.capture import completions, generated
+from limbeck.jobs.capture import completions
 from limbeck.jobs.capture.journal import Journal
 from limbeck.models.load import load
 from limbeck.models.save import save
@@ -404,7 +404,7 @@ def test_a_system_message_is_read_by_the_teacher_and_is_not_in_the_text(here, mo
 
 
 def test_answers_that_repeat_the_system_message_are_left_out_and_counted(here, monkeypatch, tmp_path):
-    monkeypatch.setattr(generated, "repeats", lambda answer, system: len(answer) % 2 == 0)
+    monkeypatch.setattr(completions, "repeats", lambda answer, system: len(answer) % 2 == 0)
     keys = {"teacher": str(here / "teacher"), "data": str(here / "chat.jsonl")}
     found = ask(tmp_path, "out", system="be brief and clear", **keys)
     texts = [row["messages"][-1]["content"] for row in read_lines(tmp_path / "out" / "text.jsonl")]

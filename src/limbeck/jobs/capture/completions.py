@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,17 +17,18 @@ from typing import Any, Literal
 from limbeck.config import CaptureSettings, flag_of
 from limbeck.corpora import Prompt, prompts_of
 from limbeck.corpora.faults import BadRecords
+from limbeck.corpora.prompt import repeats
 from limbeck.corpora.records import CHECKS as FIELDS_OF_CHECKS
 from limbeck.errors import BadCorpus, BadSetting
 from limbeck.generation.generators import Batches, Generator, LocalGenerator, Sampling, ServedGenerator, check_context
-from limbeck.generation.served import ServedCompletions
-from limbeck.jobs.capture.choosing import CHECKS
+from limbeck.generation.served import FILTERED, ServedCompletions
+from limbeck.jobs.capture.choosing import BLANK, CHECKS, LEAKED, WITHHELD
 from limbeck.jobs.capture.journal import Journal
 from limbeck.jobs.capture.progress import progress
 from limbeck.jobs.common.environment import Environment
 from limbeck.jobs.common.folder import update
 from limbeck.jobs.common.text import columns_of
-from limbeck.jobs.pair.unigram import check_knowledge, compare_to_unigram, of_prompts
+from limbeck.jobs.pair.unigram import check_knowledge_of
 from limbeck.models.load import load
 from limbeck.models.source import resolve, weights_digest
 from limbeck.models.vocabulary import require_rows_of
@@ -218,11 +219,8 @@ def generator_of(
         require_rows_of(loaded.tokenizer, ids, loaded.vocab, where=prompt.name)
     check_context(loaded, prompts, tokens, most=settings.max_new_tokens)
     if task.role == "teacher" and not journal.done:  # a continued capture has checked it
-        read = of_prompts(prompts, loaded.tokenizer)
-        found = compare_to_unigram(
-            loaded, read, vocab=loaded.vocab, length=loaded.context, device=environment.world.device
-        )
-        check_knowledge(found, loaded.name, anyway=settings.any_teacher)
+        device, anyway = environment.world.device, settings.any_teacher
+        check_knowledge_of(loaded, loaded, prompts, length=loaded.context, device=device, anyway=anyway)
     if task.key("batches") not in run:  # another start, perhaps with less memory free, is to make the same ones
         longest = max(map(len, tokens)) + settings.max_new_tokens
         update(settings.out, run, **{task.key("batches"): asdict(Batches.of(loaded, longest=longest))})
@@ -278,6 +276,15 @@ def cost(task: Task, run: dict[str, Any], prompt: int | None, answer: int | None
     if settings.price:
         message += f", ${(prompt * settings.price[0] + answer * settings.price[1]) / 1e6:,.2f}"
     return message
+
+
+def problem_of(row: Mapping[str, Any], system: str) -> str:
+    """Why a completion in a journal is left out, as in `choosing.LEFT_OUT`; "" for one that is kept."""
+    if row["finish"] == FILTERED:
+        return WITHHELD
+    if not row["text"].strip() and not row.get("calls"):
+        return BLANK
+    return LEAKED if system and repeats(row["text"], system) else ""
 
 
 class _Failures:

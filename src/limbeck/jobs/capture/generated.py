@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from limbeck.config import CaptureSettings
-from limbeck.corpora.prompt import digest, repeats, under
+from limbeck.corpora.prompt import digest, under
 from limbeck.disk import check_sums, claims, sums, whole
 from limbeck.ending import Ending, show_ending
 from limbeck.errors import BadFolder, BadSetting
-from limbeck.generation.served import FILTERED, LENGTH, STOP, ServedCompletions
+from limbeck.generation.served import LENGTH, STOP, ServedCompletions
+from limbeck.jobs.capture.choosing import BLANK, LEAKED, LEFT_OUT, WITHHELD
 from limbeck.jobs.capture.completions import (
     SAMPLING,
     GenerationFacts,
@@ -35,6 +36,7 @@ from limbeck.jobs.capture.completions import (
     cost,
     generator_of,
     identity,
+    problem_of,
     read_prompts,
     system_of,
 )
@@ -47,7 +49,7 @@ from limbeck.teachers.ref import ServedRef, computed_here, teacher_ref
 
 TEXT = "text.jsonl"
 PART = "text.jsonl.part"
-LEAKED = "leaked"  # a completion that repeats the system message
+_NAMES = {WITHHELD: "filtered", BLANK: "empty", LEAKED: LEAKED}  # in run.json
 _SHOWN = 200  # characters of one
 _REWRITTEN = "copy it again, or capture again into another --out; if you changed it on purpose, use it as it is"
 
@@ -130,11 +132,8 @@ def _finish(task: Task, run: dict[str, Any], journal: Journal, failed: Sequence[
 
 def _kind(row: Mapping[str, Any], system: str) -> str:
     """How a completion ended, or why it is left out."""
-    if row["finish"] == FILTERED:
-        return "filtered"
-    if not row["text"].strip() and not row.get("calls"):
-        return "empty"
-    return LEAKED if system and repeats(row["text"], system) else str(row["finish"])
+    problem = problem_of(row, system)
+    return _NAMES[problem] if problem else str(row["finish"])
 
 
 def _show(task: Task, run: dict[str, Any], seconds: float) -> None:
@@ -166,9 +165,9 @@ def _show(task: Task, run: dict[str, Any], seconds: float) -> None:
 
 
 _LEFT_OUT = {
-    LEAKED: "with words of the system message, which the student will not read",
+    LEAKED: LEFT_OUT[LEAKED],
     "empty": "empty",
-    "filtered": "kept back by the server's content filter",
+    "filtered": LEFT_OUT[WITHHELD],
     "failed": "without an answer, which run.json names; the same command asks for them again",
 }
 

@@ -23,19 +23,16 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from limbeck.config import CaptureSettings, flag_of, require_one_teacher
-from limbeck.corpora.prompt import Prompt, digest, repeats, under
+from limbeck.corpora.prompt import Prompt, digest, under
 from limbeck.corpora.tasks.checked import Checked
 from limbeck.disk import check_sums, claims, sums, whole
 from limbeck.errors import BadFolder, BadSetting, BadTask
-from limbeck.generation.served import FILTERED, STOP, ServedCompletions
+from limbeck.generation.served import STOP, ServedCompletions
 from limbeck.jobs.capture.choosing import (
     AUTHOR,
-    BLANK,
     CHECKS,
-    LEAKED,
     LEFT_OUT,
     LIKELIHOOD,
-    WITHHELD,
     Candidate,
     Sides,
     by_author,
@@ -53,6 +50,7 @@ from limbeck.jobs.capture.completions import (
     connected,
     generator_of,
     identity,
+    problem_of,
     read_prompts,
     system_of,
 )
@@ -62,7 +60,7 @@ from limbeck.jobs.capture.pairs_ending import show_pairs
 from limbeck.jobs.capture.scores import Judge, ScoreRow, score
 from limbeck.jobs.common.environment import Environment, environment_of
 from limbeck.jobs.common.folder import claim, now, signature_of, update
-from limbeck.jobs.pair.unigram import check_knowledge, compare_to_unigram, of_prompts
+from limbeck.jobs.pair.unigram import check_knowledge_of
 from limbeck.models.load import load, load_tokenizer
 from limbeck.models.source import resolve, resolve_description
 from limbeck.models.weightless import load_without_weights
@@ -280,16 +278,9 @@ def _fill(
 
 def _candidate(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase, system: str = "") -> Candidate:
     """A text of a journal, with its length in the student's tokens."""
-    text, calls = row["text"], row.get("calls")
-    problem = ""
-    if row["finish"] == FILTERED:
-        problem = WITHHELD
-    elif not text.strip() and not calls:
-        problem = BLANK
-    elif system and repeats(text, system):
-        problem = LEAKED
+    text, problem = row["text"], problem_of(row, system)
     tokens = len(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
-    return Candidate(row["number"], text, row["finish"] == STOP, tokens, calls, problem=problem)
+    return Candidate(row["number"], text, row["finish"] == STOP, tokens, row.get("calls"), problem=problem)
 
 
 def _passed(job: _Job, one: Candidate) -> Candidate:
@@ -322,9 +313,8 @@ def _score(job: _Job, teacher: ServedTeacher | Path, ours: Sequence[Candidate], 
         judge = Judge(about, about, about.context, device)
     console.print(f"{about.name} scores {counted(len(texts), 'text')} that ended by themselves")
     if not scores.done:
-        read = of_prompts(job.asked, about.tokenizer)
-        found = compare_to_unigram(judge.teacher, read, vocab=about.vocab, length=judge.context, device=device)
-        check_knowledge(found, about.name, anyway=job.settings.any_teacher)
+        anyway = job.settings.any_teacher
+        check_knowledge_of(judge.teacher, about, job.asked, length=judge.context, device=device, anyway=anyway)
     return score(judge, texts, scores)
 
 

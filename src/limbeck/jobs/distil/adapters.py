@@ -11,6 +11,7 @@ from limbeck.config import FULL, DistilSettings
 from limbeck.errors import BadSetting
 from limbeck.jobs.common.adapters import planned_matrices, size_of
 from limbeck.jobs.common.environment import Environment
+from limbeck.jobs.distil.together import refuse_together
 from limbeck.planning.cost.adapters import AdapterSize, step_flops
 from limbeck.planning.cost.size import Size
 from limbeck.students.adapters import AdapterPlan
@@ -71,14 +72,19 @@ def check_adapters(settings: DistilSettings, environment: Environment) -> None:
                 "or leave it out"
             )
         return
-    for flag, given, why in (
-        ("--mixers", settings.mixers, "new mixers have no trained weights that could stay"),
-        ("--low-rank", settings.low_rank, "its factors are narrow matrices already"),
-        ("--qat", settings.qat, "the weights that are quantised would not be trained"),
-        ("--rounds", settings.rounds > 1, "each round prunes weights that were trained"),
-        ("--learngene", settings.learngene, "shared layers are trained as a whole"),
-        ("--mesh shard", environment.world.sharded, "adapters need all weights in one process"),
-        ("--weights-dtype", settings.weights_dtype != "float32", "it would round the weights that stay as they are"),
-    ):
-        if given:
-            raise BadSetting(f"--trained {settings.trained} does not go with {flag}: {why}; leave one of the two out")
+    refuse_together(
+        f"--trained {settings.trained}",
+        (
+            ("--mixers", settings.mixers, "new mixers have no trained weights that could stay"),
+            ("--low-rank", settings.low_rank, "its factors are narrow matrices already"),
+            ("--qat", settings.qat, "the weights that are quantised would not be trained"),
+            ("--rounds", settings.rounds > 1, "each round prunes weights that were trained"),
+            ("--learngene", settings.learngene, "shared layers are trained as a whole"),
+            ("--mesh shard", environment.world.sharded, "adapters need all weights in one process"),
+            (
+                "--weights-dtype",
+                settings.weights_dtype != "float32",
+                "it would round the weights that stay as they are",
+            ),
+        ),
+    )

@@ -25,6 +25,7 @@ from limbeck.jobs.common.environment import Environment, batch_rows
 from limbeck.jobs.common.memory import computed, memory_use, planned_run
 from limbeck.jobs.common.mixture import blend_of
 from limbeck.jobs.distil.request import DistilRequest
+from limbeck.jobs.distil.together import refuse_together
 from limbeck.models.language_model import LanguageModel
 from limbeck.models.source import resolve
 from limbeck.objectives import CrossEntropy
@@ -109,16 +110,17 @@ def check_correction(request: DistilRequest, environment: Environment) -> None:
         )
     if not request.needs_teacher:
         raise BadSetting(f"{what}: no objective queries the teacher: leave it out, or give one such as ForwardKL")
-    for flag, given, why in (
-        ("--cache-logits", settings.cache_logits, "the logits of the teacher as given are needed too"),
-        ("--tokenizer-align", settings.tokenizer_align, "the text is in the student's tokens"),
-        ("--rounds", settings.rounds > 1, "students between rounds query the teacher before it is tuned"),
-        ("--learngene", settings.learngene, "shared layers query the teacher before it is tuned"),
-        ("several students", settings.is_family, "each has a folder of its own"),
-        ("--mesh shard", environment.world.sharded, "adapters need all weights in one process"),
-    ):
-        if given:
-            raise BadSetting(f"{what} does not go with {flag}: {why}; leave one of the two out")
+    refuse_together(
+        what,
+        (
+            ("--cache-logits", settings.cache_logits, "the logits of the teacher as given are needed too"),
+            ("--tokenizer-align", settings.tokenizer_align, "the text is in the student's tokens"),
+            ("--rounds", settings.rounds > 1, "students between rounds query the teacher before it is tuned"),
+            ("--learngene", settings.learngene, "shared layers query the teacher before it is tuned"),
+            ("several students", settings.is_family, "each has a folder of its own"),
+            ("--mesh shard", environment.world.sharded, "adapters need all weights in one process"),
+        ),
+    )
 
 
 class AsGiven:

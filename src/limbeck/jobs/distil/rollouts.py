@@ -13,6 +13,7 @@ from limbeck.errors import BadCorpus, BadSetting
 from limbeck.generation.rollouts import RolloutPlan, Share
 from limbeck.jobs.common.environment import Environment
 from limbeck.jobs.distil.request import DistilRequest
+from limbeck.jobs.distil.together import refuse_together
 from limbeck.models.language_model import LanguageModel
 from limbeck.planning.checks.finding import Finding
 from limbeck.probes.overlap import TOP, measure_overlap, overlap
@@ -48,15 +49,16 @@ def check_rollouts(request: DistilRequest, environment: Environment) -> None:
         raise BadSetting(
             f"{what}: the teacher judges what the student generates in each step, and {kept}: give the model itself as --teacher"
         )
-    for flag, given, why in (
-        ("--cache-logits", settings.cache_logits, "a text that changes in each step cannot be captured before"),
-        ("--tokenizer-align", settings.tokenizer_align, "what the student generates is judged token by token"),
-        ("--qat", settings.qat, "the student would generate with other weights than those that are trained"),
-        ("--rounds", settings.rounds > 1, "a student that is pruned again and again generates poorly at first"),
-        ("--mesh shard", environment.world.sharded, "its processes generate texts of different lengths"),
-    ):
-        if given:
-            raise BadSetting(f"{what} does not go with {flag}: {why}; leave one of the two out")
+    refuse_together(
+        what,
+        (
+            ("--cache-logits", settings.cache_logits, "a text that changes in each step cannot be captured before"),
+            ("--tokenizer-align", settings.tokenizer_align, "what the student generates is judged token by token"),
+            ("--qat", settings.qat, "the student would generate with other weights than those that are trained"),
+            ("--rounds", settings.rounds > 1, "a student that is pruned again and again generates poorly at first"),
+            ("--mesh shard", environment.world.sharded, "its processes generate texts of different lengths"),
+        ),
+    )
     for spec in request.objectives:
         if alone := [term for term in spec.terms if not term.needs_teacher]:
             raise BadSetting(

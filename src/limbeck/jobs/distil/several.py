@@ -22,6 +22,7 @@ from limbeck.jobs.common.mixture import blend_of
 from limbeck.jobs.distil.domains import EXAMPLE, Domains
 from limbeck.jobs.distil.request import DistilRequest
 from limbeck.jobs.distil.teacher import RunTeacher
+from limbeck.jobs.distil.together import refuse_together
 from limbeck.jobs.pair.trimmed import load_teacher
 from limbeck.models.configuration import load_config
 from limbeck.models.language_model import LanguageModel
@@ -163,28 +164,29 @@ def check_domains(request: DistilRequest, environment: Environment) -> None:
             )
         return
     what = f"--teacher {shown(settings.teacher)}"
-    for flag, given, why in (
+    refuse_together(
+        what,
         (
-            "--eval-data",
-            settings.eval_data,
-            "its documents have no domain; a part of each source is held out without it",
+            (
+                "--eval-data",
+                settings.eval_data,
+                "its documents have no domain; a part of each source is held out without it",
+            ),
+            ("--tokenizer", settings.tokenizer, "it is that of a model on a server, and these have their own"),
+            (
+                "--adapt-teacher",
+                settings.adapt_teacher,
+                "one teacher is tuned; tune each with limbeck tune, and give those",
+            ),
+            ("--cache-logits", settings.cache_logits, "captured logits are those of one teacher"),
+            ("--tokenizer-align", settings.tokenizer_align, "its text is in the tokens of one teacher"),
+            ("--vocab", settings.vocab, "a trimmed vocabulary is that of one teacher"),
+            ("--mixers", settings.mixers, "layers are matched to those of one teacher"),
+            ("--rounds", settings.rounds > 1, "students between rounds have one teacher"),
+            ("--learngene", settings.learngene, "shared layers have one teacher"),
+            ("several students", settings.is_family, "each has a run of its own"),
+            ("--mesh shard", environment.world.sharded, "its processes compute each row together, with one teacher"),
         ),
-        ("--tokenizer", settings.tokenizer, "it is that of a model on a server, and these have their own"),
-        (
-            "--adapt-teacher",
-            settings.adapt_teacher,
-            "one teacher is tuned; tune each with limbeck tune, and give those",
-        ),
-        ("--cache-logits", settings.cache_logits, "captured logits are those of one teacher"),
-        ("--tokenizer-align", settings.tokenizer_align, "its text is in the tokens of one teacher"),
-        ("--vocab", settings.vocab, "a trimmed vocabulary is that of one teacher"),
-        ("--mixers", settings.mixers, "layers are matched to those of one teacher"),
-        ("--rounds", settings.rounds > 1, "students between rounds have one teacher"),
-        ("--learngene", settings.learngene, "shared layers have one teacher"),
-        ("several students", settings.is_family, "each has a run of its own"),
-        ("--mesh shard", environment.world.sharded, "its processes compute each row together, with one teacher"),
-    ):
-        if given:
-            raise BadSetting(f"{what} does not go with {flag}: {why}; leave one of the two out")
+    )
     if not request.needs_teacher:
         raise BadSetting(f"{what}: no objective queries a teacher: give one teacher, or an objective such as ForwardKL")

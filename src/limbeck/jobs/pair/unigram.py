@@ -146,6 +146,21 @@ def check_knowledge(found: UnigramComparison | None, name: str, *, anyway: bool)
         console.print(f"{finding.level}: {finding.message}")
 
 
+def check_knowledge_of(
+    teacher: CausalLM | ServedTeacher,
+    about: LanguageModel,
+    prompts: Sequence[Prompt],
+    *,
+    length: int,
+    device: torch.device | str,
+    anyway: bool,
+) -> None:
+    """Checks a teacher's knowledge of prompts as `check_knowledge`. ``about`` has its name, tokenizer and vocabulary."""
+    items = of_prompts(prompts, about.tokenizer)
+    found = compare_to_unigram(teacher, items, vocab=about.vocab, length=length, device=device)
+    check_knowledge(found, about.name, anyway=anyway)
+
+
 def _some(documents: Iterable[Document]) -> Iterator[Document]:
     """The first documents, up to the limits of counting."""
     characters = 0
