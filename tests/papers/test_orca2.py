@@ -9,17 +9,17 @@ import limbeck
 from limbeck.corpora.tasks.strategies import KINDS, STYLES, fitting, items_of, style_of
 from limbeck.papers.lab import lines
 from limbeck.papers.orca2 import training
-from limbeck.papers.orca2.judging import judge_erasure, judge_single, judge_told
+from limbeck.papers.orca2.judging import judge_erasure, judge_instructed, judge_single
 from limbeck.papers.orca2.recipe import READINGS, judged
 from limbeck.papers.orca2.training import (
     ARMS,
     ERASED,
     FEWER,
+    INSTRUCTED,
     INSTRUCTIONS,
     KEPT,
     RANDOM,
     SINGLE,
-    TOLD,
     Cell,
     Sets,
     questions_of,
@@ -102,7 +102,7 @@ def test_a_cell_reads_about_its_tokens_and_kept_instructions_are_measured_with_a
     monkeypatch.setattr(training, "_SELECTION", 1)
     cell = replace(CELL, arm=KEPT, tested=2)
     found = train_cell(cell, "cpu")
-    assert set(found["readings"]) == {KEPT, TOLD}
+    assert set(found["readings"]) == {KEPT, INSTRUCTED}
     questions = questions_of(ARMS[KEPT], Sets.of(cell).known, cell.seed)
     line = lines.tokens_of(questions) / len(questions)
     assert found["rows"] == round(64 / line)
@@ -143,25 +143,25 @@ def test_fitting_strategies_are_as_accurate_and_shorter(ours, tokens, verdict):
 
 def test_nothing_is_judged_of_students_that_learned_nothing():
     none = right(0.1)
-    assert judge_told(none, none).verdict == "inconclusive"
+    assert judge_instructed(none, none).verdict == "inconclusive"
     assert judge_erasure(none, none).verdict == "inconclusive"
     assert judge_single(none, none, (8.0, 12.0), "always steps").verdict == "inconclusive"
 
 
 @pytest.mark.parametrize(("ours", "verdict"), [(0.9, "confirmed"), (0.88, "inconclusive"), (0.8, "refuted")])
 def test_what_erasure_costs_is_judged_within_two_points(ours, verdict):
-    assert judge_told(right(ours), right(0.9)).verdict == verdict
+    assert judge_instructed(right(ours), right(0.9)).verdict == verdict
 
 
-def test_the_single_strategy_is_the_one_of_the_best_validation_and_told_answers_are_of_the_kept_arm():
-    share = {ERASED: 0.9, FEWER: 0.9, "always steps": 0.85, "always look up": 0.7, TOLD: 0.9}
+def test_the_single_strategy_is_the_one_of_the_best_validation_and_instructed_answers_are_of_the_kept_arm():
+    share = {ERASED: 0.9, FEWER: 0.9, "always steps": 0.85, "always look up": 0.7, INSTRUCTED: 0.9}
 
     def reading(name, seed):
         answers = right(share.get(name, 0.5), seed)[seed].tolist()
         return {"right": answers, "tokens": [5 if name == ERASED else 9] * len(answers), "style": [0] * len(answers)}
 
     def rows(arm):
-        names = (arm, TOLD) if arm == KEPT else (arm,)
+        names = (arm, INSTRUCTED) if arm == KEPT else (arm,)
         return [
             {
                 "failed": False,
@@ -174,7 +174,7 @@ def test_the_single_strategy_is_the_one_of_the_best_validation_and_told_answers_
     results = judged({arm: rows(arm) for arm in ARMS})
     assert [one.verdict for one in results] == ["confirmed", "confirmed", "confirmed", "confirmed"]
     assert "from always steps; 0.56 of its tokens" in results[2].seen
-    assert set(READINGS) == {*ARMS, TOLD}
+    assert set(READINGS) == {*ARMS, INSTRUCTED}
 
 
 @pytest.mark.recipe

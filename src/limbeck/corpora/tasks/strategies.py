@@ -118,7 +118,7 @@ def _addition(generator: np.random.Generator) -> Item:
     return _item("addition", f"A{one}+{other}", str(one + other), f"[{one}][{other}]", columns)
 
 
-# Of each kind, how an item is drawn, and the style that the teacher is told to use: where an answer is read off, none; where
+# Of each kind, how an item is drawn, and the style that a teacher is to use: where an answer is read off, none; where
 # parts of the prompt must be found, these first; where values build on one another, all steps.
 KINDS: Mapping[str, tuple[Callable[[np.random.Generator], Item], Style]] = {
     "last digit": (_last, "direct"),
@@ -151,5 +151,5 @@ def items_of(
 
 
 def fitting(item: Item) -> Style:
-    """The style that the teacher is told to use for an item."""
+    """The style that a teacher is to use for an item."""
     return KINDS[item.kind][1]

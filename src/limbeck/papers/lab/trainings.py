@@ -7,9 +7,9 @@ gives the result as JSON. A few processes run them. Finished trainings are kept,
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, NotRequired, Protocol, TypedDict
+from typing import Any, NotRequired, Protocol, TypedDict, TypeVar
 
 import torch
 
@@ -20,6 +20,8 @@ from limbeck.jobs.pilot.tasks import result_of
 from limbeck.jobs.pilot.workers import run_here
 from limbeck.papers.lab.cells import progress
 from limbeck.papers.lab.recipe import RecipeContext
+
+Key = TypeVar("Key")
 
 
 class Cell(Protocol):
@@ -76,6 +78,11 @@ class Trainings:
             else:
                 left.append(training)
         run_here(left, self._workers, progress(len(left)))
+
+    def results(self, planned: Mapping[Key, Sequence[Cell]]) -> dict[Key, list[dict[str, Any]]]:
+        """Runs the trainings without a result, and gives the results of all, by the arms of a plan. Raises BadFolder as `do`."""
+        self.do(cell for row in planned.values() for cell in row)
+        return {key: [self.result(cell) for cell in row] for key, row in planned.items()}
 
     def result(self, cell: Cell) -> dict[str, Any]:
         """The result of a training. Raises BadFolder if the folder has another training of this name."""

@@ -6,18 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Float
 
 from limbeck.papers.lab.recipe import ClaimResult, Verdict
-from limbeck.probes.interval import Interval, difference_interval
-from limbeck.report.words import interval, share
+from limbeck.papers.lab.right import Right, counted, difference, in_points
+from limbeck.report.words import share
 
 KEPT = 0.5  # of the shuffle gap of the start that must be left
 READ = 0.1  # nats of the shuffle gap below which rationales are not read
 NEAR = 0.05  # of accuracy that a reward without a verifier may cost
 LEAST, MOST = 0.2, 0.6  # accuracy of a start: below, there are no rationales to reward; above, little is left to learn
-
-Right = Float[np.ndarray, "seeds chains"]  # 1 for each right answer
 
 
 @dataclass(frozen=True)
@@ -30,7 +27,7 @@ class Gaps:
 
 def judge_reward(latro: Right, likelihood: Right, star: Right, gaps: Gaps) -> ClaimResult:
     """Judges whether the reward teaches more than its parts: than the answers' likelihood alone, and than imitation of hits."""
-    over, beside = _difference(latro, likelihood), _difference(latro, star)
+    over, beside = difference(latro, likelihood), difference(latro, star)
     kept = all(after >= KEPT * before for before, after in zip(gaps.before, gaps.after, strict=True))
     verdict: Verdict = "inconclusive"
     if over.low > 0 and beside.low > 0 and kept:
@@ -44,8 +41,8 @@ def judge_reward(latro: Right, likelihood: Right, star: Right, gaps: Gaps) -> Cl
         f"in every seed its shuffle gap is at least {KEPT:g} of the start's. Refuted: it answers no more than the likelihood "
         f"alone, by the whole interval, or its mean shuffle gap is at most {READ:g} nats. Inconclusive otherwise.",
         verdict,
-        f"difference from the likelihood alone {_points(over)}; difference from STaR {_points(beside)}; shuffle gap "
-        f"{_each(gaps.after)} nats, at the start {_each(gaps.before)}; {_count(latro)}.",
+        f"difference from the likelihood alone {in_points(over)}; difference from STaR {in_points(beside)}; shuffle gap "
+        f"{_each(gaps.after)} nats, at the start {_each(gaps.before)}; {counted(latro, 'chains')}.",
     )
 
 
@@ -71,7 +68,7 @@ def judge_answers(latro: Right, answers: Right) -> ClaimResult:
 
 def judge_verifier(latro: Right, exact: Right) -> ClaimResult:
     """Judges whether the likelihood is as good a reward as whether the written answer is right."""
-    found = _difference(latro, exact)
+    found = difference(latro, exact)
     verdict: Verdict = "inconclusive"
     if found.low > -NEAR:
         verdict = "confirmed"
@@ -82,7 +79,7 @@ def judge_verifier(latro: Right, exact: Right) -> ClaimResult:
         f"Confirmed: it answers at most {NEAR * 100:g} points fewer test chains, by the whole 95 % interval over chains and "
         "seeds. Refuted: more than that fewer, by the whole interval. Inconclusive otherwise.",
         verdict,
-        f"difference {_points(found)}; {_count(latro)}.",
+        f"difference {in_points(found)}; {counted(latro, 'chains')}.",
     )
 
 
@@ -100,7 +97,7 @@ def judged_from(judged: ClaimResult, starts: Sequence[float]) -> ClaimResult:
 
 def _more(ours: Right, theirs: Right, claim: str, than: str) -> ClaimResult:
     """A claim of more right answers."""
-    found = _difference(ours, theirs)
+    found = difference(ours, theirs)
     verdict: Verdict = "inconclusive"
     if found.low > 0:
         verdict = "confirmed"
@@ -111,18 +108,8 @@ def _more(ours: Right, theirs: Right, claim: str, than: str) -> ClaimResult:
         f"Confirmed: more test chains are answered greedily {than}, by the whole 95 % interval over chains and seeds. Refuted: "
         "no more, by the whole interval. Inconclusive otherwise.",
         verdict,
-        f"difference {_points(found)}; {_count(ours)}.",
+        f"difference {in_points(found)}; {counted(ours, 'chains')}.",
     )
-
-
-def _difference(ours: Right, theirs: Right) -> Interval:
-    return difference_interval(ours, theirs, np.ones(ours.shape[1]))
-
-
-def _points(found: Interval) -> str:
-    """A difference of accuracies in points."""
-    in_points = Interval(100 * found.value, 100 * found.low, 100 * found.high, found.n)
-    return f"{interval(in_points, '+.1f')} points"
 
 
 def _each(values: Sequence[float]) -> str:
@@ -131,7 +118,3 @@ def _each(values: Sequence[float]) -> str:
 
 def _shares(values: Sequence[float]) -> str:
     return " / ".join(share(value, digits=1) for value in values)
-
-
-def _count(right: Right) -> str:
-    return f"n = {right.shape[1]:,} chains, {right.shape[0]} seeds"

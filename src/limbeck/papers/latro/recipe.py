@@ -22,10 +22,10 @@ from limbeck.papers.lab.cells import doubtful
 from limbeck.papers.lab.plots import draw_by_arm
 from limbeck.papers.lab.rates import TUNING, best_rates
 from limbeck.papers.lab.recipe import ClaimResult, Outcome, Recipe, RecipeContext, Short, of_seeds, with_failures
+from limbeck.papers.lab.right import Right
 from limbeck.papers.lab.trainings import Trainings
 from limbeck.papers.latro.judging import (
     Gaps,
-    Right,
     judge_answer_half,
     judge_answers,
     judge_reward,
@@ -118,8 +118,7 @@ def _found(trainings: Trainings, scale: Scale, context: RecipeContext) -> tuple[
     tried = {arm: {rate: _cell(scale, arm, tuning, rate, tuning=True) for rate in scale.rates} for arm in ARMS}
     rates = best_rates(trainings, tried, lambda result: 1 - float(np.mean(result["right"])))
     planned = {arm: [_cell(scale, arm, seed, rates[arm]) for seed in seeds] for arm in ARMS}
-    trainings.do(cell for row in planned.values() for cell in row)
-    found = {arm: [trainings.result(cell) for cell in row] for arm, row in planned.items()}
+    found = trainings.results(planned)
     return rates, {WARM_UP: [trainings.result(starts[seed]) for seed in seeds], **found}
 
 

@@ -114,8 +114,7 @@ def families(scale: Scale, context: RecipeContext, trainings: Trainings) -> tupl
     planned = {
         arm: [_cell(scale, arm, seed, factors[arm], scale.steps) for seed in seeds] for arm in (*ARMS, EQUAL_FLOPS)
     }
-    trainings.do(cell for row in planned.values() for cell in row)
-    return factors, {arm: [trainings.result(cell) for cell in row] for arm, row in planned.items()}
+    return factors, trainings.results(planned)
 
 
 def by_depth(rows: Sequence[Mapping[str, Any]], depths: Sequence[int]) -> ByDepth:

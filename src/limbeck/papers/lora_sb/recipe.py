@@ -110,8 +110,7 @@ def tunings(scale: Scale, context: RecipeContext, trainings: Trainings) -> tuple
         arm: [_cell(scale, arm, seed, factors[arm], steps_of(scale, arm)) for seed in seeds]
         for arm in (*ARMS, EQUAL_FLOPS)
     }
-    trainings.do(cell for row in planned.values() for cell in row)
-    return factors, {arm: [trainings.result(cell) for cell in row] for arm, row in planned.items()}
+    return factors, trainings.results(planned)
 
 
 def steps_of(scale: Scale, arm: str) -> int:

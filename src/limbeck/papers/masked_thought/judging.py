@@ -5,20 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-from jaxtyping import Float
-
 from limbeck.papers.lab.recipe import ClaimResult, Verdict
-from limbeck.probes.interval import Interval, difference_interval
-from limbeck.report.words import interval, share
+from limbeck.papers.lab.right import Right, counted, difference, in_points
+from limbeck.report.words import share
 
 # Set before the first run, and our choices: published gains are of 2 to 10 points; a plain training that answers almost nothing
 # or almost all leaves no room for a difference; masked trainings are slower, and need at least twice what the plain one does.
 LEAST = 0.03
 ROOM = (0.1, 0.95)
 QUICK = 0.5
-
-Right = Float[np.ndarray, "seeds chains"]  # 1 for each right answer
 
 
 @dataclass(frozen=True)
@@ -93,19 +88,17 @@ def judged_by_plain(judged: ClaimResult, plain: Plain) -> ClaimResult:
 
 def _more(ours: Right, theirs: Right, names: tuple[str, str], claim: str) -> ClaimResult:
     """A claim of more right answers, of the first of two arms."""
-    found = difference_interval(ours, theirs, np.ones(ours.shape[1]))
+    found = difference(ours, theirs)
     verdict: Verdict = "inconclusive"
     if found.low > 0 and found.value > LEAST:
         verdict = "confirmed"
     elif found.high < LEAST:
         verdict = "refuted"
-    points = Interval(100 * found.value, 100 * found.low, 100 * found.high, found.n)
     return ClaimResult(
         claim,
         "Of each kind of arm the one with the best validation over all seeds is compared, each seed at its best validation. "
         f"Confirmed: more than {LEAST * 100:g} points more test chains are answered greedily, and the whole 95 % interval over "
         "chains and seeds is above 0. Refuted: the whole interval is below that many points. Inconclusive otherwise.",
         verdict,
-        f"difference {interval(points, '+.1f')} points, {names[0]} from {names[1]}; n = {ours.shape[1]:,} chains, "
-        f"{ours.shape[0]} seeds.",
+        f"difference {in_points(found)}, {names[0]} from {names[1]}; {counted(ours, 'chains')}.",
     )

@@ -18,10 +18,10 @@ import numpy as np
 
 from limbeck.papers.lab.plots import draw_by_arm
 from limbeck.papers.lab.recipe import ClaimResult, Outcome, Recipe, RecipeContext, Short, of_seeds, with_failures
+from limbeck.papers.lab.right import Right
 from limbeck.papers.lab.trainings import Trainings
 from limbeck.papers.masked_thought.judging import (
     Plain,
-    Right,
     judge_clause,
     judge_longer,
     judge_same,
@@ -79,8 +79,7 @@ def run(context: RecipeContext) -> Outcome:
     trainings = Trainings(context, train_cell)
     seeds = range(context.seed, context.seed + context.seeds)
     planned = {arm: [_cell(scale, arm, seed) for seed in seeds] for arm in ARMS}
-    trainings.do(cell for row in planned.values() for cell in row)
-    found = {arm: [trainings.result(cell) for cell in row] for arm, row in planned.items()}
+    found = trainings.results(planned)
     figure = context.out / "masked-thought.png"
     draw_by_arm({test: _accuracies(found, test) for test in TESTS}, guess=0.1, file=figure)
     return Outcome(

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import numpy as np
-from jaxtyping import Float
-
 from limbeck.papers.lab.recipe import ClaimResult, Verdict
-from limbeck.probes.interval import Interval, difference_interval
-from limbeck.report.words import interval, share
+from limbeck.papers.lab.right import EQUAL, FLOOR, Right, counted, difference, in_points, judge_as_good, learned
+from limbeck.report.words import share
 
 # Set before the first run, and our choices. The paper has no ablation from which a size of the effect could be taken.
 LEAST = 0.05  # of a gain that matters
-EQUAL = 0.02  # what two equally accurate students may differ by
 SHORT = 0.8  # of the tokens an answer
-FLOOR = 0.3  # of accuracy, below which nothing was learned that could be compared
 
 _OTHERWISE = f"Inconclusive otherwise, and where both answer fewer than {share(FLOOR)}."
-
-Right = Float[np.ndarray, "seeds tasks"]  # 1 for each right answer
 
 
 def judge_erasure(erased: Right, kept: Right) -> ClaimResult:
@@ -31,20 +24,20 @@ def judge_erasure(erased: Right, kept: Right) -> ClaimResult:
 
 
 def judge_strategy(erased: Right, other: Right) -> ClaimResult:
-    """Judges whether the style that the teacher is told for each kind of task matters."""
+    """Judges whether the style that the teacher is to use for each kind of task matters."""
     return _more(
         erased,
         other,
-        "A teacher that is told which strategy fits each task teaches more than one that uses any of them at random.",
+        "A teacher with the fitting strategy for each task teaches more than one that uses any of them at random.",
     )
 
 
 def judge_single(erased: Right, single: Right, tokens: tuple[float, float], name: str) -> ClaimResult:
     """Judges fitting strategies against the best single one. ``tokens`` are the mean tokens of an answer, ours first."""
-    found = difference_interval(erased, single, np.ones(erased.shape[1]))
+    found = difference(erased, single)
     ratio = tokens[0] / tokens[1]
     verdict: Verdict = "inconclusive"
-    if _learned(erased, single):
+    if learned(erased, single):
         if found.low > -EQUAL and ratio <= SHORT:
             verdict = "confirmed"
         elif found.high < -EQUAL or ratio > 1:
@@ -56,37 +49,30 @@ def judge_single(erased: Right, single: Right, tokens: tuple[float, float], name
         f"difference over tasks and seeds is above -{EQUAL * 100:g} points, and an answer has at most {SHORT:g} of its tokens. "
         f"Refuted: the whole interval is below -{EQUAL * 100:g} points, or an answer has more tokens. {_OTHERWISE}",
         verdict,
-        f"difference {_points(found)} points from {name}; {ratio:.2f} of its tokens, {tokens[0]:.1f} to {tokens[1]:.1f} an "
-        f"answer; {_counted(erased)}.",
+        f"difference {in_points(found)} from {name}; {ratio:.2f} of its tokens, {tokens[0]:.1f} to {tokens[1]:.1f} an "
+        f"answer; {counted(erased, 'tasks')}.",
     )
 
 
-def judge_told(erased: Right, told: Right) -> ClaimResult:
+def judge_instructed(erased: Right, instructed: Right) -> ClaimResult:
     """Judges erasure against a student that reads the fitting instruction in training and at test."""
-    found = difference_interval(erased, told, np.ones(erased.shape[1]))
-    verdict: Verdict = "inconclusive"
-    if _learned(erased, told) and found.low > -EQUAL:
-        verdict = "confirmed"
-    elif _learned(erased, told) and found.high < -EQUAL:
-        verdict = "refuted"
-    return ClaimResult(
-        "Erasure costs nothing: a student without instructions answers as many tasks as one that is told the strategy each time, "
+    return judge_as_good(
+        erased,
+        instructed,
+        "Erasure costs nothing: a student without instructions answers as many tasks as one that reads the strategy each time, "
         "for as many answers learned.",
-        f"Confirmed: the whole 95 % interval of the difference over tasks and seeds is above -{EQUAL * 100:g} points. Refuted: "
-        f"the whole interval is below it. {_OTHERWISE}",
-        verdict,
-        f"difference {_points(found)} points; {_counted(erased)}.",
+        "tasks",
     )
 
 
 def _more(ours: Right, theirs: Right, claim: str) -> ClaimResult:
     """A claim of more right answers."""
-    found, room = difference_interval(ours, theirs, np.ones(ours.shape[1])), 1 - LEAST
+    found, room = difference(ours, theirs), 1 - LEAST
     full = float(theirs.mean()) > room
     verdict: Verdict = "inconclusive"
     if found.low > 0 and found.value > LEAST:
         verdict = "confirmed"
-    elif found.high < LEAST and not full and _learned(ours, theirs):
+    elif found.high < LEAST and not full and learned(ours, theirs):
         verdict = "refuted"
     return ClaimResult(
         claim,
@@ -94,17 +80,5 @@ def _more(ours: Right, theirs: Right, claim: str) -> ClaimResult:
         f"seeds is above 0. Refuted: the whole interval is below that many points. {_OTHERWISE} So it is where the other "
         f"student answers more than {share(room)}, which leaves no room.",
         verdict,
-        f"difference {_points(found)} points; {_counted(ours)}.",
+        f"difference {in_points(found)}; {counted(ours, 'tasks')}.",
     )
-
-
-def _learned(ours: Right, theirs: Right) -> bool:
-    return max(float(ours.mean()), float(theirs.mean())) >= FLOOR
-
-
-def _points(found: Interval) -> str:
-    return interval(Interval(100 * found.value, 100 * found.low, 100 * found.high, found.n), "+.1f")
-
-
-def _counted(right: Right) -> str:
-    return f"n = {right.shape[1]:,} tasks, {right.shape[0]} seeds"

@@ -1,6 +1,6 @@
 """Orca 2: whether a student that never reads the teacher's instructions learns by itself which strategy fits a task.
 
-The paper is "Orca 2: Teaching Small Language Models How to Reason" (Mitra et al., arXiv 2311.11045). Its teacher is told a
+The paper is "Orca 2: Teaching Small Language Models How to Reason" (Mitra et al., arXiv 2311.11045). Its teacher reads a
 strategy for each kind of task, and the student learns the answers with that instruction erased. No ablation there isolates
 erasure. Here a program is the teacher (`corpora.tasks.strategies`), so that every strategy can be had for every task. Beside the
 erased arm are instructions kept, kept for half of the lines, strategies at random, and a single one for all tasks, at equal
@@ -20,17 +20,18 @@ import numpy as np
 from limbeck.corpora.tasks.strategies import KINDS, STYLES
 from limbeck.papers.lab.plots import draw_by_arm
 from limbeck.papers.lab.recipe import ClaimResult, Outcome, Recipe, RecipeContext, Short, of_seeds, with_failures
+from limbeck.papers.lab.right import Right
 from limbeck.papers.lab.trainings import Trainings
-from limbeck.papers.orca2.judging import Right, judge_erasure, judge_single, judge_strategy, judge_told
+from limbeck.papers.orca2.judging import judge_erasure, judge_instructed, judge_single, judge_strategy
 from limbeck.papers.orca2.training import (
     ARMS,
     ERASED,
     FEWER,
+    INSTRUCTED,
     INSTRUCTIONS,
     KEPT,
     RANDOM,
     SINGLE,
-    TOLD,
     Cell,
     Sets,
     train_cell,
@@ -38,7 +39,7 @@ from limbeck.papers.orca2.training import (
 from limbeck.probes.interval import share_interval
 from limbeck.report.words import share
 
-READINGS = (*list(ARMS)[:4], TOLD, *list(ARMS)[4:])  # the arms, and the one that is measured a second time
+READINGS = (*list(ARMS)[:4], INSTRUCTED, *list(ARMS)[4:])  # the arms, and the one that is measured a second time
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,7 @@ def run(context: RecipeContext) -> Outcome:
     trainings = Trainings(context, train_cell)
     seeds = range(context.seed, context.seed + context.seeds)
     planned = {arm: [_cell(scale, arm, seed) for seed in seeds] for arm in ARMS}
-    trainings.do(cell for row in planned.values() for cell in row)
-    found = {arm: [trainings.result(cell) for cell in row] for arm, row in planned.items()}
+    found = trainings.results(planned)
     kinds = [item.kind for item in Sets.of(planned[ERASED][0]).test]
     figure = context.out / "orca2.png"
     draw_by_arm({"all tasks": {name: right(found, name).mean(1).tolist() for name in READINGS}}, guess=0.1, file=figure)
@@ -95,7 +95,7 @@ def judged(found: Results) -> list[ClaimResult]:
         with_failures(judge_erasure(fewer, right(found, KEPT)), _of(found, KEPT, FEWER)),
         with_failures(judge_strategy(erased, right(found, RANDOM)), _of(found, RANDOM)),
         with_failures(judge_single(erased, right(found, single), (lengths[0], lengths[1]), single), _of(found, single)),
-        with_failures(judge_told(fewer, right(found, TOLD)), _of(found, KEPT, FEWER)),
+        with_failures(judge_instructed(fewer, right(found, INSTRUCTED)), _of(found, KEPT, FEWER)),
     ]
 
 
@@ -105,7 +105,7 @@ def right(found: Results, reading: str) -> Right:
 
 
 def _readings(found: Results, reading: str, what: str) -> Right:
-    rows = found[KEPT if reading == TOLD else reading]
+    rows = found[KEPT if reading == INSTRUCTED else reading]
     return np.array([one["readings"][reading][what] for one in rows], dtype=float)
 
 
@@ -137,7 +137,7 @@ def _numbers(found: Results, kinds: Sequence[str]) -> dict[str, Any]:
         answers, styles = right(found, name), _readings(found, name, "style").astype(int)
         best = np.array([STYLES.index(KINDS[kind][1]) for kind in kinds])
         count = np.full(answers.shape[1], float(len(answers)))
-        rows = found[KEPT if name == TOLD else name]
+        rows = found[KEPT if name == INSTRUCTED else name]
         return {
             "reading": name,
             "accuracy": asdict(share_interval(answers.sum(0), count)),
@@ -178,7 +178,7 @@ RECIPE = Recipe(
         "Which strategy fits a kind of task is set here beforehand; the paper takes it from where its first model failed.",
         "Nothing stands in the place of an erased instruction, where the paper has one general system message.",
         "A student that read instructions and is tested without them is asked what it never saw, so that the first claim is near "
-        "to certain here. What tests the idea are strategies at random, a single strategy, and being told.",
+        "to certain here. What tests the idea are strategies at random, a single strategy, and instructions at test.",
         "The paper has none of these arms; all are at equal tokens and so at equal FLOPs, at one learning rate. Instructions "
         "cost tokens, so what is compared with kept ones has as many answers as these, and fewer tokens.",
         f"Instructions are short ({', '.join(repr(text.strip()) for text in INSTRUCTIONS.values())}); longer ones would cost the "
@@ -189,10 +189,10 @@ RECIPE = Recipe(
     tables=tables,
     short={
         "answers more tasks without any": Short("Erased instructions beat kept ones"),
-        "which strategy fits": Short("Fitting strategies beat random ones"),
+        "fitting strategy for each task teaches": Short("Fitting strategies beat random ones"),
         "best single one": Short(
             "Fitting strategies are as good as the best single one, and shorter", "difference [^;]+"
         ),
-        "costs nothing": Short("Erasure costs nothing beside being told"),
+        "costs nothing": Short("Erasure costs nothing beside instructions at test"),
     },
 )

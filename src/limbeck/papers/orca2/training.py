@@ -21,7 +21,7 @@ from limbeck.papers.lab import lines
 from limbeck.papers.lab.loop import cosine, train_steps
 from limbeck.papers.lab.recall import optimizer_of
 
-# What the teacher is told for each style. The student of some arms reads it too, before the prompt.
+# The teacher's instruction for each style. The student of some arms reads it too, before the prompt.
 INSTRUCTIONS: Mapping[Style, str] = {
     "direct": "answer alone: ",
     "look up": "look up first: ",
@@ -43,7 +43,7 @@ class Arm:
     equal_answers: bool = False
 
 
-ERASED, KEPT, RANDOM, TOLD = "erased", "kept", "random style", "kept, told"
+ERASED, KEPT, RANDOM, INSTRUCTED = "erased", "kept", "random style", "kept, instructed"
 FEWER = "erased, equal answers"
 ARMS = {
     ERASED: Arm(),
@@ -93,7 +93,7 @@ class Sets:
 
 
 def train_cell(cell: Cell, device: str) -> dict[str, Any]:
-    """Trains a cell, and measures it on tasks without an instruction, and on told ones too if it read instructions alone.
+    """Trains a cell, and measures it on tasks without an instruction, and with one too if it read instructions alone.
 
     ``readings`` has for each way of asking, for each task, whether the greedy answer is ``right``, its ``tokens`` with the end,
     and the number of its ``style``. ``validation`` is the share of right answers to selection tasks, without an instruction.
@@ -114,14 +114,14 @@ def train_cell(cell: Cell, device: str) -> dict[str, Any]:
 
     trained = train_steps(network, optimizer_of(network, cell.rate), loss, cosine(cell.steps), steps=cell.steps)
     network.eval()
-    told = {TOLD: _read(model, sets.test, told=True)} if arm.kept == 1 else {}
+    again = {INSTRUCTED: _read(model, sets.test, instructed=True)} if arm.kept == 1 else {}
     return {
         "failed": trained.failed,
         "trained_steps": trained.steps,
         "rows": rows,
         "tokens": round(trained.steps * rows * lines.tokens_of(questions) / len(questions)),
         "validation": float(np.mean(_read(model, sets.selection)["right"])),
-        "readings": {cell.arm: _read(model, sets.test), **told},
+        "readings": {cell.arm: _read(model, sets.test), **again},
     }
 
 
@@ -137,9 +137,9 @@ def questions_of(arm: Arm, items: Sequence[Item], seed: int) -> list[Question]:
     return found
 
 
-def _read(model: LanguageModel, items: Sequence[Item], *, told: bool = False) -> dict[str, list[int]]:
+def _read(model: LanguageModel, items: Sequence[Item], *, instructed: bool = False) -> dict[str, list[int]]:
     """What a model's greedy answers to some tasks are."""
-    prompts = [(INSTRUCTIONS[fitting(item)] if told else "") + item.prompt for item in items]
+    prompts = [(INSTRUCTIONS[fitting(item)] if instructed else "") + item.prompt for item in items]
     longest = max(len(item.answer(style)) for item in items for style in STYLES) + 1
     with torch.no_grad():
         texts = lines.greedy(model, prompts, most=longest)

@@ -11,7 +11,8 @@ from scipy.special import stdtrit
 from scipy.stats import rankdata
 
 from limbeck.papers.lab.recipe import ClaimResult, Verdict
-from limbeck.probes.interval import CHANCE, Interval, bootstrap, difference_interval
+from limbeck.papers.lab.right import Right, counted, difference, in_points
+from limbeck.probes.interval import CHANCE, Interval, bootstrap
 from limbeck.report.words import interval, share
 
 LITTLE = 0.3  # a correlation below which overlap would say little
@@ -19,7 +20,6 @@ NEAR = 0.1  # accuracy in which teachers of two patterns may differ
 AHEAD = 0.1  # accuracy by which a teacher must be ahead of its student
 HALF = 0.5  # of the share of the gap that teachers with new chains close
 
-Right = Float[np.ndarray, "seeds chains"]  # 1 for each right answer, or a mean of several teachers
 Means = Float[np.ndarray, " pairs"]
 
 
@@ -55,7 +55,7 @@ def judge_overlap(
 
 def judge_pattern(same: Right, other: Right, teachers: tuple[float, float]) -> ClaimResult:
     """Judges whether a teacher that writes as the student does teaches more. ``teachers``: accuracies of both kinds."""
-    found = difference_interval(same, other, np.ones(same.shape[1]))
+    found = difference(same, other)
     fair = abs(teachers[0] - teachers[1]) <= NEAR
     verdict: Verdict = "inconclusive"
     if fair and found.low > 0:
@@ -69,7 +69,7 @@ def judge_pattern(same: Right, other: Right, teachers: tuple[float, float]) -> C
         f"seeds. Refuted: no more, by the whole interval. Inconclusive otherwise, and where the teachers' accuracies differ by "
         f"more than {100 * NEAR:g} points.",
         verdict,
-        f"difference {_points(found)}; teachers {share(teachers[0])} and {share(teachers[1])}; {_count(same)}.",
+        f"difference {in_points(found)}; teachers {share(teachers[0])} and {share(teachers[1])}; {counted(same, 'chains')}.",
     )
 
 
@@ -95,13 +95,13 @@ def judge_knowledge(before: Right, seen: tuple[Right, Right], new: tuple[Right, 
         "points ahead of the student.",
         verdict,
         f"share closed less half of the other's {_plain(less)}; of the same chains {_plain(of_seen)}, of further chains "
-        f"{_plain(of_new)}; that teacher is {100 * gap:+.1f} points ahead; {_count(before)}.",
+        f"{_plain(of_new)}; that teacher is {100 * gap:+.1f} points ahead; {counted(before, 'chains')}.",
     )
 
 
 def judge_on_policy(on: Right, off: Right, off_by_flops: Right) -> ClaimResult:
     """Judges whether the student's own answers teach more than the teacher's, at equal tokens and at equal FLOPs."""
-    tokens, flops = (difference_interval(on, one, np.ones(on.shape[1])) for one in (off, off_by_flops))
+    tokens, flops = (difference(on, one) for one in (off, off_by_flops))
     verdict: Verdict = "inconclusive"
     if min(tokens.low, flops.low) > 0:
         verdict = "confirmed"
@@ -113,7 +113,7 @@ def judge_on_policy(on: Right, off: Right, off_by_flops: Right) -> ClaimResult:
         "by the whole 95 % interval over chains and seeds. Refuted: no more in one of the two, by the whole interval. "
         "Inconclusive otherwise.",
         verdict,
-        f"difference at equal tokens {_points(tokens)}; difference at equal FLOPs {_points(flops)}; {_count(on)}.",
+        f"difference at equal tokens {in_points(tokens)}; difference at equal FLOPs {in_points(flops)}; {counted(on, 'chains')}.",
     )
 
 
@@ -144,14 +144,5 @@ def _closed(total: Float[np.ndarray, "... 6"]) -> Float[np.ndarray, "... 3"]:
     return np.stack([first, second, first - HALF * second], -1)
 
 
-def _points(found: Interval) -> str:
-    in_points = Interval(100 * found.value, 100 * found.low, 100 * found.high, found.n)
-    return f"{interval(in_points, '+.1f')} points"
-
-
 def _plain(found: Interval) -> str:
     return interval(found, "+.2f")
-
-
-def _count(right: Right) -> str:
-    return f"n = {right.shape[1]:,} chains, {right.shape[0]} seeds"

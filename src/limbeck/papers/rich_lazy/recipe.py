@@ -147,9 +147,7 @@ def language(scale: Scale, context: RecipeContext) -> tuple[dict[str, float], St
     factors = best_rates(trainings, tried, lambda one: float(sum(one["nats"]) / sum(one["tokens"])))
     seeds = range(context.seed, context.seed + context.seeds)
     planned = {start: [_cell(scale, start, seed, factors[start], scale.steps) for seed in seeds] for start in STARTS}
-    trainings.do(cell for row in planned.values() for cell in row)
-    found = {start: [trainings.result(cell) for cell in row] for start, row in planned.items()}
-    return factors, found
+    return factors, trainings.results(planned)
 
 
 def read(found: Results, when: str, part: str) -> ByTask:

@@ -6,21 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
 from scipy.stats import rankdata
 
 from limbeck.papers.lab.paired import t_interval
 from limbeck.papers.lab.recipe import ClaimResult, Verdict
-from limbeck.probes.interval import Interval, difference_interval
+from limbeck.papers.lab.right import FLOOR, Right, counted, difference, in_points, judge_as_good, learned
+from limbeck.probes.interval import Interval
 from limbeck.report.words import interval, share
 
 # Set before the first run, and our choices. The paper gives no coefficient, and differences without seeds.
 STRONG = 0.3  # a rank correlation that can choose between runs
 LEAST = 0.02  # of accuracy, that matters
-EQUAL = 0.02  # what two equally good settings may differ by
-FLOOR = 0.3  # of accuracy, below which nothing was learned that could be compared
-
-Right = Float[np.ndarray, "seeds skills"]  # the share of a seed's runs that answer each skill
 
 
 @dataclass(frozen=True)
@@ -54,9 +50,9 @@ def judge_batch(large: Right, small: Right, names: tuple[str, str], *, inside: b
 
     ``inside``: neither rate is the first or the last that was tried.
     """
-    found = difference_interval(large, small, np.ones(large.shape[1]))
+    found = difference(large, small)
     verdict: Verdict = "inconclusive"
-    if inside and _learned(large, small):
+    if inside and learned(large, small):
         if found.low > 0 and found.value > LEAST:
             verdict = "confirmed"
         elif found.high < LEAST:
@@ -68,29 +64,35 @@ def judge_batch(large: Right, small: Right, names: tuple[str, str], *, inside: b
         f"many points. Inconclusive otherwise, where both answer fewer than {share(FLOOR)}, and where one of the rates is the "
         "lowest or the highest that was tried.",
         verdict,
-        f"difference {_points(found)} points, {names[0]} from {names[1]}{'' if inside else ', at the edge of the rates'}; "
-        f"{_counted(large)}.",
+        f"difference {in_points(found)}, {names[0]} from {names[1]}{'' if inside else ', at the edge of the rates'}; "
+        f"{counted(large, 'skills')}.",
     )
 
 
 def judge_schedule(constant: Right, decayed: Right) -> ClaimResult:
     """Judges a constant rate against warm-up and decay."""
-    return _as_good(constant, decayed, "A constant rate without warm-up is as good as one with warm-up and a cosine.")
+    return judge_as_good(
+        constant, decayed, "A constant rate without warm-up is as good as one with warm-up and a cosine.", "skills"
+    )
 
 
 def judge_stacked(stacked: Right, phased: Right) -> ClaimResult:
     """Judges all samples in every epoch against short answers before long ones."""
-    return _as_good(
-        stacked, phased, "All samples in every epoch are as good as two phases, short answers before long ones."
+    return judge_as_good(
+        stacked,
+        phased,
+        "All samples in every epoch are as good as two phases, short answers before long ones.",
+        "skills",
     )
 
 
 def judge_choice(by_signal: Right, by_validation: Right) -> ClaimResult:
     """Judges the choice of a setting by the early norm of the gradient against that by the early validation loss."""
-    return _as_good(
+    return judge_as_good(
         by_signal,
         by_validation,
         "Of all settings, the one whose gradients are smallest early is as good as the one whose validation loss is lowest then.",
+        "skills",
     )
 
 
@@ -114,33 +116,3 @@ def _signal(groups: Sequence[Group], sign: int, claim: str) -> ClaimResult:
         verdict,
         f"mean correlation {interval(rho, '+.2f')}; n = {len(known)} groups of {len(groups)}, {runs} runs.",
     )
-
-
-def _as_good(ours: Right, theirs: Right, claim: str) -> ClaimResult:
-    """A claim that one setting is no worse than another."""
-    found = difference_interval(ours, theirs, np.ones(ours.shape[1]))
-    verdict: Verdict = "inconclusive"
-    if _learned(ours, theirs) and found.low > -EQUAL:
-        verdict = "confirmed"
-    elif _learned(ours, theirs) and found.high < -EQUAL:
-        verdict = "refuted"
-    return ClaimResult(
-        claim,
-        f"Confirmed: the whole 95 % interval of the difference in answered test skills, over skills and seeds, is above "
-        f"-{EQUAL * 100:g} points. Refuted: the whole interval is below it. Inconclusive otherwise, and where both answer fewer "
-        f"than {share(FLOOR)}.",
-        verdict,
-        f"difference {_points(found)} points; {_counted(ours)}.",
-    )
-
-
-def _learned(ours: Right, theirs: Right) -> bool:
-    return max(float(ours.mean()), float(theirs.mean())) >= FLOOR
-
-
-def _points(found: Interval) -> str:
-    return interval(Interval(100 * found.value, 100 * found.low, 100 * found.high, found.n), "+.1f")
-
-
-def _counted(right: Right) -> str:
-    return f"n = {right.shape[1]:,} skills, {right.shape[0]} seeds"

@@ -18,10 +18,10 @@ import numpy as np
 
 from limbeck.papers.lab.plots import draw_by_arm
 from limbeck.papers.lab.recipe import ClaimResult, Outcome, Recipe, RecipeContext, Short, of_seeds, with_failures
+from limbeck.papers.lab.right import Right
 from limbeck.papers.lab.trainings import Trainings
 from limbeck.papers.sft_guide.judging import (
     Group,
-    Right,
     judge_batch,
     judge_choice,
     judge_loss,
