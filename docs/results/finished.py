@@ -1,8 +1,8 @@
 """Finished trainings of a study that takes longer than a machine is free: kept in one file, and put back on another machine.
 
-usage: finished.py keep RUN FILE writes the results of RUN's trainings to FILE (.json.xz). finished.py put FILE RUN puts those that
-RUN lacks into it: begin the study there and stop it once it has its text, which must be the same. The study's own command then
-trains what is left.
+usage: finished.py keep RUN FILE writes the results of RUN's trainings to FILE (.json.xz). finished.py put FILE RUN puts those
+that RUN lacks into it: begin the study there and stop it once it has its text, which must be the same. The study's own command
+then trains what is left.
 """
 
 import json
@@ -16,7 +16,7 @@ RESULT, TEXT = "result.json", "text/run.json"
 
 
 def keep(run, file):
-    """Writes the results of a run's trainings, by folder, and the digests of its text. Raises SystemExit where none is finished."""
+    """Writes the results of a run's trainings, by folder, and the digests of its text. Raises SystemExit without a result."""
     run = Path(run)
     found = {path.parent.relative_to(run).as_posix(): read_json(path) for path in sorted(run.rglob(RESULT))}
     if not found:
