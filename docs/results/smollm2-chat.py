@@ -101,7 +101,8 @@ def read(file):
 
 def answer(run, teacher, data, out):
     """Writes what the models of a run and their teacher follow; what is there is not done again."""
-    items, left_out = read_items(data / "tasks" / "ifeval" / "input_data.jsonl")
+    asked = read_items(data / "tasks" / "ifeval" / "input_data.jsonl")
+    items = asked.items
     named = {f"{arm}-seed{seed}": folder for (arm, seed), folder in models(run).items()} | {"teacher": teacher}
     for name, model in named.items():
         if (out / f"{name}.json").exists():
@@ -110,7 +111,7 @@ def answer(run, teacher, data, out):
         rows = [counts(one, item) for item, one in zip(items, found, strict=True)]
         chance = by_chance([one.text for one in found], items)
         out.mkdir(parents=True, exist_ok=True)
-        write_json(out / f"{name}.json", {"left_out": left_out, "rows": rows, "by_chance": chance.tolist()})
+        write_json(out / f"{name}.json", {"left_out": asked.left_out, "rows": rows, "by_chance": chance.tolist()})
         print(name, sum(row["followed"] for row in rows), "of", sum(row["constraints"] for row in rows), "followed")
 
 

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from limbeck.config import ProbeSettings
+from limbeck.corpora.tasks.constraints import Constraint
+from limbeck.corpora.tasks.constraints.ifeval import IFEVAL, TRAINED
 from limbeck.errors import BadSetting, BadTask, Mismatch
 from limbeck.jobs.probe.job import probe
-from limbeck.probes.constraints import Constraint, Item, answered, by_chance, followed, read_items
-from limbeck.probes.constraints.checks import KINDS, TRAINED
+from limbeck.probes.constraints import Item, answered, by_chance, followed, read_items
 from limbeck.probes.constraints.probe import probe_constraints
 from limbeck.probes.interval import wilson
 from tests.helpers.models import frozen, llama, tokenizer, write_teacher
@@ -91,8 +92,8 @@ ITEM = {"key": 7, "prompt": "Say hi.", "instruction_id_list": ["punctuation:no_c
 
 
 def test_examples_have_every_kind():
-    assert {kind for kind, *_ in FOLLOWED} == set(KINDS)
-    assert not set(KINDS) & set(TRAINED)
+    assert {kind for kind, *_ in FOLLOWED} == set(IFEVAL)
+    assert not set(IFEVAL) & set(TRAINED)
 
 
 @pytest.mark.parametrize(("kind", "arguments", "right", "wrong"), FOLLOWED)
@@ -138,8 +139,13 @@ def test_a_file_of_prompts_is_read(tmp_path):
     }
     language = ITEM | {"instruction_id_list": ["language:response_language"], "kwargs": [{"language": "de"}]}
     del counted["key"]
-    items, left_out = read_items(write(tmp_path, ITEM, language, counted))
-    assert left_out == 1
+    prompts = read_items(write(tmp_path, ITEM, language, counted))
+    items = prompts.items
+    assert (prompts.left_out, prompts.trained) == (1, {"language:response_language": 1})
+    assert str(prompts) == (
+        "constraints of 2 of 3 prompts (67 %) are checked; 1 are left out, which need what limbeck does not have: a language "
+        "detector for 1 language:response_language"
+    )
     assert [one.name for one in items] == ["7", "3"]
     assert items[1].constraints == (
         Constraint("length_constraints:number_words", {"num_words": 3, "relation": "at least"}),
@@ -229,7 +235,7 @@ def test_the_probe_compares_with_the_teacher_prompt_by_prompt(tmp_path):
     context = SimpleNamespace(task=str(write(tmp_path, *rows, quoted, language)), note=notes.append)
     model = chatting()
     found = {one.name: one for one in probe_constraints(model, model, context)}
-    assert notes[0].startswith("1 of 8 prompts are left out")
+    assert notes[0].startswith("constraints of 7 of 8 prompts (88 %) are checked; 1 are left out")
     share = found["constraints_followed"]
     assert (share.value, share.n) == (pytest.approx(6 / 7), 7)  # six without a comma, one without quotation marks
     assert share.low < share.value < share.high <= 1
@@ -239,7 +245,7 @@ def test_the_probe_compares_with_the_teacher_prompt_by_prompt(tmp_path):
     assert (apart.value, apart.low, apart.high) == (0, -wilson(0, 7).high, wilson(0, 7).high)
     assert found["constraints_by_chance"].value == pytest.approx(6 / 7)
     assert found["constraints_tokens"].unit == "tokens/answer"
-    with pytest.raises(BadSetting, match=r"--task ifeval\.jsonl"):
+    with pytest.raises(BadSetting, match=r"--task ifeval\.jsonl, or write one with limbeck constraints write"):
         list(probe_constraints(model, None, SimpleNamespace(task=None)))
 
 

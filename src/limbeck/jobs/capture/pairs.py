@@ -25,6 +25,7 @@ from transformers import PreTrainedTokenizerBase
 from limbeck.config import CaptureSettings, flag_of, require_one_teacher
 from limbeck.corpora.prompt import Prompt, digest, under
 from limbeck.corpora.tasks.checked import Checked
+from limbeck.corpora.tasks.checked_prompts import checked_of
 from limbeck.disk import check_sums, claims, sums, whole
 from limbeck.errors import BadFolder, BadSetting, BadTask
 from limbeck.generation.served import STOP, ServedCompletions
@@ -64,7 +65,6 @@ from limbeck.jobs.pair.unigram import check_knowledge_of
 from limbeck.models.load import load, load_tokenizer
 from limbeck.models.source import resolve, resolve_description
 from limbeck.models.weightless import load_without_weights
-from limbeck.probes.checked_prompts import checked_of
 from limbeck.report.words import counted
 from limbeck.run.log import console
 from limbeck.teachers.ref import CapturedRef, LocalRef, ServedRef, computed_here, teacher_ref

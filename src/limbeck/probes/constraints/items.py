@@ -1,4 +1,4 @@
-"""Prompts with constraints from a JSONL file in IFEval's form.
+"""Prompts with constraints from a JSONL file: IFEval's, or one that `limbeck constraints write` made.
 
 A line: ``{"key": 1, "prompt": ..., "instruction_id_list": ["punctuation:no_comma", ...], "kwargs": [{}, ...]}``. Other keys are
 ignored, and so are arguments that are null.
@@ -6,34 +6,21 @@ ignored, and so are arguments that are null.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from limbeck.config import nearest
 from limbeck.corpora import Document, Prompt
 from limbeck.corpora.jsonl import Record
 from limbeck.corpora.records import kind
+from limbeck.corpora.tasks.constraints import Constraint, constraints_of, trained_of
+from limbeck.corpora.tasks.constraints.ifeval import TRAINED
 from limbeck.disk import existing, shown
 from limbeck.errors import BadTask
-from limbeck.probes.constraints.checks import KINDS, RELATIONS, TRAINED
 from limbeck.probes.tasks import task_rows
 
 _KEYS = ("prompt", "instruction_id_list", "kwargs")
-_RELATION = "relation"  # what arguments of relations end with
-
-
-@dataclass(frozen=True)
-class Constraint:
-    """A constraint on an answer: its ``kind``, as IFEval names it, and its arguments."""
-
-    kind: str
-    arguments: Mapping[str, Any]
-
-    def follows(self, answer: str) -> bool:
-        """Whether an answer follows it. A blank one follows nothing."""
-        return bool(answer.strip()) and KINDS[self.kind].follows(answer, **self.arguments)
 
 
 @dataclass(frozen=True)
@@ -51,8 +38,28 @@ class Item:
         return Prompt(Document(self.name, text=self.prompt))
 
 
-def read_items(path: str | Path) -> tuple[list[Item], int]:
-    """(items, number of prompts left out since a constraint of theirs needs something trained) of a file.
+@dataclass(frozen=True)
+class Prompts:
+    """The prompts of a file that a program can check, and how many it ``left_out``.
+
+    ``trained``: how often each kind of constraint stands in the file that needs something trained, which leaves its prompt out.
+    """
+
+    items: tuple[Item, ...]
+    left_out: int
+    trained: Mapping[str, int]
+
+    def __str__(self) -> str:
+        whole = len(self.items) + self.left_out
+        supported = f"constraints of {len(self.items):,} of {whole:,} prompts ({100 * len(self.items) / whole:.0f} %) are checked"
+        if not self.left_out:
+            return supported
+        kinds = ", ".join(f"{TRAINED[kind]} for {number:,} {kind}" for kind, number in self.trained.items())
+        return f"{supported}; {self.left_out:,} are left out, which need what limbeck does not have: {kinds}"
+
+
+def read_items(path: str | Path) -> Prompts:
+    """The prompts with constraints of a file.
 
     Raises BadTask for a file that does not exist, a faulty line, an unknown kind, or a file without a prompt to check.
     """
@@ -61,14 +68,20 @@ def read_items(path: str | Path) -> tuple[list[Item], int]:
         raise BadTask(
             f"{shown(path)}: expected JSONL prompts with constraints, got a path that does not exist: check it"
         )
-    read = [_item(row, f"{path}:{number}") for number, row in task_rows(found)]
-    items = [item for item in read if item is not None]
+    items, trained, left_out = list[Item](), Counter[str](), 0
+    for number, row in task_rows(found):
+        item = _item(row, f"{path}:{number}")
+        if item is None:
+            left_out += 1
+            trained.update(trained_of(row["instruction_id_list"]))
+        else:
+            items.append(item)
     if not items:
         raise BadTask(
             f"{path}: expected a line {{{', '.join(f'{key!r}: ...' for key in _KEYS)}}} for each prompt whose constraints a "
-            f"program can check, got {f'{len(read)} that need something trained' if read else 'none'}"
+            f"program can check, got {f'{left_out} that need something trained' if left_out else 'none'}"
         )
-    return items, len(read) - len(items)
+    return Prompts(tuple(items), left_out, dict(trained.most_common()))
 
 
 def _item(row: Record, where: str) -> Item | None:
@@ -80,46 +93,3 @@ def _item(row: Record, where: str) -> Item | None:
         raise BadTask(f"{where}: expected 'prompt' to be a text, got {kind(prompt)}: write one")
     constraints = constraints_of(kinds, arguments, where)
     return None if constraints is None else Item(str(row.get("key", where.rpartition(":")[2])), prompt, constraints)
-
-
-def constraints_of(kinds: Any, arguments: Any, where: str) -> tuple[Constraint, ...] | None:
-    """The constraints of IFEval's ``instruction_id_list`` and ``kwargs``; None where one of them needs something trained.
-
-    Raises BadTask for an unknown kind, or arguments that are not its.
-    """
-    if not isinstance(kinds, list) or not kinds or not isinstance(arguments, list) or len(kinds) != len(arguments):
-        raise BadTask(
-            f"{where}: expected 'instruction_id_list' and 'kwargs' to be lists of equal length, got {kind(kinds)} and "
-            f"{kind(arguments)}: give each constraint its arguments, or {{}}"
-        )
-    if any(one in TRAINED for one in kinds if isinstance(one, str)):
-        return None
-    return tuple(_constraint(name, given, where) for name, given in zip(kinds, arguments, strict=True))
-
-
-def _constraint(name: Any, given: Any, where: str) -> Constraint:
-    if not isinstance(name, str) or name not in KINDS:
-        close = nearest(name, KINDS) if isinstance(name, str) else "."
-        raise BadTask(f"{where}: unknown constraint {shown(str(name))!r}{close} There are: {', '.join(KINDS)}")
-    if not isinstance(given, dict):
-        raise BadTask(
-            f"{where}: expected the arguments of {name} to be an object, got {kind(given)}: give {{}} for none"
-        )
-    arguments = {
-        key: _argument(key, given.get(key), form, f"{where}: {name}") for key, form in KINDS[name].arguments.items()
-    }
-    return Constraint(name, arguments)
-
-
-def _argument(key: str, value: Any, form: type, where: str) -> Any:
-    right = isinstance(value, form) and not isinstance(value, bool)
-    if form is str:
-        right = right and bool(value.strip())
-    if form is list:
-        right = right and bool(value) and all(isinstance(word, str) and word for word in value)
-    if not right:
-        wanted = {int: "a whole number", str: "a text", list: "a list of texts"}[form]
-        raise BadTask(f"{where}: expected {key!r} to be {wanted}, got {kind(value)}")
-    if key.endswith(_RELATION) and value not in RELATIONS:
-        raise BadTask(f"{where}: expected {key!r} to be {' or '.join(map(repr, RELATIONS))}, got {kind(value)}")
-    return value

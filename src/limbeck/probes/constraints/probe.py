@@ -1,8 +1,8 @@
-"""The probe ``constraints``: which constraints of IFEval's kind a model's answers follow, alone or beside its teacher's."""
+"""The probe ``constraints``: which constraints a model's answers follow, alone or beside its teacher's."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -32,13 +32,13 @@ def probe_constraints(model: LanguageModel, teacher: LanguageModel | None, conte
     Prompts are the sampling unit. Raises BadSetting without a file of prompts.
     """
     if context.task is None:
-        raise BadSetting("--probe constraints needs prompts in IFEval's form: give their file, --task ifeval.jsonl")
-    items, left_out = read_items(context.task)
-    if left_out:
-        context.note(
-            f"{left_out:,} of {left_out + len(items):,} prompts are left out: a language, sentences or words in capitals are "
-            "counted by something trained, which limbeck does not have"
+        raise BadSetting(
+            "--probe constraints needs prompts with constraints: give their file, --task ifeval.jsonl, or write one with limbeck "
+            "constraints write"
         )
+    prompts = read_items(context.task)
+    context.note(str(prompts))
+    items = prompts.items
     mine = _sums(model, items)
     yield from (_reading(model, name, _level(name, *sums)) for name, sums in mine.items())
     if teacher is not None:
@@ -48,7 +48,7 @@ def probe_constraints(model: LanguageModel, teacher: LanguageModel | None, conte
             yield _reading(model, f"{name}_minus_teacher", _difference(mine[name][0], sums, counts))
 
 
-def _sums(model: LanguageModel, items: list[Item]) -> Sums:
+def _sums(model: LanguageModel, items: Sequence[Item]) -> Sums:
     answers = answered(model, items, most=MOST)
     texts, constraints = [one.text for one in answers], np.array([len(item.constraints) for item in items], dtype=float)
     prompts = np.ones(len(items))

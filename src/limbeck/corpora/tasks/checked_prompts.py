@@ -1,4 +1,4 @@
-"""The check of a prompt's completions, from the fields of its record: a known answer, constraints of IFEval's kind, or both."""
+"""The check of a prompt's completions, from the fields of its record: a known answer, constraints, or both."""
 
 from __future__ import annotations
 
@@ -8,12 +8,26 @@ from typing import Any
 from limbeck.corpora import Prompt
 from limbeck.corpora.records import kind
 from limbeck.corpora.tasks.checked import Checked
+from limbeck.corpora.tasks.constraints import Constraint, constraints_of
 from limbeck.corpora.tasks.final import matches_final
 from limbeck.errors import BadTask
-from limbeck.probes.constraints.items import Constraint, constraints_of
 
 _ANSWER = "answer"
-_KINDS, _ARGUMENTS = "instruction_id_list", "kwargs"  # of IFEval
+_KINDS, _ARGUMENTS = "instruction_id_list", "kwargs"  # of constraints, as in IFEval
+
+
+def passes(record: Mapping[str, Any], answer: str, *, where: str = "a record") -> tuple[bool, ...]:
+    """Whether an answer passes each check of a record: the known ``answer`` if there is one, then its constraints in their order.
+
+    The record has 'answer', or 'instruction_id_list' and 'kwargs', or both. One that has no check, or one that needs something
+    trained, gives (). A blank answer passes nothing. Raises BadTask for fields that say no check. For many answers to one record,
+    make its check once: ``checked_record(record, prompt, where).check``.
+
+    >>> passes({"answer": "4", "instruction_id_list": ["case"], "kwargs": [{"case": "lower"}]}, "the answer is 4")
+    (True, True)
+    """
+    checked = checked_record(record, "", where)
+    return () if checked is None else checked.check(answer)
 
 
 def checked_of(prompt: Prompt) -> Checked | None:
@@ -21,11 +35,15 @@ def checked_of(prompt: Prompt) -> Checked | None:
 
     A completion that was cut off passes no check. Raises BadTask for fields that say no check.
     """
-    fields = prompt.document.checked_by or {}
-    answers = _answers(fields, prompt.name) if _ANSWER in fields else ()
+    return checked_record(prompt.document.checked_by or {}, prompt.document.content, prompt.name)
+
+
+def checked_record(fields: Mapping[str, Any], prompt: str, where: str) -> Checked | None:
+    """The check that the fields of a record say; None for no check, or one that needs something trained. Raises BadTask."""
+    answers = _answers(fields, where) if _ANSWER in fields else ()
     constraints: tuple[Constraint, ...] | None = ()
     if _KINDS in fields:
-        constraints = constraints_of(fields[_KINDS], fields.get(_ARGUMENTS), prompt.name)
+        constraints = constraints_of(fields[_KINDS], fields.get(_ARGUMENTS), where)
     if constraints is None or not (answers or constraints):
         return None
     followed = constraints
@@ -35,7 +53,7 @@ def checked_of(prompt: Prompt) -> Checked | None:
         return (*right, *(constraint.follows(text) for constraint in followed))
 
     parts = [_ANSWER] * bool(answers) + [constraint.kind for constraint in constraints]
-    return Checked(prompt.document.content, check, tuple(parts), longest=0)
+    return Checked(prompt, check, tuple(parts), longest=0)
 
 
 def _answers(fields: Mapping[str, Any], where: str) -> tuple[str, ...]:

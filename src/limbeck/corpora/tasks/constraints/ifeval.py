@@ -1,4 +1,4 @@
-"""Whether an answer follows a constraint, by its kind; kinds and their arguments are IFEval's (arXiv 2311.07911, app. A).
+"""The kinds of constraints of IFEval that a program can check, with its names and arguments (arXiv 2311.07911, app. A).
 
 Three kinds of IFEval need something trained, and are named in `TRAINED`: the language of an answer, its sentences, and its words
 as a tokenizer for English splits them. Two differ a little: all capitals and all lower case do not ask besides that the text is
@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+
+from limbeck.corpora.tasks.constraints.kind import Kind
+from limbeck.corpora.tasks.constraints.measures import unfenced
 
 RELATIONS = ("less than", "at least")
 TRAINED = {
@@ -21,16 +23,7 @@ TRAINED = {
 
 _OPTIONS = ("My answer is yes.", "My answer is no.", "My answer is maybe.")
 _POSTSCRIPTS = {"P.P.S": r"p\.\s?p\.\s?s", "P.S.": r"p\.\s?s\."}  # of a text in lower case
-_FENCES = ("```json", "```Json", "```JSON", "```")
 _MARKS = frozenset(".,?!'\"")
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A kind of constraint. ``follows(answer, **arguments)`` says whether an answer does; ``arguments`` has their types."""
-
-    follows: Callable[..., bool]
-    arguments: Mapping[str, type] = field(default_factory=dict)
 
 
 def _compared(count: int, relation: str, bound: int) -> bool:
@@ -110,11 +103,8 @@ def _title(answer: str) -> bool:
 
 
 def _json(answer: str) -> bool:
-    text = answer.strip()
-    for fence in _FENCES:
-        text = text.removeprefix(fence)
     try:
-        json.loads(text.removesuffix("```").strip())
+        json.loads(unfenced(answer))
     except (ValueError, RecursionError):
         return False
     return True
@@ -139,7 +129,7 @@ def _two(answer: str) -> bool:
     return all(parts[1:-1]) and len(found := [part for part in parts if part]) == 2 and found[0] != found[1]
 
 
-KINDS: Mapping[str, Kind] = {
+IFEVAL: Mapping[str, Kind] = {
     "change_case:english_capital": Kind(str.isupper),
     "change_case:english_lowercase": Kind(str.islower),
     "combination:repeat_prompt": Kind(_repeats, {"prompt_to_repeat": str}),
@@ -154,13 +144,19 @@ KINDS: Mapping[str, Kind] = {
     "detectable_format:title": Kind(_title),
     "keywords:existence": Kind(_keywords, {"keywords": list}),
     "keywords:forbidden_words": Kind(_forbidden, {"forbidden_words": list}),
-    "keywords:frequency": Kind(_keyword, {"keyword": str, "relation": str, "frequency": int}),
-    "keywords:letter_frequency": Kind(_letter, {"letter": str, "let_relation": str, "let_frequency": int}),
+    "keywords:frequency": Kind(
+        _keyword, {"keyword": str, "relation": str, "frequency": int}, choices={"relation": RELATIONS}
+    ),
+    "keywords:letter_frequency": Kind(
+        _letter, {"letter": str, "let_relation": str, "let_frequency": int}, choices={"let_relation": RELATIONS}
+    ),
     "length_constraints:nth_paragraph_first_word": Kind(
         _first_word, {"num_paragraphs": int, "nth_paragraph": int, "first_word": str}
     ),
     "length_constraints:number_paragraphs": Kind(_paragraphs, {"num_paragraphs": int}),
-    "length_constraints:number_words": Kind(_words, {"num_words": int, "relation": str}),
+    "length_constraints:number_words": Kind(
+        _words, {"num_words": int, "relation": str}, choices={"relation": RELATIONS}
+    ),
     "punctuation:no_comma": Kind(lambda answer: "," not in answer),
     "startend:end_checker": Kind(_ends, {"end_phrase": str}),
     "startend:quotation": Kind(_quoted),
