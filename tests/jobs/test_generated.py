@@ -571,6 +571,7 @@ def test_the_cost_is_reported_before_and_after(here, model, capfd):
             r"prompts have no room for 126 tokens more in the context of teacher, which is 128",
         ),
         ({"teacher": "http://host/v1"}, BadSetting, "names no model after a #"),
+        ({"teacher": "http://host/v1#m", "any_teacher": True}, BadSetting, "--any-teacher: .*http://host/v1#m writes"),
     ],
 )
 def test_flags_that_do_not_belong_together_are_refused(here, keys, error, said):

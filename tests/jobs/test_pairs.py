@@ -18,7 +18,7 @@ from limbeck.corpora import Columns, Prompt, read
 from limbeck.corpora.chat import conversation
 from limbeck.corpora.document import Document
 from limbeck.disk import read_json, read_lines
-from limbeck.errors import BadServer, BadSetting, BadTask, LimbeckError, Mismatch
+from limbeck.errors import BadCorpus, BadServer, BadSetting, BadTask, LimbeckError, Mismatch
 from limbeck.generation import generators
 from limbeck.generation.generators import Sampling
 from limbeck.generation.local import decoded_completion, generate
@@ -61,7 +61,7 @@ def ask(here: Path, out: Path, judge: str, **keys: Any) -> Any:
     usual: dict[str, Any] = {"pairs": str(here / "student"), "data": str(here / "chat.jsonl"), "max_new_tokens": MOST}
     usual |= {"threads": 1, "samples": 1 if judge == "author" else SAMPLES, "judge": judge}
     if judge != "checks":
-        usual |= {"teacher": str(here / "teacher"), "any_teacher": True}
+        usual |= {"teacher": str(here / "teacher")}
     return limbeck.capture(**(usual | {"out": out} | keys))
 
 
@@ -276,6 +276,26 @@ def test_a_teacher_that_knows_nothing_is_refused(here, tmp_path, judge):
     with pytest.raises(Mismatch, match="it predicts this text no better than the frequencies of its tokens do"):
         ask(here, tmp_path / "out", judge, any_teacher=False)
     assert not list((tmp_path / "out").glob("teacher.jsonl*"))
+
+
+@pytest.mark.parametrize(
+    ("judge", "context", "error", "said"),
+    [
+        ("author", None, BadCorpus, "chat template"),
+        ("likelihood", None, BadCorpus, "chat template"),
+        ("author", 12, Mismatch, "20 of 20 prompts have no room for 8 tokens more in the context of .*, which is 12"),
+    ],
+)
+def test_what_the_teacher_cannot_read_is_said_before_the_student_generates(here, tmp_path, judge, context, error, said):
+    tok = tokenizer()
+    if context:
+        tok.chat_template = CHAT
+    model = llama(tok=tok, seed=2)
+    model.model.config.max_position_embeddings = context or 64
+    save(model, tmp_path / "teacher")
+    with pytest.raises(error, match=said):
+        ask(here, tmp_path / "out", judge, teacher=str(tmp_path / "teacher"))
+    assert not list((tmp_path / "out").glob("student*"))
 
 
 def one(number: int, text: str, *, score: float | None = None, ended: bool = True, problem: str = "") -> Candidate:

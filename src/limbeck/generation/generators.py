@@ -20,6 +20,7 @@ from limbeck.generation.local import decoded_completion, generate
 from limbeck.generation.served import LENGTH, STOP, Completion, Request, ServedCompletions
 from limbeck.models.language_model import LanguageModel
 from limbeck.models.micro_batch import MICRO_TOKENS
+from limbeck.models.vocabulary import require_rows_of
 from limbeck.planning.checks.resources import free_memory
 from limbeck.planning.cost.size import Size
 from limbeck.teachers.remote.http import QueryFailed
@@ -161,7 +162,19 @@ class ServedGenerator:
         return Request(prompt.asked, seed, prompt.beside)
 
 
-def check_context(
+def prompt_tokens(model: LanguageModel, prompts: Sequence[Prompt], *, most: int) -> list[list[int]]:
+    """The tokens of prompts, for a model that continues each by up to ``most``; its weights are not read.
+
+    Raises BadCorpus for messages without a chat template, Mismatch for tokens without a row and prompts without room.
+    """
+    tokens = [prompt.tokens(model.tokenizer) for prompt in prompts]
+    for prompt, ids in zip(prompts, tokens, strict=True):
+        require_rows_of(model.tokenizer, ids, model.vocab, where=prompt.name)
+    _check_context(model, prompts, tokens, most=most)
+    return tokens
+
+
+def _check_context(
     model: LanguageModel, prompts: Sequence[Prompt], tokens: Sequence[Sequence[int]], *, most: int
 ) -> None:
     """Raises Mismatch if prompts leave no room in the model's context for ``most`` further tokens."""

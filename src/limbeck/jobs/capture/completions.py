@@ -20,9 +20,9 @@ from limbeck.corpora.faults import BadRecords
 from limbeck.corpora.prompt import repeats
 from limbeck.corpora.records import CHECKS as FIELDS_OF_CHECKS
 from limbeck.errors import BadCorpus, BadSetting
-from limbeck.generation.generators import Batches, Generator, LocalGenerator, Sampling, ServedGenerator, check_context
+from limbeck.generation.generators import Batches, Generator, LocalGenerator, Sampling, ServedGenerator, prompt_tokens
 from limbeck.generation.served import FILTERED, ServedCompletions
-from limbeck.jobs.capture.choosing import BLANK, CHECKS, LEAKED, WITHHELD
+from limbeck.jobs.capture.choosing import BLANK, CHECKS, LEAKED, LIKELIHOOD, WITHHELD
 from limbeck.jobs.capture.journal import Journal
 from limbeck.jobs.capture.progress import progress
 from limbeck.jobs.common.environment import Environment
@@ -31,7 +31,6 @@ from limbeck.jobs.common.text import columns_of
 from limbeck.jobs.pair.unigram import check_knowledge_of
 from limbeck.models.load import load
 from limbeck.models.source import resolve, weights_digest
-from limbeck.models.vocabulary import require_rows_of
 from limbeck.report.words import count
 from limbeck.report.words import size as in_bytes
 from limbeck.run.log import console
@@ -128,6 +127,11 @@ def check_flags(settings: CaptureSettings, what: str, *, served: bool, but: Sequ
             raise BadSetting(
                 f"{_flag(name)}: it is for a teacher on a server, and {settings.teacher} is none; leave it out"
             )
+    if "any_teacher" in given and served and settings.judge != LIKELIHOOD:
+        raise BadSetting(
+            f"{_flag('any_teacher')}: what a teacher knows of a text is only measured where its log-probabilities are read, and "
+            f"{settings.teacher} writes texts: leave it out"
+        )
     if settings.samples > 1 and settings.temperature == 0:
         raise BadSetting(
             f"--samples {settings.samples}: at --temperature 0 they would all be the same; give a higher temperature, or one "
@@ -214,10 +218,7 @@ def generator_of(
     if isinstance(model, ServedCompletions):
         return ServedGenerator(model, prompts, task.sampling)
     loaded = load(task.model.name, device=environment.world.device, dtype=environment.dtype)
-    tokens = [prompt.tokens(loaded.tokenizer) for prompt in prompts]
-    for prompt, ids in zip(prompts, tokens, strict=True):
-        require_rows_of(loaded.tokenizer, ids, loaded.vocab, where=prompt.name)
-    check_context(loaded, prompts, tokens, most=settings.max_new_tokens)
+    tokens = prompt_tokens(loaded, prompts, most=settings.max_new_tokens)
     if task.role == "teacher" and not journal.done:  # a continued capture has checked it
         device, anyway = environment.world.device, settings.any_teacher
         check_knowledge_of(loaded, loaded, prompts, length=loaded.context, device=device, anyway=anyway)

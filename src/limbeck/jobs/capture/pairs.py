@@ -28,6 +28,7 @@ from limbeck.corpora.tasks.checked import Checked
 from limbeck.corpora.tasks.checked_prompts import checked_of
 from limbeck.disk import check_sums, claims, sums, whole
 from limbeck.errors import BadFolder, BadSetting, BadTask
+from limbeck.generation.generators import prompt_tokens
 from limbeck.generation.served import STOP, ServedCompletions
 from limbeck.jobs.capture.choosing import (
     AUTHOR,
@@ -62,7 +63,7 @@ from limbeck.jobs.capture.scores import Judge, ScoreRow, score
 from limbeck.jobs.common.environment import Environment, environment_of
 from limbeck.jobs.common.folder import claim, now, signature_of, update
 from limbeck.jobs.pair.unigram import check_knowledge_of
-from limbeck.models.load import load, load_tokenizer
+from limbeck.models.load import display_name, load, load_tokenizer
 from limbeck.models.source import resolve, resolve_description
 from limbeck.models.weightless import load_without_weights
 from limbeck.report.words import counted
@@ -199,6 +200,17 @@ class _Job:
         with connect(source.address, tokenizer, k=1, length=1, retry=retry, in_flight=settings.in_flight) as served:
             yield served
 
+    def check_teacher(self) -> None:
+        """Raises what the teacher's tokenizer and context would come to after the student has generated, as `prompt_tokens` does.
+
+        A server that writes texts has no tokenizer here.
+        """
+        settings, source = self.settings, self.source
+        if settings.judge == CHECKS or (settings.judge == AUTHOR and isinstance(source, ServedRef)):
+            return
+        about = load_without_weights(resolve_description(source.config_source), name=display_name(source.name))
+        prompt_tokens(about, self.asked, most=settings.max_new_tokens if settings.judge == AUTHOR else 1)
+
     def signature(self, teacher: Teacher) -> dict[str, Any]:
         """All that decides the pairs."""
         settings = self.settings
@@ -223,6 +235,8 @@ def _go_on(job: _Job, run: dict[str, Any], teacher: Teacher) -> None:
     tokenizer = load_tokenizer(resolve_description(str(job.settings.pairs)))
     with ExitStack() as journals:
         texts = journals.enter_context(Journal(out / STUDENT, job.student.samples))
+        if texts.missing():
+            job.check_teacher()
         _fill(job.student, job.environment, resolve(str(job.settings.pairs)), run, texts)
         ours = [_candidate(texts.row(number), tokenizer) for number in range(job.student.samples)]
         theirs: list[Candidate | None] = []
