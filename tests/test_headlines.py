@@ -26,7 +26,17 @@ RESULTS = ROOT / "docs" / "results"
 TEXTS = ("stories", "stdlib")
 NAMES = ("[s4d", "SmolLM2-135M-Instruct", "95 %", "1 + elu", "H3", "rank 2")  # digits that are no figures
 # Studies that were added before they were run.
-MADE_LATER = ("smollm2", "smollm2-chat", "quantised", "rates", "law-smollm2", "values", "shapes", "scores")
+MADE_LATER = (
+    "smollm2",
+    "smollm2-chat",
+    "quantised",
+    "rates",
+    "law-smollm2",
+    "smollm2-stages",
+    "values",
+    "shapes",
+    "scores",
+)
 FREE = re.compile(r"`[^`]*`|\]\([^)]*\)")  # code, and where links lead
 
 
@@ -517,7 +527,7 @@ def test_the_tables_of_claims_are_those_of_the_files():
 
 def test_the_figures_of_effects_are_those_of_the_files():
     figures = index().figures()
-    assert len(figures) == 8
+    assert len(figures) == 8 + (RESULTS / "smollm2-stages" / "results.json").exists()
     for file, picture in figures.items():
         assert file.read_text(encoding="utf-8") == picture, "run: python docs/results/index.py"
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from html import escape
 from math import log10
 
+from smollm2_stages_criterion import MARGIN as MARGIN_OF_STAGES
 from study_rows import Row, read, there
 
 BLUE, GREY, LINE, DARK, RED = "#1d4ed8", "#57606a", "#d8dee4", "#24292f", "#b8442c"
@@ -45,6 +46,12 @@ if there("smollm2-chat"):
     FIGURES["smollm2-chat"] = Axis(
         "A small chat model of answers and logits",
         "better by so many nats per token, or by such a share of constraints",
+    )
+if there("smollm2-stages"):
+    FIGURES["smollm2-stages"] = Axis(
+        "Stages after a distillation",
+        "nats per token better than the control that is nearest; dashed: no difference, and the margin",
+        (-MARGIN_OF_STAGES, 0.0),
     )
 
 

@@ -14,6 +14,7 @@ from statistics import median
 import chat_page
 import scores_criterion
 import shapes_criterion
+import smollm2_stages_criterion
 import values_criterion
 
 from limbeck.papers import recipe
@@ -181,6 +182,34 @@ def law_smollm2_rows(found: dict) -> Iterator[Row]:
         else:
             effect = interval(min(gains.values(), key=lambda gain: gain["value"]))
         yield Row("law-smollm2", "law-smollm2", f"{LAW[claim]}{f', {arm}' * bool(arm)}", one["verdict"], effect, n)
+
+
+STAGES = {  # the claims of smollm2-stages
+    "own texts": "On-policy: nearer to the teacher on its own texts, equal FLOPs",
+    "stories": "On-policy costs nothing on stories, within 0.02 nats",
+    "answers": "On-policy before chat is better on answers than more of the same",
+    "chat": "Chat costs nothing on stories, within 0.02 nats",
+}
+
+
+def smollm2_stages() -> Iterator[Row]:
+    """Claims of the study smollm2-stages; before it was run, what they are."""
+    if there("smollm2-stages"):
+        yield from smollm2_stages_rows(read("smollm2-stages/results.json"))
+        return
+    for claim in smollm2_stages_criterion.CLAIMS:
+        seeds = f"{len(smollm2_stages_criterion.SEEDS)} seeds"
+        yield Row("smollm2-stages", "smollm2, stages", STAGES[claim], NOT_RUN, "", seeds)
+
+
+def smollm2_stages_rows(found: dict) -> Iterator[Row]:
+    """Claims of the study smollm2-stages from its results, with the smallest of their differences."""
+    for claim, one in found["claims"].items():
+        other, least = min(one["gains"].items(), key=lambda gain: gain[1]["value"])
+        text = "answers" if claim == "answers" else "stories"
+        effect = f"{interval(least)}, than {other}"
+        n = f"{found['documents'][text]} {text}, {len(found['seeds'])} seeds"
+        yield Row("smollm2-stages", "smollm2, stages", STAGES[claim], one["verdict"], effect, n, bounds(least))
 
 
 VALUES = {  # the claims of values by their beginning
@@ -637,6 +666,7 @@ def rows() -> list[Row]:
         *smollm2(),
         *law_smollm2(),
         *chat(),
+        *smollm2_stages(),
         *values(),
         *scores(),
         *shapes(),
