@@ -104,8 +104,9 @@ def place(tmp_path_factory) -> Path:
         {"prompt": t[0]["content"][:9], "chosen": t[1]["content"][:9], "rejected": t[1]["content"][9:18]} for t in turns
     ]
     (folder / "pairs.jsonl").write_text("\n".join(json.dumps(side) for side in sides), encoding="utf-8")
-    prompt = {"prompt": "the cat sat", "instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]}
-    (folder / "ifeval.jsonl").write_text(json.dumps(prompt), encoding="utf-8")
+    constraint = {"instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]}
+    prompts = [json.dumps({"prompt": " ".join(text.split()[:4])} | constraint) for text in texts(30, seed=3)]
+    (folder / "ifeval.jsonl").write_text("\n".join(prompts), encoding="utf-8")
     return folder
 
 

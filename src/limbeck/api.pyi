@@ -723,6 +723,9 @@ def tune(
     objective: str | Objective | Sequence[str | Objective] | None = "CrossEntropy",
     mask_input: float | str | None = None,
     seed: int | None = 0,
+    reward: str | None = None,
+    samples: int | None = 8,
+    rollout_tokens: int | str | None = 128,
     seeds: int | None = 1,
     baselines: str | Sequence[str] | None = None,
     device: str | None = "auto",
@@ -807,13 +810,22 @@ def tune(
             the one of an ID. For example 0.4 or 0.2,token=0,warmup=0.5. Default: none; random tokens,
             warmup=0.67.
         seed: Seed of data order, new weights and samples. Default: 0.
+        reward: Learn by a reward of the model's own sampled answers instead of from text (policy gradient):
+            checks, the share of the checks of its record that an answer passes, or with all=true 1 for all of
+            them. beta weighs KL from the start. For example checks or 'checks(all=true)'. Default: none;
+            beta=0.05, all=false.
+        samples: With --reward: answers that are sampled of each prompt; each is compared with the others.
+            Default: 8.
+        rollout_tokens: With --reward: the longest answer that is sampled. Default: 128.
         seeds: Number of seeds, from --seed on. One names no winner, three do; more may be added later in the same
             --out. Default: 1.
         baselines: What the tuned model is compared with, besides itself before: full (all weights, for equal
             tokens), full@flops (for equal compute), data-alone (without --replay, for equal tokens), chosen
             (cross-entropy on the preferred side of pairs alone, for equal tokens), unmasked (without
-            --mask-input, for equal tokens), or none. Default: with adapters full and full@flops, with --replay
-            data-alone, with --mask-input unmasked; of pairs chosen, with --replay data-alone.
+            --mask-input, for equal tokens), answers (with --reward: cross-entropy on the answers of the records,
+            as many as are sampled), or none. Default: with adapters full and full@flops, with --replay
+            data-alone, with --mask-input unmasked; of pairs chosen, with --replay data-alone; with --reward
+            answers, where records have them.
         device: Device of this process: auto, cpu, cuda or cuda:1. Default: auto.
         text_processes: Processes that tokenise the dataset; the result does not depend on their number. Default:
             one a core for 256 MiB of text or more and for datasets of the hub, else 1.

@@ -320,6 +320,22 @@ class PairTargets:
     log_p: Float[Tensor, "pairs 2"]
 
 
+@dataclass(frozen=True)
+class Slopes:
+    """A loss at n positions that depends on the logits through log q of the target alone: nats, and their slope in log q.
+
+    ``largest`` are the teacher's largest probabilities from `ChunkTargets`, for terms that compare sorted probabilities.
+    """
+
+    nats: Float[Tensor, " n"]
+    slope: Float[Tensor, " n"]
+    largest: Float[Tensor, "n k"] | None = None
+
+    def part(self, part: slice | Tensor) -> Slopes:
+        """The slopes at some of the positions, by a slice or by indices (n,)."""
+        return Slopes(self.nats[part], self.slope[part], None if self.largest is None else self.largest[part])
+
+
 def joined(first: Batch, second: Batch) -> Batch:
     """The rows of both batches, and what their student reads in the place of a teacher's inputs, where either has such."""
     own = None
@@ -431,11 +447,11 @@ class Teacher(Protocol):
 
 @runtime_checkable
 class ChunkTeacher(Protocol):
-    """A teacher with another tokenizer than the student's, or log-probabilities of pairs of completions."""
+    """A teacher with another tokenizer than the student's, log-probabilities of pairs of completions, or slopes known before."""
 
     name: str
 
-    def __call__(self, batch: Batch) -> ChunkTargets | PairTargets: ...
+    def __call__(self, batch: Batch) -> ChunkTargets | PairTargets | Slopes: ...
 
 
 @overload

@@ -8,7 +8,21 @@ import torch
 
 from limbeck.errors import BadSetting
 from limbeck.models.build import new_model
-from limbeck.run.policy import PolicyWeights, Rollout, Scores, leave_one_out, policy_loss, scores
+from limbeck.objectives.fused import fused_backward
+from limbeck.objectives.policy import PolicyGradient
+from limbeck.run.policy import (
+    SAMPLED,
+    PolicyWeights,
+    Rollout,
+    Scores,
+    advantages,
+    leave_one_out,
+    policy_loss,
+    rows_of,
+    scores,
+    slopes,
+)
+from limbeck.types import Head, Outputs
 from tests.helpers.zoo import CONFIGS, words
 
 OUTCOMES = list(product((0, 1), repeat=2))  # what can be sampled: two tokens of two
@@ -108,3 +122,47 @@ def test_what_cannot_be_scored_is_refused():
             replace(PolicyWeights(), **weights)
     with pytest.raises(BadSetting, match="a prompt and an answer"):
         scores(new_model(CONFIGS["llama"], words(), 0), [[Rollout((4,), (5,), ())]])
+
+
+class Toy:
+    """The toy as a model of tokens 0 and 1: hidden states name what was read, and the head's second row is the table."""
+
+    def __init__(self, table):
+        self.weight = torch.stack([torch.zeros_like(table), table.detach()]).requires_grad_()
+
+    def __call__(self, batch):
+        first, second = batch.tokens[:, 1], batch.tokens[:, 2]
+        read = torch.stack([torch.zeros_like(first), 1 + first, 3 + 2 * first + second], -1)
+        hidden = torch.nn.functional.one_hot(read, 7).double()
+        return Outputs(hidden, Head(self.weight), 2)
+
+
+@pytest.mark.parametrize("reward", [None, torch.tensor([0.0, 1.0, 0.0, 2.0], dtype=torch.float64)])
+def test_the_loss_of_positions_has_the_gradient_of_the_exact_expectation(toy, reward):
+    """The same, as a training step computes it: in the fused head, from slopes that are known before."""
+    table, start = toy
+    weights = PolicyWeights(1, 1.0 if reward is None else 0.0, BETA)
+    (log_z, log_y), log_start = log_q(table), log_q(start)[0]
+    value = log_y if reward is None else reward
+    objective = (log_z.exp() * (value - BETA * (log_z - log_start))).sum()
+    expected = torch.autograd.grad(objective, table)[0]
+
+    model, probability = Toy(table), log_z.detach().exp()
+    for pair in product(range(4), repeat=2):
+        chosen = torch.tensor([pair])
+        batch, parts = rows_of([Rollout((0,), OUTCOMES[one], (1,)) for one in pair])
+        if reward is not None:
+            parts = parts * (parts == SAMPLED)
+        at = model(batch).logits().detach().view(2, 3, 2).log_softmax(-1)
+        now = Scores(log_z.detach()[chosen], log_y.detach()[chosen])
+        advantage = advantages(
+            now, log_start[chosen].detach(), weights, reward=None if reward is None else reward[chosen]
+        )
+        own = at.gather(-1, batch.targets[..., None]).squeeze(-1)
+        weight, worth = slopes(own, parts, advantage.flatten(), answer=weights.answer)
+        assert weight.sum(-1).tolist() == pytest.approx([1.0, 1.0])
+        rows = replace(batch, weight=weight)
+        found = fused_backward(PolicyGradient(), model(rows), worth, rows, scale=float(probability[chosen].prod()) / 2)
+        loss = policy_loss(now, log_start[chosen].detach(), weights, reward=None if reward is None else reward[chosen])
+        assert float(found) == pytest.approx(float(loss * probability[chosen].prod()), rel=1e-12)
+    torch.testing.assert_close(model.weight.grad[1], -expected, rtol=1e-12, atol=1e-14)

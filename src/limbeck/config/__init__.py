@@ -6,6 +6,7 @@ from limbeck.config.names import likely, nearest
 from limbeck.config.resolve import AnySettings, resolve
 from limbeck.config.settings import *  # noqa: F403
 from limbeck.config.values import (
+    ANSWERS,
     ATTENTION,
     BASELINES,
     FULL,
@@ -23,10 +24,12 @@ from limbeck.config.values import (
     byte_budget,
     count,
     require_one_teacher,
+    reward_options,
     split_objectives,
 )
 
 __all__ = [
+    "ANSWERS",
     "ATTENTION",
     "BASELINES",
     "FULL",
@@ -52,6 +55,7 @@ __all__ = [
     "nearest",
     "require_one_teacher",
     "resolve",
+    "reward_options",
     "settings_in",
     "split_objectives",
 ]

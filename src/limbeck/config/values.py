@@ -30,8 +30,9 @@ PTQ = "ptq"  # a baseline of a student that is trained with quantised weights
 LAYERS = "layers+kd"  # a baseline of a student that is expanded from shared layers
 UNMASKED = "unmasked"  # a baseline of a student that reads corrupted tokens: the same training on the plain ones
 FULL = ("full", "full@flops")  # baselines of a model that is trained by adapters: all its weights
-# Baselines of a tuned model: all its weights, no other text, no pairs, no corrupted tokens.
-TUNED = (*FULL, "data-alone", "chosen", UNMASKED)
+ANSWERS = "answers"  # a baseline of a model that is tuned by a reward: cross-entropy on known answers
+# Baselines of a tuned model: all its weights, no other text, no pairs, no corrupted tokens, known answers without a reward.
+TUNED = (*FULL, "data-alone", "chosen", UNMASKED, ANSWERS)
 OFF_POLICY = ("off-policy", "off-policy@flops")  # baselines of a student that generates a part of its text itself
 UNCORRECTED = ("uncorrected", "uncorrected@flops")  # baselines of a student whose teacher is tuned first
 ONE_TEACHER = ("one-teacher", "one-teacher@flops")  # baselines of a student of several teachers: the first for all rows
@@ -278,6 +279,52 @@ def _mask_input(value: Any) -> Any:
     return ",".join([f"{numbers[0]:g}", *shown, *([] if numbers[1] == MASK_WARMUP else [f"warmup={numbers[1]:g}"])])
 
 
+# Rewards, and the defaults of their options.
+REWARDS: dict[str, dict[str, float | bool]] = {"checks": {"beta": 0.05, "all": False}}
+
+
+def reward_options(text: str) -> tuple[str, dict[str, Any]]:
+    """The name of a reward, and all its options, of text such as ``checks(beta=0.1,all=true)``. Raises ValueError for other."""
+    found = re.fullmatch(r"\s*([A-Za-z]\w*)\s*(?:\(([^()]*)\))?\s*", text)
+    if not found or found[1] not in REWARDS:
+        example = "checks or 'checks(beta=0.1)'"
+        raise ValueError(f"expected a reward, such as {example}, got {text!r}. There are: {', '.join(REWARDS)}")
+    options = dict(REWARDS[found[1]])
+    given = [part.strip() for part in (found[2] or "").split(",") if part.strip()]
+    for part in given:
+        key, _, value = (piece.strip() for piece in part.partition("="))
+        if key not in options:
+            raise ValueError(f"{found[1]} has no option {key!r}{nearest(key, options)} It takes: {', '.join(options)}.")
+        options[key] = _option(key, value, options[key])
+    return found[1], options
+
+
+def _option(key: str, value: str, usual: float | bool) -> float | bool:
+    """The value of an option of the kind of its usual one: true or false, or a number of at least 0."""
+    if isinstance(usual, bool):
+        if value not in ("true", "false"):
+            raise ValueError(f"expected {key}=true or {key}=false, got {value!r}")
+        return value == "true"
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number < math.inf:
+        raise ValueError(f"expected {key} to be a number of at least 0, such as {key}={usual:g}, got {value!r}")
+    return number
+
+
+def _reward(value: Any) -> Any:
+    """A reward as the shortest text, with the options that are not the usual ones; None for none."""
+    if value is None:
+        return None
+    name, options = reward_options(str(value))
+    usual = REWARDS[name]
+    shown = {key: str(one).lower() if isinstance(one, bool) else f"{one:g}" for key, one in options.items()}
+    differ = [f"{key}={shown[key]}" for key in options if options[key] != usual[key]]
+    return f"{name}({','.join(differ)})" if differ else name
+
+
 def _joined(value: Any) -> Any:
     """Several objectives or mixers as one text, with commas between them."""
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
@@ -496,6 +543,7 @@ Rollouts = Annotated[str | None, BeforeValidator(_rollouts), Accepts("float | st
 MaskInput = Annotated[
     str | None, BeforeValidator(_mask_input), Accepts("float | str", "SHARE[,token=ID][,warmup=SHARE]")
 ]
+RewardText = Annotated[str | None, BeforeValidator(_reward), Accepts("str", "NAME[(OPTION=VALUE,...)]")]
 Stages = Annotated[tuple[Stage, ...] | None, BeforeValidator(_stages), _SEVERAL]
 Shard = Annotated[tuple[int, int], BeforeValidator(_shard), Accepts("str | tuple[int, int]", "I/N")]
 Price = Annotated[

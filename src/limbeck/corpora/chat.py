@@ -94,6 +94,14 @@ def conversation_so_far(tokenizer: PreTrainedTokenizerBase, document: Document) 
     return tokens
 
 
+def opens_turns(tokenizer: PreTrainedTokenizerBase, document: Document) -> bool:
+    """Whether the chat template writes anything before an assistant's turn, by which a model knows that one begins."""
+    messages = document.messages
+    assert messages is not None
+    text = written(tokenizer, document, messages)
+    return written(tokenizer, document, messages, prompt=True) != text or bool(_header(tokenizer, document, text))
+
+
 def _header(tokenizer: PreTrainedTokenizerBase, document: Document, text: str) -> str:
     """What the template writes between the ``text`` of a document and that of an assistant's turn after it; "" for space alone.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -37,9 +37,13 @@ class Written(Protocol):
 
 @dataclass(frozen=True)
 class Prompt:
-    """A document that a teacher continues. ``name`` is its place in the source."""
+    """A document that a teacher continues. ``name`` is its place in the source.
+
+    ``known`` is the completion that its record has, a text; None without one.
+    """
 
     document: Document
+    known: str | None = None
 
     @property
     def name(self) -> str:
@@ -115,7 +119,7 @@ def prompts_of(
         if most is not None and len(found) == most:
             break
         try:
-            found.append(Prompt(_cut(document)))
+            found.append(_cut(document))
         except BadRecord as error:
             bad.add(error)
     bad.check()
@@ -137,7 +141,8 @@ def under(prompts: Iterable[Prompt], system: str) -> list[Prompt]:
             )
         first, rest = (messages[0], messages[1:]) if messages[0]["role"] == "system" else (None, messages)
         whole = system if first is None else f"{system}\n\n{first['content']}"
-        found.append(Prompt(replace(prompt.document, messages=[{"role": "system", "content": whole}, *rest])))
+        messages = [{"role": "system", "content": whole}, *rest]
+        found.append(replace(prompt, document=replace(prompt.document, messages=messages)))
     return found
 
 
@@ -162,12 +167,13 @@ def digest(prompts: Iterable[Prompt]) -> str:
     return found.hexdigest()
 
 
-def _cut(document: Document) -> Document:
+def _cut(document: Document) -> Prompt:
     if document.prompt:
         assert document.text is not None
-        return replace(document, text=document.text[: document.prompt])
+        rest = document.text[document.prompt :]
+        return Prompt(replace(document, text=document.text[: document.prompt]), rest or None)
     if document.messages is None:
-        return document
+        return Prompt(document)
     stop = len(document.messages)
     while stop and document.messages[stop - 1]["role"] == "assistant":
         stop -= 1
@@ -176,7 +182,15 @@ def _cut(document: Document) -> Document:
             f"{document.name}: expected a turn before the assistant's, got only turns of the assistant: give the "
             "question to answer, or remove it"
         )
-    return replace(document, messages=document.messages[:stop])
+    return Prompt(replace(document, messages=document.messages[:stop]), _text_of(document.messages[stop:]))
+
+
+def _text_of(turns: Sequence[Message]) -> str | None:
+    """The text of a single turn; None for several, or one with calls of functions."""
+    if len(turns) != 1 or turns[0].get("tool_calls"):
+        return None
+    content = turns[0].get("content")
+    return content if isinstance(content, str) and content.strip() else None
 
 
 def _turn(text: str, calls: list[Any] | None = None) -> Message:

@@ -9,7 +9,7 @@ weights, the seed and the place of the row, so a stopped training continues to t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -145,33 +145,16 @@ class Continuing:
                 sample += 1
 
     def _continued(self, prompts: Sequence[_Prompt], length: int) -> list[Continuation]:
-        """The continuation of each prompt, computed in groups of similar length; in a row of ``length`` no longer one fits."""
-        found: dict[int, Continuation] = {}
-        model = self.model.model
-        training = model.training
-        model.eval()
-        try:
-            order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i].tokens), i))
-            kind = "cuda" if self.model.device.type == "cuda" else "cpu"
-            while order:
-                longest = len(prompts[order[0]].tokens)
-                at_once = max(1, min(_AT_ONCE[kind], _HELD[kind] // (longest + self.max_new_tokens)))
-                group, order = order[:at_once], order[at_once:]
-                shortest = len(prompts[group[-1]].tokens)
-                most = min(self.max_new_tokens, self.model.context - longest, length + 1 - shortest)
-                uniforms = np.stack([_random(self.seed, *prompts[i].seed).random(most) for i in group])
-                with torch.autocast(self.model.device.type, dtype=torch.bfloat16, enabled=self.bf16):
-                    texts = generate(
-                        self.model,
-                        [prompts[i].tokens for i in group],
-                        max_new_tokens=most,
-                        temperature=self.temperature,
-                        uniforms=uniforms,
-                    )
-                found.update(zip(group, texts, strict=True))
-        finally:
-            model.train(training)
-        return [found[i] for i in range(len(prompts))]
+        """The continuation of each prompt; in a row of ``length`` no longer one fits."""
+        return continued(
+            self.model,
+            [prompt.tokens for prompt in prompts],
+            lambda number: _random(self.seed, *prompts[number].seed),
+            max_new_tokens=self.max_new_tokens,
+            temperature=self.temperature,
+            bf16=self.bf16,
+            most=length + 1,
+        )
 
 
 @dataclass
@@ -226,6 +209,49 @@ class Rollouts:
     def facts(self) -> dict[str, int]:
         """What this rank generated for the last rows that were taken, for the step's row of metrics.jsonl."""
         return self.last.row()
+
+
+def continued(
+    model: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    random: Callable[[int], np.random.Generator],
+    *,
+    max_new_tokens: int,
+    temperature: float = 1.0,
+    bf16: bool = False,
+    most: int | None = None,
+) -> list[Continuation]:
+    """The continuation of each prompt by a model that may be in training, computed in groups of similar length.
+
+    ``random`` gives the random numbers of a prompt by its place. ``most``: tokens of a prompt with its continuation, those of the
+    model's context at most. Groups depend on the prompts alone, so the same prompts have the same continuations again.
+    """
+    found: dict[int, Continuation] = {}
+    training = model.model.training
+    model.model.eval()
+    try:
+        order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), i))
+        kind = "cuda" if model.device.type == "cuda" else "cpu"
+        while order:
+            longest = len(prompts[order[0]])
+            at_once = max(1, min(_AT_ONCE[kind], _HELD[kind] // (longest + max_new_tokens)))
+            group, order = order[:at_once], order[at_once:]
+            shortest = len(prompts[group[-1]])
+            room = model.context - longest if most is None else min(model.context - longest, most - shortest)
+            steps = min(max_new_tokens, room)
+            uniforms = np.stack([random(i).random(steps) for i in group])
+            with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=bf16):
+                texts = generate(
+                    model,
+                    [prompts[i] for i in group],
+                    max_new_tokens=steps,
+                    temperature=temperature,
+                    uniforms=uniforms,
+                )
+            found.update(zip(group, texts, strict=True))
+    finally:
+        model.model.train(training)
+    return [found[i] for i in range(len(prompts))]
 
 
 def _packed(batch: Batch, prompts: Sequence[_Prompt], texts: Sequence[Continuation]) -> tuple[Batch, Generated]:

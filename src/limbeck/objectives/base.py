@@ -41,6 +41,7 @@ class Objective(torch.nn.Module, ABC):
 
     needs_teacher: bool = True
     compares_pairs: bool = False  # whether it is a loss of two completions of a prompt (`objectives.preference`)
+    per: ClassVar[str] = "nats/token"  # the unit of its mean in progress lines
     largest: int = 0  # with another tokenizer: how many of the teacher's largest probabilities it compares; 0: chunks
     merge: float = 0.0  # chunks end where the teacher's mass on a new word exceeds this; 0: at all common boundaries
     source: str | None = None  # file or module of a user's class, as `parse` reads it

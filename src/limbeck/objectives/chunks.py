@@ -14,7 +14,6 @@ Terms that compare sorted probabilities (`objectives.largest`) act on each posit
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -23,25 +22,9 @@ from torch import Tensor
 from limbeck.objectives import largest
 from limbeck.objectives.base import Objective
 from limbeck.objectives.basic import CrossEntropy
-from limbeck.types import Chunk, ChunkTargets
+from limbeck.types import Chunk, ChunkTargets, Slopes
 
 Terms = Sequence[tuple[float, Objective]]
-
-
-@dataclass(frozen=True)
-class Slopes:
-    """The chunk terms of a loss at n positions: nats, and their slope in log q of the target.
-
-    ``largest`` are the teacher's largest probabilities from `ChunkTargets`, for terms that compare sorted probabilities.
-    """
-
-    nats: Float[Tensor, " n"]
-    slope: Float[Tensor, " n"]
-    largest: Float[Tensor, "n k"] | None
-
-    def part(self, part: slice | Tensor) -> Slopes:
-        """The slopes at some of the positions, by a slice or by indices (n,)."""
-        return Slopes(self.nats[part], self.slope[part], None if self.largest is None else self.largest[part])
 
 
 def of_chunks(terms: Terms) -> Terms:

@@ -25,9 +25,8 @@ from limbeck.host import on_host, part_of, sent
 from limbeck.models.mixers.precision import exact
 from limbeck.objectives import chunks, outcomes, pairs
 from limbeck.objectives.base import Objective, terms_of
-from limbeck.objectives.chunks import Slopes
 from limbeck.products import full_products
-from limbeck.types import Batch, Chunk, ChunkTargets, Head, Outputs, PairTargets, Signal, Sparse
+from limbeck.types import Batch, Chunk, ChunkTargets, Head, Outputs, PairTargets, Signal, Slopes, Sparse
 
 # On a CPU a block and its temporaries should fit the second-level cache (1 MiB), and the buffers of two chunks the third-level
 # cache. On an accelerator every kernel launch costs.
@@ -51,7 +50,7 @@ class Sizes:
 def fused_backward(
     objective: Objective,
     outputs: Outputs,
-    signal: Outputs | Sparse | ChunkTargets | PairTargets | None,
+    signal: Outputs | Sparse | ChunkTargets | PairTargets | Slopes | None,
     batch: Batch,
     *,
     scale: float | Tensor,
@@ -102,7 +101,7 @@ def fused_backward(
 def fused_nats(
     objective: Objective,
     outputs: Outputs,
-    signal: Outputs | Sparse | ChunkTargets | PairTargets | None,
+    signal: Outputs | Sparse | ChunkTargets | PairTargets | Slopes | None,
     batch: Batch,
     *,
     sizes: Sizes | Literal["auto"] = "auto",
@@ -201,7 +200,7 @@ def value_and_gradient(
 def _sloped(
     objective: Objective,
     outputs: Outputs,
-    signal: Outputs | Sparse | ChunkTargets | PairTargets | None,
+    signal: Outputs | Sparse | ChunkTargets | PairTargets | Slopes | None,
     batch: Batch,
     sizes: Sizes | Literal["auto"],
 ) -> Outputs | Sparse | Slopes | None:

@@ -14,9 +14,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from limbeck.objectives.base import Objective
-from limbeck.objectives.chunks import Slopes
 from limbeck.objectives.preference import Pairs, Preference, single
-from limbeck.types import PairTargets
+from limbeck.types import PairTargets, Slopes
 
 
 def slopes(

@@ -72,6 +72,17 @@ _MARKERS, _LINES = "osD^v", ("-", "--", "-.", ":")  # of several objectives
 _TITLE = 46  # characters above a panel
 _SMOOTH = 0.05  # of the run's steps: the width of the moving average
 
+_SUMMED = (
+    "rollouts",
+    "rollout_tokens",
+    "rollouts_ended",
+    "groups",
+    "groups_alike",
+    "reward_sum",
+    "entropy_sum",
+    "kl_sum",
+)
+
 Rows = Sequence[Mapping[str, Any]]
 
 
@@ -200,6 +211,33 @@ def optimiser_curves(curves: Sequence[Curve], *, start: Start = CUT) -> Markup |
         if len(shown) > 1:
             figure.legend(loc="outside upper left", ncols=4)
         return _svg(figure, "Learning rate and gradient norm by tokens read")
+
+
+def reward_curves(curves: Sequence[Curve]) -> Markup | None:
+    """What the sampled answers of a tuning by a reward show step by step, of its first seed; None where it has no steps."""
+    rows = next((curve.rows for curve in curves if len(curve.rows) > 1 and _known(curve.rows, "reward_sum")), None)
+    if rows is None:
+        return None
+    total = {key: np.array([float(row[key]) for row in rows]) for key in _SUMMED}
+    answers, tokens = total["rollouts"], total["rollout_tokens"]
+    panels = {
+        "reward": total["reward_sum"] / answers,
+        "prompts without variance": total["groups_alike"] / total["groups"],
+        "tokens an answer": tokens / answers,
+        "answers cut off": 1 - total["rollouts_ended"] / answers,
+        "entropy, nats a token": total["entropy_sum"] / tokens,
+        "KL from the start, nats an answer": total["kl_sum"] / answers,
+    }
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(8.6, 4.6), layout="constrained")
+        steps = np.array([row["step"] for row in rows])
+        for axes, (title, values) in zip(figure.subplots(2, 3).flat, panels.items(), strict=True):
+            axes.plot(steps, values, color=_PAGE["student"], linewidth=0.6, alpha=0.3)
+            axes.plot(steps, _smooth(values), color=_PAGE["student"], linewidth=1.6)
+            axes.set(title=title)
+            _plain(axes)
+            axes.margins(x=0.01)
+        return _svg(figure, "Sampled answers by step")
 
 
 def _known(rows: Rows, name: str) -> bool:

@@ -20,12 +20,14 @@ from limbeck.report.figures import Curve
 from limbeck.report.trained import Trained, trained_in
 from limbeck.types import Reading, ReadingRow
 
+ANSWERS_FILE = "answers.json"  # greedy answers to some held-out prompts, of a tuning by a reward
 _ARM = re.compile(r"(.+)-seed(\d+)")
 _OTHER_PROBES = (
     "overlap-",
     "slices-",
     "recall-",
     "other-",
+    "reward-",
 )  # whose files, and those of other text, lie beside those of likelihood and calibration
 
 
@@ -40,6 +42,7 @@ class RunFolder:
     trained: Sequence[Trained]  # how far those went that could end early
     verdict: Mapping[str, Any]
     samples: Sequence[Mapping[str, Any]]
+    answers: Sequence[Mapping[str, Any]]  # to held-out prompts, of a tuning by a reward
     surprises: Sequence[Mapping[str, Any]]
     config: Mapping[str, Any]  # the student's
     moved: Sequence[MovedRow]  # how far each kind of matrix is from the student's start, all of them first
@@ -57,6 +60,7 @@ class RunFolder:
             trained=trained_in(folder, run),
             verdict=_there(folder / "verdict.json", lambda file: read_json(file, kinds.Verdict), {}),
             samples=_there(folder / "samples.json", lambda file: read_rows(file, kinds.Sample), []),
+            answers=_there(folder / ANSWERS_FILE, lambda file: read_rows(file, kinds.Answered), []),
             surprises=_there(folder / "surprises.json", lambda file: read_rows(file, kinds.KLExample), []),
             config=_config(folder / "student") or _config(folder / "cut"),
             moved=_there(folder / "measurements" / CHANGE, lambda file: read_rows(file, MovedRow), []),

@@ -32,10 +32,12 @@ from limbeck.report.figures import (
     loss_curves,
     optimiser_curves,
     reliability_plot,
+    reward_curves,
     task_points,
 )
 from limbeck.report.folder import RunFolder
 from limbeck.report.pretrained import trained_how
+from limbeck.report.rewarded import rewarded_rows
 from limbeck.report.rollouts import generated_in
 from limbeck.report.samples import in_whole_words
 from limbeck.report.start import Start, is_tuning, start_of
@@ -189,7 +191,7 @@ def render(found: RunFolder) -> str:
             verdict=found.verdict,
             tiles=_tiles(found, start),
             columns=[heading for heading, *_ in _columns(found)],
-            models=_models(found, start),
+            models=[] if found.reading("student", "reward") else _models(found, start),
             documents=_documents(found),
             seeds=_seeds(found),
             differences=_differences(found.verdict.get("differences", []), start),
@@ -203,7 +205,11 @@ def render(found: RunFolder) -> str:
             recalled_models=[label(name, start) for name in _models_with(found, "recall_hits")],
             conversion=run.get("conversion") or {},
             there=found.models,
-            curves=_curves(found, start),
+            rewarded=rewarded_rows(found.readings) if found.reading("student", "reward") else [],
+            prompts=getattr(found.reading("student", "reward"), "n", 0),
+            reward_curves=reward_curves(found.curves),
+            answers=found.answers,
+            curves=None if found.reading("student", "reward") else _curves(found, start),
             held_out=_held_out(found, start),
             watched=_watched(found),
             apart=(found.run.get("plan") or {}).get("eval_every"),
@@ -373,6 +379,11 @@ def _tiles(found: RunFolder, start: Start) -> list[tuple[str, str, str]]:
 def _tiles_of_tuning(found: RunFolder) -> list[tuple[str, str, str]]:
     """The same of a tuning: the loss before and after, and what was forgotten of other text."""
     tiles = []
+    for name, what in (("reward", "reward of sampled answers"), ("greedy_passed", "of greedy answers pass all checks")):
+        before, after = (found.reading(model, name) for model in ("cut", "student"))
+        if before and after:
+            shown = (lambda value: f"{value:.3f}") if name == "reward" else share
+            tiles.append((what, shown(after.value), f"before {shown(before.value)}"))
     if pairs := found.reading("student", "pair_accuracy"):
         tiles.append(("of held-out pairs right", share(pairs.value), f"{share(pairs.low)} to {share(pairs.high)}"))
     before, after = (found.reading(model, "held_out") for model in ("cut", "student"))
@@ -457,7 +468,8 @@ def _documents(found: RunFolder) -> str:
 
 def _seeds(found: RunFolder) -> int:
     """How many seeds of the student were measured."""
-    return len({r.seed for r in found.readings if r.model == "student" and r.name == "held_out" and r.seed is not None})
+    names = ("held_out", "reward")
+    return len({r.seed for r in found.readings if r.model == "student" and r.name in names and r.seed is not None})
 
 
 def _models_with(found: RunFolder, name: str) -> list[str]:

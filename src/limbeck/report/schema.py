@@ -250,6 +250,13 @@ class Step(TypedDict, total=False):
     rollouts: Count
     rollout_tokens: Count
     rollouts_ended: Count
+    row_tokens: Count
+    passed: Count
+    groups: Count
+    groups_alike: Count
+    reward_sum: float
+    kl_sum: float
+    entropy_sum: float
 
 
 class Training(TypedDict):
@@ -273,6 +280,16 @@ class Watched(TypedDict):
     n: Count
     predictions: Count
     seconds: Seconds
+
+
+class Answered(TypedDict):
+    """Greedy answers to a held-out prompt by the tuned model and the model before, and whether they pass."""
+
+    prompt: str
+    student: str
+    student_passed: bool
+    cut: str
+    cut_passed: bool
 
 
 class Sample(TypedDict):

@@ -36,8 +36,14 @@ from limbeck.types import Reading
 OTHER = "other"  # before the names of readings and files of other text
 FORGOTTEN = "student - cut on other text"  # the difference of the tuned model
 ALONE = "data-alone - cut on other text"
-ORDER = ("cut", "student", "chosen", "full", "full@flops", "data-alone", "unmasked")
+ORDER = ("cut", "student", "chosen", "answers", "full", "full@flops", "data-alone", "unmasked")
 _ROWS = (
+    ("reward", "reward of sampled answers"),
+    ("passed", "sampled answers that pass all checks"),
+    ("greedy_passed", "greedy answers that pass all checks"),
+    ("answer_tokens", "tokens of a sampled answer"),
+    ("unfinished", "sampled answers that were cut off"),
+    ("kl_start", "KL from before, nats an answer"),
     ("pair_accuracy", "pairs whose preferred side has the larger reward"),
     ("likelihood_accuracy", "pairs whose preferred side is more probable"),
     ("longer_wins", "pairs whose preferred side is longer"),
@@ -198,7 +204,7 @@ def tuned_card(run: Mapping[str, Any], readings: Sequence[Reading], notes: Seque
         *("---", "", f"# {plain(str(student['name']))}, tuned", "", plain(_origin(run, student, plan, signature)), ""),
         *(plain(str(run["verdict"])), ""),
         *(f"- {plain(note)}" for note in notes),
-        *("", "## Measured on held-out text", ""),
+        *("", f"## Measured on held-out {'prompts' if signature.get('reward') else 'text'}", ""),
         *measured_table(readings, BEFORE, shown=_ROWS, order=ORDER),
         *("", "## Made by", "", "```sh", plain(shlex.join(run["command"])), "```", ""),
         *how_to_load(ours=False),
@@ -217,7 +223,7 @@ def _origin(
         what = f"adapters of rank {signature['rank']}, {count(student['trained'])} numbers, merged into the weights"
     text = (
         f"{student['name']} ({count(student['parameters'])} parameters), tuned with {run['objective']} on "
-        f"{count(plan['tokens'])} tokens: {what}."
+        f"{count(plan['tokens'])} tokens{' of its own answers' if signature.get('reward') else ''}: {what}."
     )
     if signature.get("replay"):
         _, _, part = str(signature["replay"]).rpartition(":")

@@ -29,6 +29,7 @@ LABELS = {
     "data-alone": "on the data alone",
     "chosen": "cross-entropy on preferred sides",
     "unmasked": "with plain input",
+    "answers": "cross-entropy on known answers",
 }
 ORDER = tuple(LABELS)
 TEACHER_OF = "teacher-of-"  # before a domain's name: the name of its teacher as a model

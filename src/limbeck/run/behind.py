@@ -30,7 +30,7 @@ class Done:
     begun: Moment
     ended: Moment
     position: dict[str, Any]
-    facts: Mapping[str, int]
+    facts: Mapping[str, float]
 
 
 @dataclass

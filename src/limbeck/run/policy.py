@@ -8,6 +8,10 @@ the gradient has two halves: that of log q(z|x), weighted by the bracket of a sa
 of log q(y|x,z) itself (Chen et al., arXiv 2411.04282, eq. 5; the baseline is that of Kool et al. 2019, "Buy 4 REINFORCE samples,
 get a baseline for free!"). Neither has a bias. The bracket is a number: its own gradient is the second half, and that of beta
 log q(z|x) is 0 in expectation. The published code multiplies the second half by 0, the paper by 1.
+
+With a reward of what was sampled in the place of log q(y|x,z), and without its half, this is the policy gradient with the
+leave-one-out baseline (RLOO, Ahmadian et al., arXiv 2402.14740): log-probabilities are summed over a sample, and each sample
+counts once.
 """
 
 from __future__ import annotations
@@ -17,12 +21,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from limbeck.corpora.tasks.synthetic import Drawing, as_batch
 from limbeck.errors import BadSetting
 from limbeck.models.language_model import LanguageModel
+from limbeck.types import Batch, Slopes
+
+SAMPLED, ANSWER = 1, 2  # what a target of a rollout is of
 
 
 @dataclass(frozen=True)
@@ -69,14 +76,14 @@ def scores(model: LanguageModel, rollouts: Sequence[Sequence[Rollout]]) -> Score
     rows = [one for samples in rollouts for one in samples]
     if not rows or not all(one.prompt and one.answer for one in rows):
         raise BadSetting("expected rollouts with a prompt and an answer of at least one token each")
-    tokens, parts = _padded(rows)
-    batch = as_batch(Drawing(tokens[:, :-1], tokens[:, 1:], parts[:, 1:] > 0)).to(model.device)
+    batch, parts = rows_of(rows)
+    batch = batch.to(model.device)
     counted = batch.counted
     logits = model(batch).logits(counted).float()
     log_q = logits.log_softmax(-1).gather(-1, batch.targets.flatten()[counted, None]).squeeze(-1)
-    part = torch.from_numpy(parts[:, 1:]).to(model.device).flatten()[counted]
-    row = torch.div(counted, tokens.shape[1] - 1, rounding_mode="floor")
-    sums = [log_q.new_zeros(len(rows)).index_add(0, row, log_q * (part == number)) for number in (1, 2)]
+    part = parts.to(model.device).flatten()[counted]
+    row = torch.div(counted, batch.tokens.shape[1], rounding_mode="floor")
+    sums = [log_q.new_zeros(len(rows)).index_add(0, row, log_q * (part == number)) for number in (SAMPLED, ANSWER)]
     return Scores(*(total.reshape(len(rollouts), -1) for total in sums))
 
 
@@ -92,9 +99,22 @@ def policy_loss(
     ``start`` has log q0 of what was sampled, by the frozen start. ``reward`` takes the place of log q(y|x,z), such as whether a
     written answer is right. Raises BadSetting for fewer than two samples of a question, which have no baseline.
     """
+    advantage = advantages(now, start, weights, reward=reward)
+    return -(advantage * now.sampled + weights.answer * now.answer).mean()
+
+
+def advantages(
+    now: Scores,
+    start: Float[Tensor, "questions samples"],
+    weights: PolicyWeights,
+    *,
+    reward: Float[Tensor, "questions samples"] | None = None,
+) -> Float[Tensor, "questions samples"]:
+    """What log q of each sample counts in `policy_loss`, without a graph: its bracket less the mean of the others, weighted."""
+    if not weights.policy:
+        return torch.zeros_like(now.sampled)
     value = (now.answer if reward is None else reward) - weights.beta * (now.sampled - start)
-    advantage = leave_one_out(value.detach()) if weights.policy else torch.zeros_like(now.sampled)
-    return -(weights.policy * advantage * now.sampled + weights.answer * now.answer).mean()
+    return weights.policy * leave_one_out(value.detach())
 
 
 def leave_one_out(values: Float[Tensor, "questions samples"]) -> Float[Tensor, "questions samples"]:
@@ -105,12 +125,39 @@ def leave_one_out(values: Float[Tensor, "questions samples"]) -> Float[Tensor, "
     return (values - values.mean(-1, keepdim=True)) * (k / (k - 1))
 
 
-def _padded(rows: Sequence[Rollout]) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens of all rows, padded on the right, and whether each is sampled (1), of the answer (2) or neither (0)."""
+def rows_of(rows: Sequence[Rollout]) -> tuple[Batch, Int[Tensor, "B T"]]:
+    """A batch of rollouts, padded on the right, and whether a target is `SAMPLED`, of the `ANSWER` or 0, neither.
+
+    Those of both kinds have the weight 1.
+    """
     length = max(len(one.prompt) + len(one.sampled) + len(one.answer) for one in rows)
     tokens, parts = np.zeros((len(rows), length), np.int64), np.zeros((len(rows), length), np.int64)
     for i, one in enumerate(rows):
         whole = [*one.prompt, *one.sampled, *one.answer]
         tokens[i, : len(whole)] = whole
-        parts[i, len(one.prompt) : len(whole)] = [1] * len(one.sampled) + [2] * len(one.answer)
-    return tokens, parts
+        parts[i, len(one.prompt) : len(whole)] = [SAMPLED] * len(one.sampled) + [ANSWER] * len(one.answer)
+    return as_batch(Drawing(tokens[:, :-1], tokens[:, 1:], parts[:, 1:] > 0)), torch.from_numpy(parts[:, 1:])
+
+
+def sums_of(
+    values: Float[Tensor, "B T"], parts: Int[Tensor, "B T"], *, samples: int
+) -> tuple[Float[Tensor, "questions samples"], Float[Tensor, "questions samples"]]:
+    """Values of positions summed over what was sampled, and over the answer, of each sample; in float64."""
+    whole = values.double()
+    sampled, answer = ((whole * (parts == kind)).sum(-1).reshape(-1, samples) for kind in (SAMPLED, ANSWER))
+    return sampled, answer
+
+
+def slopes(
+    log_q: Float[Tensor, "B T"], parts: Int[Tensor, "B T"], advantage: Float[Tensor, " B"], *, answer: float
+) -> tuple[Float[Tensor, "B T"], Slopes]:
+    """`policy_loss` as a loss of positions: the weight of each, with which a sample counts 1, and nats and slope in log q.
+
+    ``advantage`` is what log q of a sample counts (`advantages`), ``answer`` what that of the answer does. Weight times slope is
+    minus that. Every row needs a position of either kind.
+    """
+    counted = parts > 0
+    tokens = counted.sum(-1, keepdim=True)
+    worth = torch.where(parts == SAMPLED, advantage[:, None].to(log_q), answer * (parts == ANSWER))
+    slope = -worth * tokens
+    return counted.to(log_q) / tokens, Slopes((slope * log_q).flatten(), slope.flatten())

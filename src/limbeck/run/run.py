@@ -100,7 +100,7 @@ class Run:
     that is measured during the training, None for none. ``rule``: what follows from those measurements, None for nothing;
     ranks that do not measure have it too. ``tracked``: how a tracker shows the training, None for no tracker. ``background``:
     whether checkpoints are written while the training goes on, from a copy in host memory; None for where weights are on a GPU.
-    ``facts``: asked after each step for more columns of its row of metrics.jsonl, counts that are summed over the ranks.
+    ``facts``: asked after each step for more columns of its row of metrics.jsonl, sums that are summed over the ranks too.
     """
 
     folder: Path
@@ -118,7 +118,7 @@ class Run:
     rule: Rule | None = None
     tracked: Tracked | None = None
     background: bool | None = None
-    facts: Callable[[], Mapping[str, int]] = dict
+    facts: Callable[[], Mapping[str, float]] = dict
     done: int = field(default=0, init=False)  # steps
     complete: bool = field(default=False, init=False)  # whether all steps are done, or as many as the rule allows
     selection: Selection | None = field(default=None, init=False)
@@ -219,9 +219,10 @@ class Run:
                 set_format(self.student.model, torch.float32)  # as the saved model is loaded
             self._conclude(average)
 
-    def _counts(self) -> dict[str, int]:
-        """The facts of a step, over all ranks."""
-        return {name: round(self.world.sum(float(count))) for name, count in self.facts().items()}
+    def _counts(self) -> dict[str, float]:
+        """The facts of a step, over all ranks. Counts stay whole numbers."""
+        found = {name: (value, self.world.sum(float(value))) for name, value in self.facts().items()}
+        return {name: round(total) if isinstance(own, int) else total for name, (own, total) in found.items()}
 
     def _measures(self, step: int) -> bool:
         """Whether held-out text is measured after a step, here or on another rank."""
@@ -303,7 +304,7 @@ class Run:
         """Name and unit of the training loss, for progress lines."""
         if self.unit != "nats":
             return "training error", self.unit
-        return f"training {self.objective.short}", "a pair" if self.objective.compares_pairs else "nats/token"
+        return f"training {self.objective.short}", "a pair" if self.objective.compares_pairs else self.objective.per
 
     def interrupted(self, done: int, caught: Sequence[int]) -> Interrupted:
         """The error for a run that a signal ended after ``done`` steps."""

@@ -29,7 +29,7 @@ from limbeck.objectives.base import Objective
 from limbeck.objectives.fused import fixed_weights, fused_backward
 from limbeck.run.mesh import Mesh
 from limbeck.run.micro import MicroBatch
-from limbeck.types import Batch, CausalLM, ChunkTargets, ChunkTeacher, Outputs, PairTargets, Sparse, Teacher
+from limbeck.types import Batch, CausalLM, ChunkTargets, ChunkTeacher, Outputs, PairTargets, Slopes, Sparse, Teacher
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class LossTerm:
         """Summed weight of the tokens."""
         return self.batch.total
 
-    def signal(self) -> Outputs | Sparse | ChunkTargets | PairTargets | None:
+    def signal(self) -> Outputs | Sparse | ChunkTargets | PairTargets | Slopes | None:
         """The teacher's targets, without a graph; None if the objective needs no teacher."""
         if not self.objective.needs_teacher:
             return None

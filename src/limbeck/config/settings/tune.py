@@ -11,7 +11,7 @@ from limbeck.config.flag import Flag
 from limbeck.config.settings.common import MaskedInput, MeshText, Opening, RunFolder, RunSeeds, Settings
 from limbeck.config.settings.distil import OBJECTIVE_SYNONYMS
 from limbeck.config.settings.training import TrainingSettings
-from limbeck.config.values import LearningRates, ObjectiveText, Replay, TunedBaselines
+from limbeck.config.values import Count, LearningRates, ObjectiveText, Replay, RewardText, TunedBaselines
 
 
 class TuneSettings(TrainingSettings, Settings):
@@ -104,6 +104,37 @@ class TuneSettings(TrainingSettings, Settings):
         ),
     ] = "CrossEntropy"
     mask_input: MaskedInput = Field(default=None, exclude=True)
+    reward: Annotated[
+        RewardText,
+        Flag(
+            "Learn by a reward of the model's own sampled answers instead of from text (policy gradient): checks, the share of "
+            "the checks of its record that an answer passes, or with all=true 1 for all of them. beta weighs KL from the start.",
+            "On-policy",
+            default="none; beta=0.05, all=false",
+            examples=("checks", "'checks(all=true)'"),
+            synonyms=("rl", "rlvr", "grpo", "rloo", "ppo", "reinforce", "reward_funcs", "reward_model"),
+        ),
+    ] = Field(default=None, exclude=True)
+    samples: Annotated[
+        int,
+        Field(ge=1, le=10_000),
+        Flag(
+            "Answers that are sampled of each prompt; each is compared with the others.",
+            "On-policy",
+            needs="--reward",
+            synonyms=("num_generations", "group_size", "num_return_sequences", "rloo_k", "n"),
+        ),
+    ] = Field(default=8, exclude=True)
+    rollout_tokens: Annotated[
+        Count,
+        Flag(
+            "The longest answer that is sampled.",
+            "On-policy",
+            needs="--reward",
+            unit="tokens",
+            synonyms=("max_completion_length", "max_new_tokens", "max_response_length"),
+        ),
+    ] = Field(default=128, exclude=True)
     lr: Annotated[
         LearningRates,
         Flag(
@@ -122,10 +153,11 @@ class TuneSettings(TrainingSettings, Settings):
         Flag(
             "What the tuned model is compared with, besides itself before: full (all weights, for equal tokens), full@flops (for "
             "equal compute), data-alone (without --replay, for equal tokens), chosen (cross-entropy on the preferred side of "
-            "pairs alone, for equal tokens), unmasked (without --mask-input, for equal tokens), or none.",
+            "pairs alone, for equal tokens), unmasked (without --mask-input, for equal tokens), answers (with --reward: "
+            "cross-entropy on the answers of the records, as many as are sampled), or none.",
             "Comparison",
             default="with adapters full and full@flops, with --replay data-alone, with --mask-input unmasked; of pairs chosen, "
-            "with --replay data-alone",
+            "with --replay data-alone; with --reward answers, where records have them",
             synonyms=("baseline", "compare", "compare_with"),
         ),
     ] = None

@@ -26,6 +26,7 @@ from limbeck.corpora.found import notes_of
 from limbeck.corpora.layout import PACKINGS, STREAM, WITHOUT_LONG
 from limbeck.disk import LOCK, Count, read_json, refuse_links, remove_leftovers, sha256_of, take, write_json, writing
 from limbeck.errors import BadFolder
+from limbeck.models.source import resolve, weights_digest
 from limbeck.run.world import World
 from limbeck.scrub import scrubbed
 from limbeck.teachers.ref import VOCABULARY
@@ -366,6 +367,18 @@ def same_corpus(folder: Path, run: dict[str, Any], train: TokenStore, held_out: 
         )
     if "text" not in run:
         update(folder, run, text=corpus | {"reading": reading}, read=notes_of(train))
+
+
+def same_model(folder: Path, run: dict[str, Any], model: str) -> None:
+    """Raises BadFolder if the run in the folder began with other weights under the name of this model."""
+    digest = weights_digest(resolve(model))
+    if run.get("weights", digest) != digest:
+        raise BadFolder(
+            f"the weights of {model} changed since the run in {folder} began, so it cannot be continued: put them back, or give "
+            "a new folder with --out."
+        )
+    if "weights" not in run:
+        update(folder, run, weights=digest)
 
 
 def update(folder: Path, run: dict[str, Any], **facts: Any) -> None:

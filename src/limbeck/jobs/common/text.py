@@ -32,6 +32,7 @@ def columns_of(settings: Settings | PilotSettings) -> Columns:
     """
     pairs = isinstance(settings, TuneSettings) and ObjectiveSpec.of(settings.objective, pairs=True).compares_pairs
     prompts = isinstance(settings, CaptureSettings) and (settings.text or settings.pairs is not None)
+    prompts = prompts or (isinstance(settings, TuneSettings) and settings.reward is not None)
     return Columns(settings.columns or (), preference=pairs, prompts=prompts)
 
 

@@ -29,6 +29,7 @@ from limbeck.models.language_model import LanguageModel
 from limbeck.models.save import round_to, save
 from limbeck.objectives import CrossEntropy
 from limbeck.objectives.base import Objective
+from limbeck.run.mesh import Mesh
 from limbeck.run.optim import learning_rate
 from limbeck.run.replay import ReplayStep
 from limbeck.run.run import Plan, Run
@@ -38,7 +39,7 @@ from limbeck.run.step import Step, train_step
 from limbeck.run.trackers import Tracked
 from limbeck.run.watch import Watch
 from limbeck.students.adapter_files import write_adapters
-from limbeck.students.adapters import Subspace, adapt, merge
+from limbeck.students.adapters import AdapterPlan, Subspace, adapt, merge
 from limbeck.types import Corpus
 
 OF_PAIRS = 0.1  # of the rate of cross-entropy; TRL's default for DPO is a twentieth of that for it, 1e-6 and 2e-5
@@ -143,7 +144,7 @@ class Shared:
             inside = self._subspaces(arm, model) if self.plan.adapters.subspace else None
             adapt(model, self.plan.adapters, seed=arm.seed, subspaces=inside)
         if arm.pairs:
-            _without_dropout(model)
+            without_dropout(model)
         return model
 
     def _subspaces(self, arm: Arm, model: LanguageModel) -> dict[str, Subspace]:
@@ -233,7 +234,7 @@ class Shared:
         return ReplayStep(own, objective.to(self.environment.world.device), self.parent, corpus.is_other)
 
 
-def _without_dropout(model: LanguageModel) -> None:
+def without_dropout(model: LanguageModel) -> None:
     """Switches dropout off: with it a model has other log-probabilities than the reference before its first step."""
     for module in model.model.modules():
         if isinstance(module, torch.nn.Dropout):
@@ -242,13 +243,29 @@ def _without_dropout(model: LanguageModel) -> None:
             module.attention_dropout = 0.0
 
 
+@dataclass(frozen=True)
+class Saving:
+    """How tuned models are saved: the model that was tuned, its name and folder, the adapters, and the number format."""
+
+    base: str
+    folder: Path
+    adapters: AdapterPlan | None
+    stored: torch.dtype
+
+
 def train(arm: Arm, shared: Shared) -> None:
     """Trains an arm unless it is done, and saves its model, with adapters merged into it; on all ranks."""
-    world = shared.environment.world
+    plan = shared.plan
+    saving = Saving(plan.settings.student, shared.start, plan.adapters, shared.stored)
+    train_once(arm, lambda: shared.run(arm), saving, shared.environment.world)
+
+
+def train_once(arm: Arm, begun: Callable[[], Run], saving: Saving, world: Mesh) -> None:
+    """Trains what ``begun`` gives unless the arm is done, and saves its model; on all ranks."""
     if not arm.done:
-        run = shared.run(arm)
+        run = begun()
         run.train()
-        _save(arm, run, shared)
+        _save(arm, run, saving)
     if world.first:
         drop_best(arm.folder)
         (arm.folder / FILE).unlink(missing_ok=True)
@@ -257,7 +274,7 @@ def train(arm: Arm, shared: Shared) -> None:
     world.barrier()
 
 
-def _save(arm: Arm, run: Run, shared: Shared) -> None:
+def _save(arm: Arm, run: Run, saving: Saving) -> None:
     world, trained = run.world, run.student
     trained.model.requires_grad_(False)
     trained.model.zero_grad(set_to_none=True)
@@ -268,9 +285,9 @@ def _save(arm: Arm, run: Run, shared: Shared) -> None:
         return
     whole.model.to("cpu")
     if arm.adapters:
-        assert shared.plan.adapters is not None
-        how: dict[str, Any] = {"base": shared.plan.settings.student, "base_folder": shared.start}
-        write_adapters(whole, shared.plan.adapters, arm.folder / ADAPTER, **how)
+        assert saving.adapters is not None
+        how: dict[str, Any] = {"base": saving.base, "base_folder": saving.folder}
+        write_adapters(whole, saving.adapters, arm.folder / ADAPTER, **how)
         merge(whole)
         whole.model.requires_grad_(False)
-    save(whole, arm.student, dtype=round_to(whole, shared.stored))
+    save(whole, arm.student, dtype=round_to(whole, saving.stored))

@@ -27,6 +27,7 @@ from limbeck.jobs.common.folder import (
     now,
     packing_in_settings,
     same_corpus,
+    same_model,
     update,
 )
 from limbeck.jobs.common.held_out import Apart, kept_apart, watch_of, write_apart
@@ -43,11 +44,12 @@ from limbeck.jobs.tune.evaluation import PAIRS, TuneEvaluation
 from limbeck.jobs.tune.plan import TunePlan
 from limbeck.jobs.tune.rates import Rates, candidates, chosen
 from limbeck.jobs.tune.reference import FOLDER, Reference, reference_of
+from limbeck.jobs.tune.reward.job import tune_by_reward
 from limbeck.jobs.tune.subspace import ROWS
 from limbeck.models.language_model import LanguageModel
 from limbeck.models.load import load
 from limbeck.models.sidecar import licence_of, stored_dtype
-from limbeck.models.source import resolve, resolve_description, weights_digest
+from limbeck.models.source import resolve, resolve_description
 from limbeck.planning.checks.pair import Finding, as_json, check, show
 from limbeck.planning.checks.steps import too_few_steps
 from limbeck.report.masked import masked_words
@@ -67,6 +69,8 @@ def tune(settings: TuneSettings) -> dict[str, Any]:
     """
     started = time.monotonic()
     environment = environment_of(settings, settings.student)
+    if settings.reward is not None:
+        return tune_by_reward(settings, environment)
     tuning = _Tuning.begun(TunePlan.of(settings, environment), environment)
     arms, world, result = arms_of(tuning.plan), environment.world, dict[str, Any]()
     shared, proof = tuning.shared(arms)
@@ -122,7 +126,7 @@ class _Tuning:
             require_rows(others[0], length=plan.length)
         if world.first:
             same_corpus(settings.out, run, *stores)
-            _same_model(settings, run)
+            same_model(settings.out, run, settings.student)
             if others:
                 _same_other(settings, run, others)
                 if not plan.pairs:  # what identifies a pair identifies no text
@@ -313,18 +317,6 @@ def _padding(plan: TunePlan, store: TokenStore, others: tuple[TokenStore, TokenS
     if plan.other is None or others is None:
         return own
     return (1 - plan.other.share) * own + plan.other.share * others[0].layout(plan.length).padding
-
-
-def _same_model(settings: TuneSettings, run: dict[str, Any]) -> None:
-    """Raises BadFolder if the run in the folder began with other weights under the same name."""
-    digest = weights_digest(resolve(settings.student))
-    if run.get("weights", digest) != digest:
-        raise BadFolder(
-            f"the weights of {settings.student} changed since the run in {settings.out} began, so it cannot be continued: put "
-            "them back, or give a new folder with --out."
-        )
-    if "weights" not in run:
-        update(settings.out, run, weights=digest)
 
 
 def _same_other(settings: TuneSettings, run: dict[str, Any], others: tuple[TokenStore, TokenStore]) -> None:

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from limbeck.config import UNMASKED, TuneSettings
+from limbeck.config import ANSWERS, UNMASKED, TuneSettings, flag_of
 from limbeck.corpora.mask_input import MaskInput
 from limbeck.corpora.mixture import Mixture, plain
 from limbeck.corpora.source import resolve as resolve_source
@@ -71,17 +71,14 @@ class TunePlan:
     def of(cls, settings: TuneSettings, environment: Environment) -> TunePlan:
         """The plan of the settings. Raises a LimbeckError for settings, text or a model that do not fit."""
         rule_of(settings)
+        _check_reward(settings)
         objective = ObjectiveSpec.of(settings.objective, pairs=True)
         adapters, other = adapters_of(settings), Other.of(settings)
         _check_mesh(settings, environment, adapters, other)
         _check_baselines(settings, pairs=objective.compares_pairs)
         if objective.compares_pairs:
             _check_pairs(settings, environment)
-        if adapters is not None and settings.weights_dtype != "float32":
-            raise BadSetting(
-                f"--weights-dtype {settings.weights_dtype} does not go with --trained {settings.trained}: it would round the "
-                "frozen weights that the adapters belong to, and saves little where few numbers are trained: leave it out"
-            )
+        check_formats(settings, adapters)
         for text in filter(None, (plain(settings.data), settings.eval_data, other.source if other else None)):
             resolve_source(text, columns_of(settings))
         config = load_config(settings.student)
@@ -183,6 +180,15 @@ def adapters_of(settings: TuneSettings) -> AdapterPlan | None:
     return AdapterPlan(settings.rank, settings.alpha or settings.rank, settings.subspace)
 
 
+def check_formats(settings: TuneSettings, adapters: AdapterPlan | None) -> None:
+    """Raises BadSetting for weights in a narrow format beside adapters."""
+    if adapters is not None and settings.weights_dtype != "float32":
+        raise BadSetting(
+            f"--weights-dtype {settings.weights_dtype} does not go with --trained {settings.trained}: it would round the "
+            "frozen weights that the adapters belong to, and saves little where few numbers are trained: leave it out"
+        )
+
+
 def _matrices(settings: TuneSettings, adapters: AdapterPlan | None) -> tuple[tuple[int, ...], ...]:
     """The shapes of the weights that get an adapter, none without; from the configuration, before weights are read."""
     if adapters is None:
@@ -200,6 +206,16 @@ def _stay(text: str) -> ObjectiveSpec:
             "follows the training's progress"
         )
     return spec
+
+
+def _check_reward(settings: TuneSettings) -> None:
+    """Raises BadSetting for settings of a reward where there is none."""
+    for name in ("samples", "rollout_tokens"):
+        if name in settings.model_fields_set:
+            raise BadSetting(
+                f"{flag_of(TuneSettings, name)}: it says how answers are sampled for a reward: add --reward checks, or leave it "
+                "out"
+            )
 
 
 def _check_mesh(
@@ -244,6 +260,11 @@ def _check_pairs(settings: TuneSettings, environment: Environment) -> None:
 def _check_baselines(settings: TuneSettings, *, pairs: bool) -> None:
     """Raises BadSetting for a baseline that would be the tuned model itself, or has nothing to learn."""
     for name in settings.baselines or ():
+        if name == ANSWERS:
+            raise BadSetting(
+                f"--baselines {ANSWERS}: it learns the answers of prompts whose checks are the reward: give --reward checks, or "
+                "leave it out"
+            )
         if name == "chosen" and not pairs:
             raise BadSetting(
                 "--baselines chosen: it learns the preferred side of pairs, and this objective has none: give --objective DPO, "

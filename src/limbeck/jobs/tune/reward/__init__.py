@@ -1,0 +1,1 @@
+"""`limbeck tune --reward`: learning from a model's own sampled answers."""

@@ -1,0 +1,184 @@
+"""What a tuning by a reward is worth, in words: how rewarded its answers are, and what its own samples show of the training.
+
+The headline is the reward of sampled answers to held-out prompts, which is what the training raises, and beside it how many
+greedy answers pass, which is what a user gets. Both are compared with the model before, and with cross-entropy on known answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from limbeck.probes.interval import FEWEST_SEEDS
+from limbeck.probes.rewarded import Rewarded, gained, rewarded
+from limbeck.report.decision import by_chance, rule, too_few
+from limbeck.report.screen import over_seeds
+from limbeck.report.start import BEFORE
+from limbeck.report.tuned import ORDER, costs, rates_of
+from limbeck.report.verdict import (
+    Difference,
+    Verdict,
+    decided,
+    spoken,
+    too_few_documents,
+    what_the_interval_covers,
+)
+from limbeck.report.words import bounded, label, share
+from limbeck.types import Reading
+
+UNFINISHED = 0.5  # of answers cut off, from which on they grow to the limit rather than end
+GROWN = (
+    "half of the answers or more are cut off at --rollout-tokens, and more than at first: a model whose answers grow to the "
+    "limit no longer learns to end (length explosion). Give a larger --rollout-tokens, a larger beta, or a lower --lr"
+)
+_COLUMNS = (  # heading, reading
+    ("reward", "reward"),
+    ("greedy passes", "greedy_passed"),
+    ("tokens", "answer_tokens"),
+    ("cut off", "unfinished"),
+    ("entropy", "answer_entropy"),
+    ("KL from before", "kl_start"),
+)
+_WITH_INTERVAL = ("reward", "greedy_passed")
+_AGAINST = {"cut": "before tuning", "answers": "by cross-entropy on as many known answers"}
+_KINDS = {"": ("reward", "samples"), "greedy ": ("greedy_passed", "prompts")}  # of differences: what, for each of what
+_PART = 10  # the first and the last tenth of the steps are told apart
+
+
+@dataclass(frozen=True)
+class Means:
+    """Means of sampled answers: reward, share that pass all checks, tokens, share cut off, KL from the start in nats an answer.
+
+    ``alike`` is the share of prompts whose answers have equal rewards, which teach nothing, ``entropy`` in nats a token.
+    """
+
+    reward: float
+    passed: float
+    tokens: float
+    unfinished: float
+    alike: float
+    entropy: float
+    kl: float
+
+
+def means(rows: Sequence[Mapping[str, Any]]) -> Means:
+    """The means over the answers of some steps, rows of metrics.jsonl, which have at least one."""
+
+    def total(name: str) -> float:
+        return float(sum(row[name] for row in rows))
+
+    answers, tokens = total("rollouts"), total("rollout_tokens")
+    return Means(
+        reward=total("reward_sum") / answers,
+        passed=total("passed") / answers,
+        tokens=tokens / answers,
+        unfinished=1 - total("rollouts_ended") / answers,
+        alike=total("groups_alike") / total("groups"),
+        entropy=total("entropy_sum") / tokens,
+        kl=total("kl_sum") / answers,
+    )
+
+
+def grows(first: Means, last: Means) -> bool:
+    """Whether answers grow to the limit: most are cut off, and more than at first."""
+    return last.unfinished >= UNFINISHED and last.unfinished > first.unfinished
+
+
+def rewarded_verdict(
+    arms: Mapping[str, Sequence[Rewarded]], steps: Sequence[Mapping[str, Any]], *, reward: str, plan: Mapping[str, Any]
+) -> Verdict:
+    """The verdict on ``arms["student"]``, from what held-out prompts show of each arm by seed, and the ``steps`` of its training.
+
+    ``reward``: its name. ``plan``: that of run.json, with FLOPs and rates by arm.
+    """
+    runs = arms["student"]
+    pairs = [(kind, name) for name in _AGAINST if arms.get(name) for kind in _KINDS]
+    found = decided({f"{kind}{name}": _gain(runs, arms[name], name, kind) for kind, name in pairs})
+    by_name, prompts = {one.name: one for one in rewarded("student", runs)}, len(runs[0].samples)
+    value, right = by_name["reward"], by_name["greedy_passed"]
+    sentences = [
+        f"sampled answers to {prompts} held-out prompts have a reward ({reward}) of "
+        f"{bounded(value.value, value.low, value.high)}{_beside(found['cut'], 'cut', _plain)}",
+        f"greedy answers pass all checks for {_percent(right.value, right.low, right.high)} of the prompts"
+        f"{_beside(found['greedy cut'], 'cut', _percent)}",
+    ]
+    notes = []
+    if "answers" in found:
+        notes = [
+            f"the reward of sampled answers is {bounded(value.value, value.low, value.high)}"
+            f"{_beside(found['answers'], 'answers', _plain)}",
+            f"of greedy answers {_percent(right.value, right.low, right.high)} pass"
+            f"{_beside(found['greedy answers'], 'answers', _percent)}",
+        ]
+    notes += [*through(steps), *costs(plan), *rates_of(plan)]
+    notes.append(what_the_interval_covers(len(runs), prompts, BEFORE, what="held-out prompts"))
+    notes += [rule([one.seeds for one in found.values()])] if len(runs) >= FEWEST_SEEDS else []
+    notes.append(too_few_documents(prompts, what="prompt"))
+    text = " ".join(map(spoken, sentences))
+    return Verdict(found["cut"].outcome, text, tuple(spoken(note) for note in notes if note), tuple(found.values()))
+
+
+def through(steps: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the samples of a training show, in its first and its last steps; nothing without steps."""
+    if not steps:
+        return []
+    part = max(1, len(steps) // _PART)
+    first, last = means(steps[:part]), means(steps[-part:])
+    text = (
+        f"from the first to the last steps the reward of samples went from {first.reward:.3f} to {last.reward:.3f}, tokens an "
+        f"answer from {first.tokens:.1f} to {last.tokens:.1f}, answers cut off from {share(first.unfinished)} to "
+        f"{share(last.unfinished)}, prompts whose answers have one reward, and teach nothing, from {share(first.alike)} to "
+        f"{share(last.alike)}, entropy from {first.entropy:.2f} to {last.entropy:.2f} nats a token; KL from the start came to "
+        f"{last.kl:.2f} nats an answer"
+    )
+    return [text, *([GROWN] if grows(first, last) else [])]
+
+
+def rewarded_rows(readings: Sequence[Reading]) -> list[list[str]]:
+    """A table of the models: their answers to held-out prompts."""
+    found = over_seeds(readings)
+
+    def cell(model: str, name: str) -> str:
+        one = found.get((model, name))
+        if one is None:
+            return ""
+        if name not in _WITH_INTERVAL:
+            return share(one.value) if one.unit == "share" else f"{one.value:.3g}"
+        return (_percent if one.unit == "share" else _plain)(one.value, one.low, one.high)
+
+    models = [model for model in ORDER if (model, "reward") in found]
+    rows = [[label(model, BEFORE), *(cell(model, name) for _, name in _COLUMNS)] for model in models]
+    return [["model", *(heading for heading, _ in _COLUMNS)], *rows]
+
+
+def _gain(ours: Sequence[Rewarded], theirs: Sequence[Rewarded], name: str, kind: str) -> Difference:
+    what, over = _KINDS[kind]
+    gain, chance = gained(ours, theirs, what, over)
+    seeds = len(ours) if name == "cut" else min(len(ours), len(theirs))
+    unit = "share of prompts" if kind else "reward"
+    found = Difference(f"{kind}student - {name}", gain.value, unit, gain.n, gain.low, gain.high, seeds)
+    return replace(found, chance=chance)
+
+
+def _beside(gain: Difference, name: str, shown: Any) -> str:
+    """How a value stands beside that of another arm, by what is decided of it; it follows the value's subject."""
+    against = _AGAINST[name]
+    size, less = shown(gain.value, gain.low, gain.high), shown(-gain.value, -gain.high, -gain.low)
+    match gain.outcome:
+        case "better":
+            return f", {size} more than {against}"
+        case "worse":
+            return f", {less} less than {against}"
+        case "undecided":
+            return f"; what it was {against} differs by {size} ({too_few(gain.seeds)})"
+    why = f"; {by_chance(gain.holm)}" if by_chance(gain.holm) else ""
+    return f", with no clear difference from what it was {against} ({size}{why})"
+
+
+def _plain(value: float, low: float, high: float) -> str:
+    return bounded(value, low, high)
+
+
+def _percent(value: float, low: float, high: float) -> str:
+    return f"{share(value)} ({share(low)} to {share(high)})"

@@ -1,0 +1,182 @@
+"""`limbeck tune --reward`: what a run says, that it continues exactly, what it costs, and what is refused."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import limbeck
+from limbeck.disk import read_lines
+from limbeck.errors import BadCorpus, BadSetting, BadTask, LimbeckError, Mismatch
+from limbeck.models.save import save
+from tests.helpers.models import llama, texts, tokenizer
+from tests.helpers.stops import stopped_before
+from tests.jobs.test_generated import CHAT, lines
+
+STOPS = [2, *range(40, 120)]  # so that random models end within a few tokens
+PROMPTS, SAMPLES = 40, 3
+WORDS = {"instruction_id_list": ["length_constraints:number_words"]}
+WORDS["kwargs"] = [{"relation": "at least", "num_words": 2}]  # type: ignore[list-item]
+SHORT = {"instruction_id_list": ["punctuation:no_comma", "length_constraints:number_words"]}
+SHORT["kwargs"] = [{}, {"relation": "at least", "num_words": 2}]  # type: ignore[list-item]
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory) -> Path:
+    """A model that chats, and prompts with checks, of which one half has a completion."""
+    folder = tmp_path_factory.mktemp("reward")
+    tok = tokenizer()
+    tok.chat_template = CHAT
+    model = llama(tok=tok, seed=3)
+    model.model.generation_config.eos_token_id = STOPS
+    save(model, folder / "model")
+    rows = [
+        {
+            "messages": [{"role": "user", "content": text[:14]}, {"role": "assistant", "content": "two words"}][
+                : 2 - i % 2
+            ]
+        }
+        for i, text in enumerate(texts(PROMPTS, seed=5))
+    ]
+    lines(folder / "chat.jsonl", [row | SHORT for row in rows])
+    lines(folder / "plain.jsonl", [{"prompt": f"{i}+{i}=", "answer": str(2 * i)} for i in range(20)])
+    return folder
+
+
+def tune(here: Path, out: Path, **more: Any) -> Any:
+    keys: dict[str, Any] = {
+        "student": str(here / "model"),
+        "data": str(here / "chat.jsonl"),
+        "reward": "checks",
+        "samples": SAMPLES,
+        "rollout_tokens": 6,
+        "tokens": 700,
+        "batch_tokens": 180,
+        "threads": 1,
+        "lr": 1e-3,
+        "out": out,
+    }
+    return limbeck.tune(**(keys | more))
+
+
+@pytest.fixture(scope="module")
+def made(here, tmp_path_factory) -> tuple[Any, Path]:
+    out = tmp_path_factory.mktemp("made") / "run"
+    return tune(here, out), out
+
+
+def test_a_run_says_what_the_reward_bought(made):
+    result, out = made
+    assert list(result.readings) == ["cut", "student", "answers"]
+    after = result.readings["student"]
+    assert {"reward", "greedy_passed", "answer_tokens", "unfinished", "answer_entropy", "kl_start"} <= set(after)
+    assert 0 < after["reward"].value < 1
+    assert result.readings["cut"]["kl_start"].value == pytest.approx(0, abs=1e-5)
+    assert "held-out prompts have a reward (checks) of" in result.verdict
+    assert "one training each, not decided" in result.verdict
+    notes = " ".join(json.loads((out / "verdict.json").read_text())["notes"])
+    assert "by cross-entropy on as many known answers" in notes
+    assert "prompts whose answers have one reward, and teach nothing" in notes
+    page = (out / "report.html").read_text()
+    assert "Rewarded answers" in page
+    assert "Sampled answers by step" in page
+    assert "Greedy answers" in page
+    assert "reward of sampled answers" in (out / "student" / "README.md").read_text()
+
+
+def test_tokens_and_compute_are_those_of_sampling_too(made):
+    _, out = made
+    plan, rows = json.loads((out / "run.json").read_text())["plan"], read_lines(out / "metrics.jsonl")
+    assert [row["step"] for row in rows] == list(range(1, plan["steps"] + 1))
+    for row in rows:
+        assert row["rollouts"] == plan["rows"] == row["groups"] * SAMPLES
+        assert row["rollouts"] <= row["rollout_tokens"] <= 6 * row["rollouts"]
+        assert 0 <= row["reward_sum"] <= row["rollouts"]
+    assert plan["tokens"] == sum(row["rollout_tokens"] for row in rows)
+    of_answers = read_lines(out / "baselines" / "answers-seed0" / "metrics.jsonl")
+    tokens = [sum(row["row_tokens"] for row in some) for some in (rows, of_answers)]
+    each = (plan["flops"]["student"] / (tokens[0] + plan["tokens"]), plan["flops"]["answers"] / tokens[1])
+    assert each[0] / each[1] == pytest.approx(2)  # of 3 forward passes in a step, and 3 to sample and to score
+    assert plan["rates"] == {"student": 1e-3, "answers": pytest.approx(1e-2)}
+
+
+def test_a_stopped_run_ends_as_one_that_was_not(made, here, tmp_path):
+    _, out = made
+    with stopped_before(2):
+        tune(here, tmp_path / "run", save_every=1)
+    tune(here, tmp_path / "run", save_every=1)
+    for name in ("student", "baselines/answers-seed0/student"):
+        ours, theirs = (load_file(folder / name / "model.safetensors") for folder in (tmp_path / "run", out))
+        assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+    ours, theirs = (
+        load_file(folder / "measurements" / "reward-student-seed0.safetensors") for folder in (tmp_path / "run", out)
+    )
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+
+
+def test_adapters_are_trained_by_a_reward_of_all_checks(here, tmp_path):
+    how: dict[str, Any] = {"trained": "lora", "rank": 2, "reward": "checks(all=true, beta=0)", "baselines": "none"}
+    result = tune(here, tmp_path / "run", data=str(here / "plain.jsonl"), tokens=200, **how)
+    assert (tmp_path / "run" / "adapter" / "adapter_config.json").is_file()
+    assert list(result.readings) == ["cut", "student"]
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["signature"]["reward"] == "checks(beta=0,all=true)"
+
+
+@pytest.mark.parametrize(
+    ("keys", "error", "words"),
+    [
+        ({"samples": 1}, BadSetting, "an answer is compared with the others of its prompt"),
+        ({"objective": "DPO"}, BadSetting, "--objective does not go with --reward checks"),
+        ({"seq_len": 64}, BadSetting, "--seq-len does not go with --reward checks: rows are as long as a prompt"),
+        ({"eval_every": 2}, BadSetting, "says nothing of a reward"),
+        ({"lr": "1e-3,1e-2"}, BadSetting, "--lr with several rates"),
+        ({"trained": "lora-xs"}, BadSetting, "--trained lora-xs"),
+        ({"baselines": "full"}, BadSetting, "with --reward checks there is answers"),
+        ({"tokens": 20}, BadSetting, "is less than one step of"),
+        ({"reward": None}, BadSetting, "--samples: it says how answers are sampled for a reward"),
+        ({"reward": "check"}, BadSetting, "expected a reward, such as checks"),
+        ({"reward": "checks(gamma=1)"}, BadSetting, "checks has no option 'gamma'"),
+        ({"reward": "checks(beta=-1)"}, BadSetting, "expected beta to be a number of at least 0"),
+        ({"reward": "checks(all=1)"}, BadSetting, "expected all=true or all=false"),
+        ({"rollout_tokens": 0}, BadSetting, "--rollout-tokens: expected more than 0, got 0"),
+        ({"rollout_tokens": 126}, Mismatch, "has room for 126 tokens more"),
+    ],
+)
+def test_what_does_not_fit_is_refused(here, tmp_path, keys, error, words):
+    with pytest.raises(error) as caught:
+        tune(here, tmp_path / "run", **keys)
+    assert words in str(caught.value)
+    assert not (tmp_path / "run" / "student").exists()
+
+
+@pytest.mark.parametrize(
+    ("rows", "error", "words"),
+    [
+        ([{"text": "the cat sat"}], BadTask, "expected prompts with a check"),
+        ([{"other": 1, "answer": "2"}], LimbeckError, "expected 'text' or 'messages' or 'prompt'"),
+        ([{"prompt": "1+1=", "answer": ""}], BadTask, "expected 'answer' to be a text or a number"),
+        ([{"prompt": "1+1=", "answer": "2"}], BadCorpus, "expected prompts to"),
+        ([{"prompt": f"{i}+1=", **WORDS} for i in range(9)], BadSetting, "--baselines answers: it learns the answers"),
+    ],
+)
+def test_faulty_records_are_refused(here, tmp_path, rows, error, words):
+    lines(tmp_path / "rows.jsonl", rows)
+    with pytest.raises(error) as caught:
+        tune(here, tmp_path / "run", data=str(tmp_path / "rows.jsonl"), baselines="answers")
+    assert words in str(caught.value)
+
+
+def test_a_template_that_begins_no_turn_is_refused(here, tmp_path):
+    tok = tokenizer()
+    tok.chat_template = "{% for m in messages %}{{ m['content'] }} {% endfor %}"
+    save(llama(tok=tok, seed=3), tmp_path / "model")
+    with pytest.raises(BadCorpus, match="expected a chat template that begins an assistant's turn"):
+        tune(here, tmp_path / "run", student=str(tmp_path / "model"))
+
+
+def test_a_baseline_of_a_reward_needs_one(here, tmp_path):
+    with pytest.raises(BadSetting, match="--baselines answers: it learns the answers of prompts"):
+        limbeck.tune(student=str(here / "model"), data=str(here / "chat.jsonl"), baselines="answers", out=tmp_path)
