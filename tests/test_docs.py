@@ -91,6 +91,7 @@ def place(tmp_path_factory) -> Path:
     chatting = tokenizer()
     chatting.chat_template = CHAT
     chats = llama(layers=3, hidden=48, tok=chatting)
+    chats.model.config.max_position_embeddings = 512  # prompts with constraints are long
     chats.model.generation_config.eos_token_id = [chatting.eos_token_id, *range(40, 60)]  # or it would hardly ever end
     save(chats, folder / "chat-teacher")
     words = texts(180, seed=2)
@@ -137,6 +138,7 @@ def test_every_command_of_a_table_runs(page, place, run, monkeypatch):
     [
         "own-data",
         "chat-data",
+        "constraints",
         "served-teacher",
         "two-machines",
         "leave-a-run-alone",

@@ -38,7 +38,7 @@ ROOMS = {
     "jobs": (
         ("common",),
         ("pair",),
-        ("capture", "chat", "importing", "plan", "pretrain", "probe", "push", "shrink", "tune"),
+        ("capture", "chat", "constraints", "importing", "plan", "pretrain", "probe", "push", "shrink", "tune"),
         ("distil", "export", "grow", "predict", "pilot"),
         ("doctor",),
     ),

@@ -110,6 +110,13 @@ def _probe(settings: config.ProbeCommandSettings) -> None:
     _print(settings, result, shown)
 
 
+def _constraints(settings: config.ConstraintsSettings) -> None:
+    from limbeck.jobs.constraints.job import show, write
+
+    result = write(settings)
+    _print(settings, result, lambda: show(result, Terminal(soft_wrap=True)))
+
+
 def _chat(settings: config.ChatSettings) -> None:
     with loading():
         from limbeck.jobs.chat.job import main
@@ -236,6 +243,7 @@ RUN: Mapping[str, Callable[[str, Path | None, Mapping[str, Any]], None]] = {
     "cache verify": _with(_verify_logits),
     "cache merge": _with(_merge),
     "cache choose": _with(_choose),
+    "constraints write": _with(_constraints),
     "probe": _with(_probe),
     "chat": _with(_chat),
     "export": _with(_export),

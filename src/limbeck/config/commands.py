@@ -184,6 +184,15 @@ COMMANDS = (
         },
     ),
     Command(
+        "constraints write",
+        settings.ConstraintsSettings,
+        "Write random prompts with constraints that a program checks, as a JSONL file.",
+        "Each prompt asks for something and says what the answer must look like: its length, words that it has or lacks, JSON. "
+        "Constraints of one prompt can be followed together. limbeck probe --probe constraints --task FILE measures a model on "
+        "them.",
+        help={"seed": "Seed of the prompts."},
+    ),
+    Command(
         "probe",
         settings.ProbeCommandSettings,
         "Measure a model: likelihood, calibration, cost, fidelity to a teacher, recall, arithmetic, or a task.",
@@ -280,4 +289,7 @@ COMMANDS = (
 )
 
 BY_NAME = {command.name: command for command in COMMANDS}
-GROUPS = {"cache": "Look at, check, merge and choose captured logits."}
+GROUPS = {
+    "cache": "Look at, check, merge and choose captured logits.",
+    "constraints": "Write prompts with constraints that a program checks.",
+}

@@ -109,6 +109,14 @@ def _learngene(value: Any) -> Any:
     return None if found is None else f"stages={found[1]}" if found[1] else "linear"
 
 
+def _difficulty(value: Any) -> Any:
+    """ "N", or "LEAST..MOST" of whole numbers from 1."""
+    found = re.fullmatch(r"\s*([1-9]\d{0,2})\s*(?:\.\.\s*([1-9]\d{0,2})\s*)?", str(value))
+    if not found or (found[2] and int(found[2]) < int(found[1])):
+        raise ValueError(f"expected a number of constraints, such as 2, or a range such as 1..3, got {value!r}")
+    return f"{found[1]}..{found[2]}" if found[2] else found[1]
+
+
 _BYTES = {
     "": 1,
     "b": 1,
@@ -519,6 +527,7 @@ Counts = Annotated[int | tuple[int, ...] | None, BeforeValidator(_counts), _SEVE
 Sizes = Annotated[tuple[int, ...], BeforeValidator(_sizes), _SEVERAL_COUNTS]
 Depths = Annotated[tuple[int, ...] | None, BeforeValidator(_depths), Accepts("int | str | Sequence[int]", "LAYERS,...")]
 Learngene = Annotated[str | None, BeforeValidator(_learngene), Accepts("str", "stages=N|linear")]
+Difficulty = Annotated[str, BeforeValidator(_difficulty), Accepts("int | str", "N|LEAST..MOST")]
 Bytes = Annotated[float, _measured(_BYTES, "24GiB"), Field(gt=0), Accepts("float | str", "BYTES")]
 Seconds = Annotated[float, _measured(_SECONDS, "20ms"), Field(gt=0), Accepts("float | str", "TIME")]
 Columns = Annotated[

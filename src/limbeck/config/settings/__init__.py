@@ -9,6 +9,7 @@ from limbeck.config.settings.capture import (
 )
 from limbeck.config.settings.chat import ChatSettings
 from limbeck.config.settings.common import Base, Settings, TeacherSettings
+from limbeck.config.settings.constraints import ConstraintsSettings
 from limbeck.config.settings.distil import DistilSettings, ShrinkSettings
 from limbeck.config.settings.export import ExportSettings
 from limbeck.config.settings.growth import GrowSettings
@@ -24,6 +25,7 @@ __all__ = [
     "Base",
     "CaptureSettings",
     "ChatSettings",
+    "ConstraintsSettings",
     "DistilSettings",
     "ExportSettings",
     "FolderSettings",

@@ -144,7 +144,7 @@ class CaptureSettings(TeacherSettings):
         Flag(
             "What is preferred: author (the teacher's text to the student's), likelihood (the student's best to its worst, by "
             "the teacher's log-probability per token), or checks (one of the student's that passes to one that fails, of prompts "
-            "with an 'answer' or IFEval's constraints).",
+            "with an 'answer' or constraints).",
             "Generated text",
             needs="--pairs",
             synonyms=("reward", "reward_model", "reward_funcs", "judge_model", "verifier"),
