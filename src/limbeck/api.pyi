@@ -935,9 +935,10 @@ def capture(
         text: Generate completions of the prompts in --data, and keep the text instead of logits.
         pairs: Write preference pairs instead of logits: this student's completions of the prompts in --data,
             judged by --judge. A folder, a .gguf file or a hub id. Default: no pairs.
-        judge: With --pairs: what is preferred: author (the teacher's text to the student's), likelihood (the
-            student's best to its worst, by the teacher's log-probability per token), or checks (one of the
-            student's that passes to one that fails, of prompts with an 'answer' or constraints). Default: author.
+        judge: With --text or --pairs: what is preferred: author (the teacher's text to the student's), likelihood
+            (the student's best to its worst, by the teacher's log-probability per token), or checks (one of the
+            student's that passes to one that fails, of prompts with an 'answer' or constraints). --text takes
+            checks alone, and keeps the completions that pass. Default: author.
         max_new_tokens: With --text or --pairs: the longest completion. Default: 256.
         temperature: With --text or --pairs: sampling temperature; 0 takes the likeliest token. Default: 1.0.
         samples: With --text or --pairs: completions of each prompt. Default: 1.

@@ -152,6 +152,25 @@ def test_the_first_text_that_passes_is_preferred_to_the_first_that_fails(made, s
     assert {(r["score_chosen"], r["score_rejected"]) for r in rows} == {(1.0, 0.0)}
 
 
+def test_with_text_what_passes_its_check_is_kept(here, tmp_path):
+    """Rejection sampling: of the teacher's completions those that ended and pass, as they are without checks."""
+    keys: dict[str, Any] = {"text": True, "teacher": str(here / "teacher"), "any_teacher": True, "threads": 1}
+    keys |= {"data": str(here / "chat.jsonl"), "max_new_tokens": MOST, "samples": SAMPLES, "tokens": 8 * MOST * SAMPLES}
+    limbeck.capture(out=tmp_path / "all", **keys)
+    result = limbeck.capture(out=tmp_path / "passed", judge="checks", **keys)
+    everything = read_lines(tmp_path / "all" / "text.jsonl")
+    passed = [row for row in everything if row["finish"] == "stop" and "a" in row["messages"][-1]["content"].lower()]
+    assert 0 < len(passed) < len(everything)
+    assert read_lines(tmp_path / "passed" / "text.jsonl") == passed
+    assert (result["samples"], result["rejected"], result["unchecked"]) == (
+        len(passed),
+        len(everything) - len(passed),
+        0,
+    )
+    with pytest.raises(LimbeckError, match="holds another run's state"):
+        limbeck.capture(out=tmp_path / "passed", **keys)
+
+
 @pytest.mark.parametrize("judge", ["author", "likelihood", "checks"])
 def test_all_prompts_are_counted_and_pairs_are_read_as_they_are(made, judge):
     result, out = made[judge]
@@ -382,8 +401,14 @@ def test_lengths_of_both_sides_by_hand():
             "--max-new-tokens: it sets how a model generates text; add --text or --pairs",
         ),
         ("checks", {"any_teacher": True}, BadSetting, "--any-teacher: no teacher reads what --judge checks judges"),
-        ("author", {"columns": "answer=x"}, BadSetting, "--columns answer=...: only --pairs with --judge checks reads"),
-        ("author", {"text": True, "pairs": None}, BadSetting, "--judge: it says what is preferred in pairs"),
+        ("author", {"columns": "answer=x"}, BadSetting, "--columns answer=...: only --judge checks reads"),
+        ("author", {"text": True, "pairs": None}, BadSetting, "--judge author: it says what is preferred in pairs"),
+        (
+            "checks",
+            {"text": True, "pairs": None, "data": "texts.jsonl", "teacher": "teacher"},
+            BadTask,
+            "prompts with a check",
+        ),
         ("author", {"pairs": "a=b"}, BadSetting, "--pairs a=b: teachers by domain .*: give one student here"),
         ("likelihood", {"price": "1,2"}, BadSetting, "--price: it is for a teacher on a server"),
     ],

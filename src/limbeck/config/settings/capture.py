@@ -144,9 +144,9 @@ class CaptureSettings(TeacherSettings):
         Flag(
             "What is preferred: author (the teacher's text to the student's), likelihood (the student's best to its worst, by "
             "the teacher's log-probability per token), or checks (one of the student's that passes to one that fails, of prompts "
-            "with an 'answer' or constraints).",
+            "with an 'answer' or constraints). --text takes checks alone, and keeps the completions that pass.",
             "Generated text",
-            needs="--pairs",
+            needs="--text or --pairs",
             synonyms=("reward", "reward_model", "reward_funcs", "judge_model", "verifier"),
         ),
     ] = Field(default="author", exclude=True)

@@ -6,6 +6,7 @@ follow from all prompts.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +20,9 @@ from limbeck.corpora import Prompt, prompts_of
 from limbeck.corpora.faults import BadRecords
 from limbeck.corpora.prompt import repeats
 from limbeck.corpora.records import CHECKS as FIELDS_OF_CHECKS
-from limbeck.errors import BadCorpus, BadSetting
+from limbeck.corpora.tasks.checked import Checked
+from limbeck.corpora.tasks.checked_prompts import checked_of
+from limbeck.errors import BadCorpus, BadSetting, BadTask
 from limbeck.generation.generators import Batches, Generator, LocalGenerator, Sampling, ServedGenerator, prompt_tokens
 from limbeck.generation.served import FILTERED, ServedCompletions
 from limbeck.jobs.capture.choosing import BLANK, CHECKS, LEAKED, LIKELIHOOD, WITHHELD
@@ -103,18 +106,22 @@ def check_alone(settings: CaptureSettings) -> None:
     """Raises BadSetting if flags of --text and --pairs are set without either."""
     for name in (*_OF_TEXT, "judge"):
         if name in settings.model_fields_set:
-            add = "--pairs" if name == "judge" else "--text or --pairs"
-            raise BadSetting(f"{_flag(name)}: it sets how a model generates text; add {add}, or leave it out")
+            raise BadSetting(
+                f"{_flag(name)}: it sets how a model generates text; add --text or --pairs, or leave it out"
+            )
 
 
 def check_flags(settings: CaptureSettings, what: str, *, served: bool, but: Sequence[str] = ()) -> None:
     """Raises BadSetting for flags that do not apply with ``what``, --text or --pairs; those named in ``but`` do."""
-    given, checks = settings.model_fields_set, what == "--pairs" and settings.judge == CHECKS
-    if what == "--text" and "judge" in given:
-        raise BadSetting(f"{_flag('judge')}: it says what is preferred in pairs; add --pairs in place of --text")
+    given, checks = settings.model_fields_set, settings.judge == CHECKS
+    if what == "--text" and "judge" in given and not checks:
+        raise BadSetting(
+            f"{_flag('judge')} {settings.judge}: it says what is preferred in pairs; add --pairs in place of --text, or give "
+            f"--judge {CHECKS}, which keeps the texts that pass"
+        )
     if not checks and (columns := [name for name, _ in settings.columns or () if name in FIELDS_OF_CHECKS]):
         raise BadSetting(
-            f"--columns {columns[0]}=...: only --pairs with --judge checks reads what completions are checked by; leave it out"
+            f"--columns {columns[0]}=...: only --judge checks reads what completions are checked by; leave it out"
         )
     for name in _OF_LOGITS:
         if name in given and name not in but:
@@ -150,6 +157,26 @@ def read_prompts(settings: CaptureSettings) -> list[Prompt]:
     if bad.count:
         console.print(f"text: skipped: {bad.count:,} records that cannot be read, the first {bad.first[0]}")
     return prompts
+
+
+def checks_of(settings: CaptureSettings, prompts: Sequence[Prompt]) -> list[Checked | None]:
+    """The check of each prompt, None for one without; [] with another --judge. Raises BadTask where no prompt has one."""
+    if settings.judge != CHECKS:
+        return []
+    checks = [checked_of(prompt) for prompt in prompts]
+    if not any(checks):
+        raise BadTask(
+            f"{settings.data}: expected prompts with a check, an 'answer' or constraints ('instruction_id_list' and 'kwargs') "
+            f"beside each, got none in {len(prompts):,}: add them, give another name with --columns answer=solution, or take "
+            "another --judge"
+        )
+    return checks
+
+
+def digest_of_checks(prompts: Sequence[Prompt]) -> str:
+    """SHA-256 of the fields that say the checks of prompts."""
+    fields = [prompt.document.checked_by for prompt in prompts]
+    return hashlib.sha256(json.dumps(fields, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def system_of(settings: CaptureSettings) -> str:

@@ -4,7 +4,8 @@ Sequence-level distillation (Kim & Rush, arXiv 1606.07947, sec. 3.2) trains a st
 The paper finds them by beam search, limbeck samples them. No log-probabilities are needed. So the teacher may return text only,
 and the student may have another tokenizer.
 
-A journal contains the completions until all are there. Then they are written in the order of the prompts.
+A journal contains the completions until all are there. Then they are written in the order of the prompts. With --judge checks
+only those are written that pass the checks of their prompts (rejection sampling, as in arXiv 2508.03178).
 """
 
 from __future__ import annotations
@@ -20,20 +21,23 @@ from typing import Any
 
 from limbeck.config import CaptureSettings
 from limbeck.corpora.prompt import digest, under
+from limbeck.corpora.tasks.checked import Checked
 from limbeck.disk import check_sums, claims, sums, whole
 from limbeck.ending import Ending, show_ending
 from limbeck.errors import BadFolder, BadSetting
 from limbeck.generation.served import LENGTH, STOP, ServedCompletions
-from limbeck.jobs.capture.choosing import BLANK, LEAKED, LEFT_OUT, WITHHELD
+from limbeck.jobs.capture.choosing import BLANK, CHECKS, LEAKED, LEFT_OUT, UNCHECKED, WITHHELD
 from limbeck.jobs.capture.completions import (
     SAMPLING,
     GenerationFacts,
     Task,
     announce,
     check_flags,
+    checks_of,
     complete,
     connected,
     cost,
+    digest_of_checks,
     generator_of,
     identity,
     problem_of,
@@ -50,6 +54,7 @@ from limbeck.teachers.ref import ServedRef, computed_here, teacher_ref
 TEXT = "text.jsonl"
 PART = "text.jsonl.part"
 _NAMES = {WITHHELD: "filtered", BLANK: "empty", LEAKED: LEAKED}  # in run.json
+_REJECTED = "rejected"  # in run.json: a completion that fails its check
 _SHOWN = 200  # characters of one
 _REWRITTEN = "copy it again, or capture again into another --out; if you changed it on purpose, use it as it is"
 
@@ -69,6 +74,7 @@ def capture_text(settings: CaptureSettings) -> dict[str, Any]:
             "capture --text is one process: give each machine a part of the prompts as its --data, and an --out of its own"
         )
     prompts, system = read_prompts(settings), system_of(settings)
+    checks = checks_of(settings, prompts)
     task = Task(settings, source, prompts, under(prompts, system) if system else prompts, system, settings.out / PART)
     with connected(settings, source) as teacher:
         run = claim(settings.out, _signature(task, environment, teacher))
@@ -76,19 +82,25 @@ def capture_text(settings: CaptureSettings) -> dict[str, Any]:
             check_sums(settings.out, run.get("files", {}), error=BadFolder, remedy=_REWRITTEN)
             (settings.out / PART).unlink(missing_ok=True)
         else:
-            _go_on(task, environment, run, teacher)
+            _go_on(task, checks, environment, run, teacher)
     _show(task, run, time.monotonic() - started)
     return {"out": str(settings.out), "text": str(settings.out / TEXT)} | run["written"]
 
 
-def _go_on(task: Task, environment: Environment, run: dict[str, Any], teacher: ServedCompletions | Path) -> None:
+def _go_on(
+    task: Task,
+    checks: Sequence[Checked | None],
+    environment: Environment,
+    run: dict[str, Any],
+    teacher: ServedCompletions | Path,
+) -> None:
     """Generates the missing samples, and writes the text."""
     part = task.settings.out / PART
     with Journal(part, task.samples) as journal:
         writer = generator_of(task, environment, teacher, run, journal)
         announce(task, writer, journal)
         failed = complete(task, run, writer, journal)
-        _finish(task, run, journal, failed)
+        _finish(task, checks, run, journal, failed)
     if not failed:
         part.unlink(missing_ok=True)
 
@@ -98,10 +110,18 @@ def _signature(task: Task, environment: Environment, teacher: ServedCompletions 
     how = {name: getattr(settings, name) for name in SAMPLING} | identity(teacher, environment)
     if task.system:
         how["system"] = task.system
+    if settings.judge == CHECKS:
+        how |= {"judge": settings.judge, "checks": digest_of_checks(task.prompts)}
     return signature_of(settings, "capture --text", prompts=digest(prompts), **how)
 
 
-def _finish(task: Task, run: dict[str, Any], journal: Journal, failed: Sequence[dict[str, Any]]) -> None:
+def _finish(
+    task: Task,
+    checks: Sequence[Checked | None],
+    run: dict[str, Any],
+    journal: Journal,
+    failed: Sequence[dict[str, Any]],
+) -> None:
     """Writes the text in the order of the prompts, and counts its contents."""
     settings, prompts = task.settings, task.prompts
     kinds, read, wrote, kept = Counter[str](), GenerationFacts(), GenerationFacts(), GenerationFacts()
@@ -111,6 +131,8 @@ def _finish(task: Task, run: dict[str, Any], journal: Journal, failed: Sequence[
             row = journal.row(number)
             prompt, sample = divmod(number, settings.samples)
             kind = _kind(row, task.system)
+            if checks and kind in (STOP, LENGTH):
+                kind = _judged(checks[prompt], row["text"], kind)
             kinds[kind] += 1
             if kind == LEAKED and LEAKED not in run:
                 run[LEAKED] = {"document": prompts[prompt].name, "text": row["text"]}
@@ -126,6 +148,7 @@ def _finish(task: Task, run: dict[str, Any], journal: Journal, failed: Sequence[
     found: dict[str, Any] = {"prompts": len(prompts), "samples": kinds[STOP] + kinds[LENGTH], "stopped": kinds[STOP]}
     found |= {"distinct": len(different), "empty": kinds["empty"], "filtered": kinds["filtered"], "failed": len(failed)}
     found |= {LEAKED: kinds[LEAKED]} if task.system else {}
+    found |= {UNCHECKED: kinds[UNCHECKED], _REJECTED: kinds[_REJECTED]} if checks else {}
     found |= {"prompt_tokens": read.total, "tokens": wrote.total, "kept_tokens": kept.total}
     update(settings.out, run, written=found, ended=now(), files=sums(settings.out, [TEXT]))
 
@@ -134,6 +157,13 @@ def _kind(row: Mapping[str, Any], system: str) -> str:
     """How a completion ended, or why it is left out."""
     problem = problem_of(row, system)
     return _NAMES[problem] if problem else str(row["finish"])
+
+
+def _judged(check: Checked | None, text: str, kind: str) -> str:
+    """How a completion ended that passes its check, or why it is left out. One that was cut off passes none."""
+    if check is None:
+        return UNCHECKED
+    return kind if check.passes(text, ended=kind == STOP) else _REJECTED
 
 
 def _show(task: Task, run: dict[str, Any], seconds: float) -> None:
@@ -168,6 +198,8 @@ _LEFT_OUT = {
     LEAKED: LEFT_OUT[LEAKED],
     "empty": "empty",
     "filtered": LEFT_OUT[WITHHELD],
+    UNCHECKED: LEFT_OUT[UNCHECKED],
+    _REJECTED: "that fail the check of their prompt or were cut off",
     "failed": "without an answer, which run.json names; the same command asks for them again",
 }
 

@@ -10,7 +10,6 @@ Journals contain texts and scores until the pairs are written, in the order of t
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections import Counter
@@ -25,9 +24,8 @@ from transformers import PreTrainedTokenizerBase
 from limbeck.config import CaptureSettings, flag_of, require_one_teacher
 from limbeck.corpora.prompt import Prompt, digest, under
 from limbeck.corpora.tasks.checked import Checked
-from limbeck.corpora.tasks.checked_prompts import checked_of
 from limbeck.disk import check_sums, claims, sums, whole
-from limbeck.errors import BadFolder, BadSetting, BadTask
+from limbeck.errors import BadFolder, BadSetting
 from limbeck.generation.generators import prompt_tokens
 from limbeck.generation.served import STOP, ServedCompletions
 from limbeck.jobs.capture.choosing import (
@@ -48,8 +46,10 @@ from limbeck.jobs.capture.completions import (
     Task,
     announce,
     check_flags,
+    checks_of,
     complete,
     connected,
+    digest_of_checks,
     generator_of,
     identity,
     problem_of,
@@ -158,13 +158,7 @@ class _Job:
     def of(cls, settings: CaptureSettings, source: Any, environment: Environment) -> _Job:
         """Reads the prompts and their checks. Raises BadTask where checks judge and no prompt has one."""
         prompts, system = read_prompts(settings), system_of(settings)
-        checks = [checked_of(prompt) for prompt in prompts] if settings.judge == CHECKS else []
-        if settings.judge == CHECKS and not any(checks):
-            raise BadTask(
-                f"{settings.data}: expected prompts with a check, an 'answer' or IFEval's 'instruction_id_list' and 'kwargs' "
-                f"beside each, got none in {len(prompts):,}: add them, give another name with --columns answer=solution, or take "
-                "another --judge"
-            )
+        checks = checks_of(settings, prompts)
         asked = under(prompts, system) if system else prompts
         return cls(settings, source, environment, prompts, asked, system, checks)
 
@@ -223,9 +217,8 @@ class _Job:
             how |= identity(teacher, self.environment)
         if self.system:
             how["system"] = self.system
-        fields = [prompt.document.checked_by for prompt in self.prompts] if self.checks else []
-        if fields:
-            how["checks"] = hashlib.sha256(json.dumps(fields, sort_keys=True, default=str).encode()).hexdigest()
+        if self.checks:
+            how["checks"] = digest_of_checks(self.prompts)
         return signature_of(settings, "capture --pairs", prompts=digest(self.asked), **how)
 
 
