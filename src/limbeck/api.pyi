@@ -810,10 +810,11 @@ def tune(
             the one of an ID. For example 0.4 or 0.2,token=0,warmup=0.5. Default: none; random tokens,
             warmup=0.67.
         seed: Seed of data order, new weights and samples. Default: 0.
-        reward: Learn by a reward of the model's own sampled answers instead of from text (policy gradient):
-            checks, the share of the checks of its record that an answer passes, or with all=true 1 for all of
-            them. beta weighs KL from the start. For example checks or 'checks(all=true)'. Default: none;
-            beta=0.05, all=false.
+        reward: Learn by a reward of the model's own samples instead of from text (policy gradient): checks, the
+            share of its record's checks that an answer passes, or with all=true 1 for all of them; latent,
+            log-probability of the record's answer after a sampled rationale, which ends at a mark. beta weighs KL
+            from the start. For example checks, 'checks(all=true)' or 'latent(mark=####)'. Default: none;
+            beta=0.05, all=false, answer=1, mark=The answer is.
         samples: With --reward: answers that are sampled of each prompt; each is compared with the others.
             Default: 8.
         rollout_tokens: With --reward: the longest answer that is sampled. Default: 128.

@@ -9,8 +9,10 @@ import torch
 from safetensors.torch import load_file
 
 import limbeck
+from limbeck.corpora import Columns, prompts_of
 from limbeck.disk import read_lines
 from limbeck.errors import BadCorpus, BadSetting, BadTask, LimbeckError, Mismatch
+from limbeck.jobs.tune.reward.questions import known_answer
 from limbeck.models.save import save
 from tests.helpers.models import llama, texts, tokenizer
 from tests.helpers.stops import stopped_before
@@ -125,6 +127,32 @@ def test_adapters_are_trained_by_a_reward_of_all_checks(here, tmp_path):
     assert json.loads((tmp_path / "run" / "run.json").read_text())["signature"]["reward"] == "checks(beta=0,all=true)"
 
 
+def test_rationales_are_rewarded_by_the_known_answer(here, tmp_path):
+    how: dict[str, Any] = {"reward": "latent(mark=1)", "data": str(here / "plain.jsonl"), "baselines": "none"}
+    result = tune(here, tmp_path / "run", tokens=300, **how)
+    assert result.readings["student"]["reward"].value < 0
+    run = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert run["signature"]["reward"] == "latent(mark=1)"
+    notes = " ".join(json.loads((tmp_path / "run" / "verdict.json").read_text())["notes"])
+    assert "Rationales that have the known answer in them went from" in notes
+    rows = read_lines(tmp_path / "run" / "metrics.jsonl")
+    assert all(0 <= row["contain_answer"] <= row["rollouts"] for row in rows)
+
+
+def test_known_answers_are_found_in_records(tmp_path):
+    rows = [
+        {"prompt": "1+1=", "completion": "one and one, #### 2"},
+        {"prompt": "1+2=", "completion": "3"},
+        {"prompt": "1+3=", "answer": [4, 5]},
+        {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "the answer is: 7"}]},
+        {"prompt": "none"},
+    ]
+    lines(tmp_path / "rows.jsonl", rows)
+    prompts = prompts_of(str(tmp_path / "rows.jsonl"), columns=Columns(prompts=True))
+    assert [known_answer(one, whole=False) for one in prompts] == ["2", "3", "4", "7", None]
+    assert [known_answer(one) for one in prompts] == ["one and one, #### 2", "3", "4", "the answer is: 7", None]
+
+
 @pytest.mark.parametrize(
     ("keys", "error", "words"),
     [
@@ -140,6 +168,7 @@ def test_adapters_are_trained_by_a_reward_of_all_checks(here, tmp_path):
         ({"reward": "check"}, BadSetting, "expected a reward, such as checks"),
         ({"reward": "checks(gamma=1)"}, BadSetting, "checks has no option 'gamma'"),
         ({"reward": "checks(beta=-1)"}, BadSetting, "expected beta to be a number of at least 0"),
+        ({"reward": "latent(mark=)"}, BadSetting, "expected mark to be a text"),
         ({"reward": "checks(all=1)"}, BadSetting, "expected all=true or all=false"),
         ({"rollout_tokens": 0}, BadSetting, "--rollout-tokens: expected more than 0, got 0"),
         ({"rollout_tokens": 126}, Mismatch, "has room for 126 tokens more"),
@@ -156,6 +185,7 @@ def test_what_does_not_fit_is_refused(here, tmp_path, keys, error, words):
     ("rows", "error", "words"),
     [
         ([{"text": "the cat sat"}], BadTask, "expected prompts with a check"),
+        ([{"prompt": "the cat"}], BadTask, "expected prompts with a check"),
         ([{"other": 1, "answer": "2"}], LimbeckError, "expected 'text' or 'messages' or 'prompt'"),
         ([{"prompt": "1+1=", "answer": ""}], BadTask, "expected 'answer' to be a text or a number"),
         ([{"prompt": "1+1=", "answer": "2"}], BadCorpus, "expected prompts to"),
@@ -167,6 +197,12 @@ def test_faulty_records_are_refused(here, tmp_path, rows, error, words):
     with pytest.raises(error) as caught:
         tune(here, tmp_path / "run", data=str(tmp_path / "rows.jsonl"), baselines="answers")
     assert words in str(caught.value)
+
+
+def test_questions_without_answers_give_no_likelihood(here, tmp_path):
+    lines(tmp_path / "rows.jsonl", [{"prompt": "the cat"}])
+    with pytest.raises(BadTask, match="expected prompts with a known answer, an 'answer' or a completion"):
+        tune(here, tmp_path / "run", data=str(tmp_path / "rows.jsonl"), reward="latent")
 
 
 def test_a_template_that_begins_no_turn_is_refused(here, tmp_path):

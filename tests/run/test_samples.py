@@ -206,3 +206,52 @@ def test_scores_of_no_variance_teach_nothing(start):
     assert corpus.facts()["groups_alike"] == 1
     assert np.isfinite(corpus.facts()["entropy_sum"])
     assert isinstance(corpus.last.now, Scores)
+
+
+MARK = "so:"
+
+
+@pytest.mark.parametrize(
+    ("text", "marked", "kept", "passed", "contains"),
+    [
+        ("the cat so: 12", True, "the cat so:", True, False),
+        ("the 12 cat so: 3", True, "the 12 cat so:", False, True),
+        ("so: so: 12", True, "so:", True, False),
+        ("the cat 12", False, "the cat 12", True, True),
+        ("the 123", False, "the 123", False, False),
+        ("", False, "", False, False),
+    ],
+)
+def test_a_rationale_ends_at_its_mark_and_the_known_answer_follows(text, marked, kept, passed, contains):
+    tok = tokenizer()
+
+    def ids(words: str) -> tuple[int, ...]:
+        return tuple(tok(words, add_special_tokens=False)["input_ids"])
+
+    question = Question("q", (1, *ids("the ")), None, (*ids(f"\n{MARK} 12"), 2), (*ids(" 12"), 2), "12")
+    reward = reward_of(f"latent(mark={MARK},answer=0.5)", tok)
+    assert reward.weights == PolicyWeights(1.0, 0.5, 0.05)
+    judged = reward.judged(question, Continuation(ids(text), 2))
+    assert judged.reward is None
+    assert (judged.ended, judged.passed, judged.contains) == (marked, passed, contains)
+    assert tok.decode(judged.rollout.sampled) == kept
+    assert tok.decode(judged.rollout.answer, skip_special_tokens=True) == (" 12" if marked else f"\n{MARK} 12")
+    assert judged.rollout.answer[-1] == 2
+
+
+def test_the_reward_of_a_rationale_is_the_log_probability_of_the_answer(start):
+    asked = [Question(f"q{i}", (1, 50 + i), None, (60, 61, 2), (61, 2), "x") for i in range(2)]
+    student = model()
+    corpus = Samples(student, start, asked, reward_of("latent", student.tokenizer), Sampling(SAMPLES, MOST), 0)
+    batch = corpus.take(2 * SAMPLES)
+    rollouts = [[one.rollout for one in some] for some in corpus.last.judged]
+    torch.testing.assert_close(
+        corpus.last.reward.float(), scores(student, rollouts).answer.detach(), rtol=1e-4, atol=1e-4
+    )
+    slope = (corpus(batch).slope.view(len(batch.row), -1) * batch.weight).sum(-1)
+    advantage = corpus.last.reward - 0.05 * corpus.last.kl
+    advantage = (advantage - advantage.mean(-1, keepdim=True)) * SAMPLES / (SAMPLES - 1)
+    lengths = torch.tensor([[len(one.sampled) for one in some] for some in rollouts])
+    answers = torch.tensor([[len(one.answer) for one in some] for some in rollouts])
+    torch.testing.assert_close(slope.double(), -(advantage * lengths + answers).flatten(), rtol=1e-3, atol=1e-3)
+    assert "contain_answer" in corpus.facts()

@@ -288,14 +288,17 @@ def _mask_input(value: Any) -> Any:
 
 
 # Rewards, and the defaults of their options.
-REWARDS: dict[str, dict[str, float | bool]] = {"checks": {"beta": 0.05, "all": False}}
+REWARDS: dict[str, dict[str, float | bool | str]] = {
+    "checks": {"beta": 0.05, "all": False},
+    "latent": {"beta": 0.05, "answer": 1.0, "mark": "The answer is"},
+}
 
 
 def reward_options(text: str) -> tuple[str, dict[str, Any]]:
     """The name of a reward, and all its options, of text such as ``checks(beta=0.1,all=true)``. Raises ValueError for other."""
     found = re.fullmatch(r"\s*([A-Za-z]\w*)\s*(?:\(([^()]*)\))?\s*", text)
     if not found or found[1] not in REWARDS:
-        example = "checks or 'checks(beta=0.1)'"
+        example = "checks or 'latent(beta=0.1)'"
         raise ValueError(f"expected a reward, such as {example}, got {text!r}. There are: {', '.join(REWARDS)}")
     options = dict(REWARDS[found[1]])
     given = [part.strip() for part in (found[2] or "").split(",") if part.strip()]
@@ -307,8 +310,12 @@ def reward_options(text: str) -> tuple[str, dict[str, Any]]:
     return found[1], options
 
 
-def _option(key: str, value: str, usual: float | bool) -> float | bool:
-    """The value of an option of the kind of its usual one: true or false, or a number of at least 0."""
+def _option(key: str, value: str, usual: float | bool | str) -> float | bool | str:
+    """The value of an option of the kind of its usual one: true or false, a text, or a number of at least 0."""
+    if isinstance(usual, str):
+        if not (text := value.strip("'\"").strip()):
+            raise ValueError(f"expected {key} to be a text, such as {key}={usual}, got none")
+        return text
     if isinstance(usual, bool):
         if value not in ("true", "false"):
             raise ValueError(f"expected {key}=true or {key}=false, got {value!r}")
@@ -328,7 +335,8 @@ def _reward(value: Any) -> Any:
         return None
     name, options = reward_options(str(value))
     usual = REWARDS[name]
-    shown = {key: str(one).lower() if isinstance(one, bool) else f"{one:g}" for key, one in options.items()}
+    shown = {key: f"{one:g}" if type(one) is float else str(one) for key, one in options.items()}
+    shown |= {key: str(one).lower() for key, one in options.items() if isinstance(one, bool)}
     differ = [f"{key}={shown[key]}" for key in options if options[key] != usual[key]]
     return f"{name}({','.join(differ)})" if differ else name
 

@@ -225,7 +225,7 @@ def reward_curves(curves: Sequence[Curve]) -> Markup | None:
         "prompts without variance": total["groups_alike"] / total["groups"],
         "tokens an answer": tokens / answers,
         "answers cut off": 1 - total["rollouts_ended"] / answers,
-        "entropy, nats a token": total["entropy_sum"] / tokens,
+        "entropy, nats a token": total["entropy_sum"] / np.maximum(1, tokens),
         "KL from the start, nats an answer": total["kl_sum"] / answers,
     }
     with mpl.rc_context(_STYLE):

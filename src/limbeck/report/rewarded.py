@@ -75,7 +75,7 @@ def means(rows: Sequence[Mapping[str, Any]]) -> Means:
         tokens=tokens / answers,
         unfinished=1 - total("rollouts_ended") / answers,
         alike=total("groups_alike") / total("groups"),
-        entropy=total("entropy_sum") / tokens,
+        entropy=total("entropy_sum") / max(1.0, tokens),
         kl=total("kl_sum") / answers,
     )
 
@@ -132,7 +132,20 @@ def through(steps: Sequence[Mapping[str, Any]]) -> list[str]:
         f"{share(last.alike)}, entropy from {first.entropy:.2f} to {last.entropy:.2f} nats a token; KL from the start came to "
         f"{last.kl:.2f} nats an answer"
     )
-    return [text, *([GROWN] if grows(first, last) else [])]
+    return [text, *_contained(steps[:part], steps[-part:]), *([GROWN] if grows(first, last) else [])]
+
+
+def _contained(first: Sequence[Mapping[str, Any]], last: Sequence[Mapping[str, Any]]) -> list[str]:
+    """How many rationales have the known answer in them; nothing where samples are no rationales."""
+    if "contain_answer" not in first[0]:
+        return []
+    before, after = (
+        sum(row["contain_answer"] for row in rows) / sum(row["rollouts"] for row in rows) for rows in (first, last)
+    )
+    return [
+        f"rationales that have the known answer in them went from {share(before)} to {share(after)}: a derivation may end with "
+        "it, but a model may also learn to list what the answer could be"
+    ]
 
 
 def rewarded_rows(readings: Sequence[Reading]) -> list[list[str]]:

@@ -257,6 +257,7 @@ class Step(TypedDict, total=False):
     reward_sum: float
     kl_sum: float
     entropy_sum: float
+    contain_answer: Count
 
 
 class Training(TypedDict):

@@ -18,12 +18,18 @@ _STREAM = 0x71756573  # apart from other random numbers of a run's seed
 
 @dataclass(frozen=True)
 class Question:
-    """A prompt in tokens, what checks its answers, and the tokens of the known one with its end; () without one."""
+    """A prompt in tokens, what checks its answers, and the tokens of the known one with its end; () without one.
+
+    Where an answer follows a rationale, ``answer`` begins with the mark between them, ``after`` is what follows the mark, and
+    ``known`` its text.
+    """
 
     name: str
     prompt: tuple[int, ...]
     check: Checked | None = None
     answer: tuple[int, ...] = ()
+    after: tuple[int, ...] = ()
+    known: str = ""
 
 
 @dataclass

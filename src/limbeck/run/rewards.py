@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from bisect import bisect_left
 from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
 from limbeck.config import reward_options
+from limbeck.corpora.tasks.final import matches_final
 from limbeck.generation.local import Continuation, decoded_completion
 from limbeck.run.policy import PolicyWeights, Rollout
 from limbeck.run.questions import Question
@@ -42,7 +45,50 @@ class ChecksPassed:
         return Judged(Rollout(question.prompt, (*found.tokens, *end), ()), reward, passed, found.finished)
 
 
+@dataclass(frozen=True)
+class AnswerLikelihood:
+    """log q of the known answer after a sampled rationale, in nats (LaTRO, arXiv 2411.04282); ``answer`` is the paper's weight.
+
+    A rationale ends at the first ``mark``. One that has none, or was cut off before, is followed by it, so that what does not
+    lead to an answer makes it improbable; in the published code its reward is twice the mean. What was sampled after the mark is
+    not learned.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    beta: float
+    answer: float
+    mark: str
+
+    @property
+    def weights(self) -> PolicyWeights:
+        """Both halves of the gradient."""
+        return PolicyWeights(1.0, self.answer, self.beta)
+
+    def judged(self, question: Question, found: Continuation) -> Judged:
+        """The rationale, and the known answer after it. It passes if the sampled answer is the known one."""
+        end = self._end(question, found)
+        rationale = found.tokens if end is None else found.tokens[:end]
+        answer = question.answer if end is None else question.after
+        text = decoded_completion(self.tokenizer, question.prompt, found.tokens)
+        passed = found.finished and matches_final(text, (question.known,))
+        thought = decoded_completion(self.tokenizer, question.prompt, rationale)
+        contains = re.search(rf"(?<!\w){re.escape(question.known)}(?!\w)", thought) is not None
+        return Judged(Rollout(question.prompt, rationale, answer), None, passed, end is not None, contains)
+
+    def _end(self, question: Question, found: Continuation) -> int | None:
+        """After how many tokens the mark is whole, and nothing follows it; None where that is never so."""
+
+        def text(end: int) -> str:
+            return decoded_completion(self.tokenizer, question.prompt, found.tokens[:end])
+
+        ends = range(len(found.tokens) + 1)
+        end = bisect_left(ends, True, key=lambda end: self.mark in text(end))
+        return end if end < len(ends) and not text(end).partition(self.mark)[2].strip() else None
+
+
 def reward_of(text: str, tokenizer: PreTrainedTokenizerBase) -> Reward:
     """The reward that a setting names, for answers in the tokens of a tokenizer."""
-    _, options = reward_options(text)
+    name, options = reward_options(text)
+    if name == "latent":
+        return AnswerLikelihood(tokenizer, options["beta"], options["answer"], options["mark"])
     return ChecksPassed(tokenizer, options["beta"], whole=options["all"])

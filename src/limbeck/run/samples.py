@@ -34,12 +34,16 @@ _STREAM = 0x72657764  # apart from other random numbers of a run's seed
 
 @dataclass(frozen=True)
 class Judged:
-    """A sample as it is learned. ``reward`` None stands for log q of the rollout's answer. ``passed``: whether all is right."""
+    """A sample as it is learned. ``reward`` None stands for log q of the rollout's answer. ``passed``: whether all is right.
+
+    ``contains``: whether a rationale has the known answer in it, None where samples are no rationales.
+    """
 
     rollout: Rollout
     reward: float | None
     passed: bool
     ended: bool
+    contains: bool | None = None
 
 
 class Reward(Protocol):
@@ -89,6 +93,7 @@ class Sampled:
     def facts(self) -> dict[str, float]:
         """Sums over all samples, for a step's row of metrics.jsonl; ``groups_alike`` are questions of equal rewards."""
         every = [one for samples in self.judged for one in samples]
+        rationales = every[0].contains is not None
         return {
             "rollouts": len(every),
             "rollout_tokens": sum(len(one.rollout.sampled) for one in every),
@@ -100,6 +105,7 @@ class Sampled:
             "reward_sum": float(self.reward.sum()),
             "kl_sum": float(self.kl.sum()),
             "entropy_sum": float(self.entropy.sum()),
+            **({"contain_answer": sum(bool(one.contains) for one in every)} if rationales else {}),
         }
 
 

@@ -107,11 +107,12 @@ class TuneSettings(TrainingSettings, Settings):
     reward: Annotated[
         RewardText,
         Flag(
-            "Learn by a reward of the model's own sampled answers instead of from text (policy gradient): checks, the share of "
-            "the checks of its record that an answer passes, or with all=true 1 for all of them. beta weighs KL from the start.",
+            "Learn by a reward of the model's own samples instead of from text (policy gradient): checks, the share of its "
+            "record's checks that an answer passes, or with all=true 1 for all of them; latent, log-probability of the record's "
+            "answer after a sampled rationale, which ends at a mark. beta weighs KL from the start.",
             "On-policy",
-            default="none; beta=0.05, all=false",
-            examples=("checks", "'checks(all=true)'"),
+            default="none; beta=0.05, all=false, answer=1, mark=The answer is",
+            examples=("checks", "'checks(all=true)'", "'latent(mark=####)'"),
             synonyms=("rl", "rlvr", "grpo", "rloo", "ppo", "reinforce", "reward_funcs", "reward_model"),
         ),
     ] = Field(default=None, exclude=True)

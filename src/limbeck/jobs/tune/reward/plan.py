@@ -69,7 +69,7 @@ class RewardPlan:
         check_formats(settings, adapters)
         config = load_config(settings.student)
         model = load_without_weights(resolve_description(settings.student), name=settings.student)
-        questions = questions_of(settings, model.tokenizer, vocab=model.vocab, context=model.context)
+        questions = questions_of(settings, model)
         if ANSWERS in (settings.baselines or ()) and not questions.known:
             raise BadSetting(
                 f"--baselines {ANSWERS}: it learns the answers of the records, and none of {settings.data} has one: add "

@@ -6,21 +6,24 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from limbeck.config import TuneSettings
+from limbeck.config import TuneSettings, reward_options
 from limbeck.corpora import Prompt, Reader, is_held_out, prompts_of
 from limbeck.corpora.chat import opens_turns
 from limbeck.corpora.faults import BadRecords
 from limbeck.corpora.prompt import digest
 from limbeck.corpora.tasks.checked_prompts import checked_of
+from limbeck.corpora.tasks.final import final_answer
 from limbeck.corpora.tokenised import in_tokens
 from limbeck.errors import BadCorpus, BadTask, Mismatch
+from limbeck.generation.local import stop_tokens
 from limbeck.jobs.common.text import columns_of
+from limbeck.models.language_model import LanguageModel
 from limbeck.models.vocabulary import require_rows_of
 from limbeck.report.words import counted
 from limbeck.run.questions import Question
@@ -28,6 +31,9 @@ from limbeck.run.questions import Question
 HELD_OUT = 0.1  # of the prompts; there are fewer of them than there are documents in a text
 MEASURED = 200  # held-out prompts at most, since each is answered several times by each model
 UNCHECKED, LONG = "without a check, or with one that needs something trained", "too long for the model's context"
+_SHORT = 2  # tokens of an answer and its end
+UNANSWERED = "without a known answer"
+LATENT = "latent"
 
 
 @dataclass(frozen=True)
@@ -47,22 +53,28 @@ class Questions:
     def notes(self) -> list[str]:
         """What was read and left out, for people."""
         notes = [f"{counted(len(self.train), 'prompt')} to train on, {len(self.held_out):,} held out"]
+        explained = [one for one in self.train if one.known]
+        if explained and sum(len(one.after) <= _SHORT for one in explained) > len(explained) / 2:
+            notes.append(
+                "most known answers are a single token, whose probability says little about a rationale: longer answers say more"
+            )
         notes += [f"left out: {counted(count, 'prompt')} {why}" for why, count in self.left_out.items()]
         return notes + ([f"skipped: {counted(self.skipped, 'record')} that cannot be read"] if self.skipped else [])
 
 
-def questions_of(settings: TuneSettings, tokenizer: PreTrainedTokenizerBase, *, vocab: int, context: int) -> Questions:
+def questions_of(settings: TuneSettings, model: LanguageModel) -> Questions:
     """The questions in the prompts of --data, and in those of --eval-data or a tenth of the others by their hash.
 
-    ``context``: that of the model, in which a prompt needs room for an answer. Raises BadTask where no prompt has a check,
-    BadCorpus for faulty records, and where no prompt is left to train on, or to hold out, Mismatch where none fits.
+    Raises BadTask where no prompt has what the reward needs, a check or a known answer, BadCorpus for faulty records, and where
+    no prompt is left to train on, or to hold out, Mismatch where none has room for an answer in the model's context.
     """
+    tokenizer = model.tokenizer
     bad = BadRecords(settings.skip_bad or 0)
     prompts = prompts_of(settings.data, columns=columns_of(settings), bad=bad)
     apart = None if settings.eval_data is None else prompts_of(settings.eval_data, columns=columns_of(settings))
     _check_template(prompts, tokenizer)
     left_out: Counter[str] = Counter()
-    made = _Making(settings, tokenizer, vocab, context, left_out)
+    made = _Making(settings, model, left_out)
     found = list(made.questions(prompts))
     _require(found, prompts, settings, left_out)
     if apart is None:
@@ -95,24 +107,49 @@ class _Making:
     """Makes questions of prompts, and counts those that are none."""
 
     settings: TuneSettings
-    tokenizer: PreTrainedTokenizerBase
-    vocab: int
-    context: int
+    model: LanguageModel
     left_out: Counter[str]
+    ends: dict[bool, tuple[int, ...]] = field(
+        default_factory=dict
+    )  # of answers, by whether the prompt is a conversation
 
     def questions(self, prompts: Sequence[Prompt]) -> Iterator[tuple[Prompt, Question]]:
-        """Each prompt with a check that fits, and its question."""
+        """Each prompt that has what the reward needs, and its question."""
+        assert self.settings.reward is not None, "it is asked for"
+        reward, options = reward_options(self.settings.reward)
         for prompt in prompts:
-            check = checked_of(prompt)
-            if check is None:
-                self.left_out[UNCHECKED] += 1
-                continue
-            tokens = prompt.tokens(self.tokenizer)
-            require_rows_of(self.tokenizer, tokens, self.vocab, where=prompt.name)
-            if len(tokens) + self.settings.rollout_tokens > self.context:
+            tokens = tuple(prompt.tokens(self.model.tokenizer))
+            require_rows_of(self.model.tokenizer, list(tokens), self.model.vocab, where=prompt.name)
+            if reward == LATENT:
+                question = self._explained(prompt, tokens, options["mark"])
+            else:
+                check = checked_of(prompt)
+                question = None if check is None else Question(prompt.name, tokens, check)
+            if question is None:
+                self.left_out[UNANSWERED if reward == LATENT else UNCHECKED] += 1
+            elif len(tokens) + self.settings.rollout_tokens + len(question.answer) > self.model.context:
                 self.left_out[LONG] += 1
-                continue
-            yield prompt, Question(prompt.name, tuple(tokens), check)
+            else:
+                yield prompt, question
+
+    def _explained(self, prompt: Prompt, tokens: tuple[int, ...], mark: str) -> Question | None:
+        """A question whose answer follows a rationale and a mark; None without a known answer."""
+        given = known_answer(prompt, whole=False)
+        if given is None:
+            return None
+        tokenizer, end = self.model.tokenizer, self._end(prompt, given)
+        texts = (f"\n{mark} {given}", f" {given}")
+        whole, after = (tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"] for text in texts)
+        return Question(prompt.name, tokens, answer=(*whole, *end), after=(*after, *end), known=given)
+
+    def _end(self, prompt: Prompt, given: str) -> tuple[int, ...]:
+        """The token that ends an answer to a prompt of this form, where a text that is tuned on ends with it; else ()."""
+        form = prompt.document.messages is not None
+        if form not in self.ends:
+            known = known_of([replace(prompt, known=given)], self.model.tokenizer)
+            last = known[0].answer[-1:] if known else ()
+            self.ends[form] = tuple(token for token in last if token in stop_tokens(self.model))
+        return self.ends[form]
 
 
 def known_of(prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase) -> list[Question]:
@@ -128,13 +165,21 @@ def known_of(prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase) -> l
     return found
 
 
-def known_answer(prompt: Prompt) -> str | None:
-    """The completion of a prompt's record, else its field ``answer``, the first of several; None without either."""
-    if prompt.known is not None:
-        return prompt.known
+def known_answer(prompt: Prompt, *, whole: bool = True) -> str | None:
+    """The completion of a prompt's record, else its field ``answer``, the first of several; None without either.
+
+    Without ``whole`` the final answer alone: the field ``answer``, else what the completion marks as it, else all of it.
+    """
     given: Any = (prompt.document.checked_by or {}).get("answer")
     first = given[0] if isinstance(given, list) and given else given
-    return None if first is None or isinstance(first, list) else str(first)
+    answer = None if first is None or isinstance(first, list) else str(first)
+    if whole:
+        return answer if prompt.known is None else prompt.known
+    text = prompt.known if answer is None else answer
+    if text is None:
+        return None
+    final = final_answer(text)
+    return (text if final is None else final).strip() or None
 
 
 def _check_template(prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase) -> None:
@@ -159,6 +204,11 @@ def _require(found: Sequence[Any], prompts: Sequence[Prompt], settings: TuneSett
         raise Mismatch(
             f"{settings.data}: none of {left_out[LONG]:,} prompts has room for {settings.rollout_tokens} tokens more in the "
             "model's context: shorten them, or give a smaller --rollout-tokens"
+        )
+    if left_out[UNANSWERED]:
+        raise BadTask(
+            f"{settings.data}: expected prompts with a known answer, an 'answer' or a completion beside each, got none in "
+            f"{len(prompts):,}: add them, or give another name with --columns answer=solution"
         )
     raise BadTask(
         f"{settings.data}: expected prompts with a check, an 'answer' or IFEval's 'instruction_id_list' and 'kwargs' beside "
