@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from limbeck.corpora.tasks.checked_prompts import passes
 from limbeck.corpora.tasks.constraints import Constraint, constraints_of
 from limbeck.corpora.tasks.constraints.answers import answer_to
+from limbeck.corpora.tasks.constraints.contradictions import contradiction
 from limbeck.corpora.tasks.constraints.families import FAMILIES
-from limbeck.corpora.tasks.constraints.measures import SCRIPTS, letters_of, strangers
+from limbeck.corpora.tasks.constraints.measures import CASED, SCRIPTS, letters_of, strangers
 from limbeck.corpora.tasks.constraints.prompts import draw_prompts
 from limbeck.corpora.tasks.constraints.vocabulary import WORDS
 from limbeck.corpora.tasks.constraints.worded import worded
@@ -35,6 +36,18 @@ def test_one_answer_follows_all_constraints_of_a_prompt(seed):
         assert constraints_of(record["instruction_id_list"], record["kwargs"], "here") == one.constraints
         assert not any(passes(record, ""))
         assert list(record) == ["key", "prompt", "instruction_id_list", "kwargs"]
+
+
+def test_constraints_that_one_answer_follows_are_not_said_to_contradict_one_another():
+    found = drawn(120, difficulty=(1, 4), seed=1)
+    constraints = [constraint for one in found for constraint in one.constraints]
+    pairs = set[tuple[int, int]]()
+    for one in found[:8]:
+        followed = [place for place, constraint in enumerate(constraints) if constraint.follows(one.answer)]
+        pairs |= set(combinations(followed, 2))
+    assert len(pairs) > 5000
+    for one, other in (map(constraints.__getitem__, pair) for pair in pairs):
+        assert not contradiction(one.kind, one.arguments, other.kind, other.arguments), (one, other)
 
 
 def test_every_family_is_drawn_and_none_that_was_not_asked_for():
@@ -116,3 +129,11 @@ def test_words_are_of_their_script():
     assert set(WORDS) < set(SCRIPTS)
     assert all(not strangers(letters_of(" ".join(words)), script) for script, words in WORDS.items())
     assert all(len(set(words)) == len(words) for words in WORDS.values())
+
+
+def test_scripts_with_capitals_are_known():
+    cased = {
+        letter for letter in map(chr, range(0x2D30)) if letter.isalpha() and (letter.islower() or letter.isupper())
+    }
+    letters = letters_of("".join(cased))
+    assert {script for script in SCRIPTS if strangers(letters, script) != letters} == CASED

@@ -16,6 +16,7 @@ from limbeck.jobs.probe.job import probe
 from limbeck.probes.constraints import Item, answered, by_chance, followed, read_items
 from limbeck.probes.constraints.probe import probe_constraints
 from limbeck.probes.interval import wilson
+from limbeck.probes.standard.local import local_task
 from tests.helpers.models import frozen, llama, tokenizer, write_teacher
 from tests.jobs.test_generated import CHAT
 
@@ -197,6 +198,11 @@ def test_a_missing_key_and_file_are_named(tmp_path):
         read_items(write(tmp_path, {key: ITEM[key] for key in ITEM if key != "kwargs"}))
     with pytest.raises(BadTask, match=r"missing.jsonl: expected JSONL prompts .* does not exist"):
         read_items(tmp_path / "missing.jsonl")
+
+
+def test_tasks_of_lm_eval_say_what_measures_constraints(tmp_path):
+    with pytest.raises(BadTask, match="Constraints on answers are measured with limbeck probe --probe constraints"):
+        local_task(write(tmp_path, ITEM))
 
 
 def chatting(**options):

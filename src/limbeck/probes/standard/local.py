@@ -54,6 +54,8 @@ def _read(row: Record, where: str) -> tuple[str, dict[str, Any]]:
             return form, read(row, where)
     given = ", ".join(map(repr, row)) or "none"
     lacks = " It has no right answer: add 'gold', the number of the right choice from 0." if "choices" in row else ""
+    if "instruction_id_list" in row:
+        lacks = " Constraints on answers are measured with limbeck probe --probe constraints --task FILE."
     raise BadTask(f"{where}: expected the keys of {_FORMS}; got {given}.{lacks}")
 
 

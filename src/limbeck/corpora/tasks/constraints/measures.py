@@ -30,7 +30,7 @@ SCRIPTS = {  # how Unicode's names of letters begin
     "han": ("CJK", "IDEOGRAPHIC"),
     _JAPANESE: (*_KANA, "CJK", "IDEOGRAPHIC"),
 }
-CASED = frozenset({"latin", "cyrillic", "greek", "armenian"})  # scripts with capitals
+CASED = frozenset({"armenian", "cyrillic", "georgian", "greek", "latin"})  # scripts with capitals
 
 
 def plain(text: str) -> str:
