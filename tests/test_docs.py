@@ -105,6 +105,9 @@ def place(tmp_path_factory) -> Path:
         {"prompt": t[0]["content"][:9], "chosen": t[1]["content"][:9], "rejected": t[1]["content"][9:18]} for t in turns
     ]
     (folder / "pairs.jsonl").write_text("\n".join(json.dumps(side) for side in sides), encoding="utf-8")
+    sums = [{"question": f"{n}+1?", "answer": str(n + 1), "solutions": [f"#### {n + 1}"]} for n in range(80)]
+    for name, some in (("problems", sums[:60]), ("other-problems", sums[60:])):
+        (folder / f"{name}.jsonl").write_text("\n".join(json.dumps(one) for one in some), encoding="utf-8")
     constraint = {"instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]}
     prompts = [json.dumps({"prompt": " ".join(text.split()[:4])} | constraint) for text in texts(30, seed=3)]
     (folder / "ifeval.jsonl").write_text("\n".join(prompts), encoding="utf-8")
@@ -169,6 +172,8 @@ def test_a_how_to_page_runs(page, place, run, monkeypatch):
         "chat.jsonl",
         "pairs.jsonl",
         "ifeval.jsonl",
+        "problems.jsonl",
+        "other-problems.jsonl",
     )
     for name in names:
         (folder / name).symlink_to(place / name)

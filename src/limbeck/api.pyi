@@ -985,6 +985,8 @@ def probe(
     teacher: str | None = None,
     task: str | None = None,
     tasks: str | Sequence[str] | None = None,
+    target: str | None = None,
+    guard: str | Sequence[str] | None = None,
     successes: int | None = 4,
     max_samples: int | str | None = 100_000,
     device: str | None = "auto",
@@ -1010,13 +1012,19 @@ def probe(
         long_conversations: What becomes of conversations longer than a sequence: split cuts them into pieces in
             which a completion keeps its prompt if both fit, drop leaves them out. Default: split.
         seed: Seed of samples and of the questions that are asked. Default: 0.
-        probe: What to measure: likelihood, slices, change, tasks, constraints, values, mqar, reversal,
+        probe: What to measure: likelihood, slices, change, tradeoff, tasks, constraints, values, mqar, reversal,
             arithmetic, listops; or pass-until alone. Default: likelihood.
-        teacher: Compare with this teacher, of change with the model that training began with: folder or hub id.
+        teacher: Compare with this teacher, of change and tradeoff with the model that training began with: folder
+            or hub id.
         task: Of pass-until: addition, subtraction, base7, reverse-string, copy, or a JSONL file. Of reversal and
             constraints: a JSONL file.
         tasks: With --probe tasks: standard tasks: names of lm-eval, and files (.jsonl, .yaml), between commas.
             For example lambada_openai,piqa,mine.jsonl.
+        target: With --probe tradeoff: what a model was specialised in, in the forms of --data: prompts with an
+            answer beside them, of which the right completions count, or text, of which nats do. For example
+            sums.jsonl.
+        guard: With --probe tradeoff: what it should still do, in the same forms, between commas. For example
+            chat.jsonl,text.jsonl.
         successes: With --probe pass-until: passes to wait for. Default: 4.
         max_samples: With --probe pass-until: the most completions of one instance. Default: 100k.
         device: Device of this process: auto, cpu, cuda or cuda:1. Default: auto.

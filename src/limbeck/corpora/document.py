@@ -28,6 +28,7 @@ class Document:
     the form of its record, ``unread`` the fields with text that is not part of the document. ``rejected``: in a preference pair
     the other completion of the same prompt, of which the first ``asked`` messages, or ``prompt`` characters, are the prompt.
     ``checked_by``: fields of a prompt's record that say how completions of it are checked, by the names in `records.CHECKS`.
+    ``question``: what the document is about, where several are and must be on one side of the split.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Document:
     rejected: Document | None = None
     asked: int = 0
     checked_by: Mapping[str, Any] | None = field(default=None, compare=False)
+    question: str | None = field(default=None, compare=False)
     form: str = field(default="", compare=False)
     unread: tuple[str, ...] = field(default=(), compare=False)
 
@@ -67,7 +69,9 @@ class Document:
         return hashlib.sha256(self.content.encode()).digest()
 
     def split_digest(self) -> bytes:
-        """SHA-256 of what decides its side of the split: the content, of a preference pair the prompt."""
+        """SHA-256 of what decides its side of the split: the content, its question, of a preference pair the prompt."""
+        if self.question is not None:
+            return hashlib.sha256(self.question.encode()).digest()
         if self.rejected is None:
             return self.digest()
         prompt = self.text[: self.prompt] if self.text is not None else _canonical((self.messages or [])[: self.asked])

@@ -62,6 +62,7 @@ class Found:
             "passed_over": [name for part in parts for name in part.beside],
             "skipped": bad.count,
             "skipped_first": bad.first,
+            "notes": [line for part in parts for line in part.notes()],
         }
 
 
@@ -76,6 +77,7 @@ def notes(read: Mapping[str, Any]) -> list[str]:
         lines.append(f"ignored: {_many(len(others), 'file')} of other kinds ({named(others)})")
     if number := read["skipped"]:
         lines.append(f"skipped: {_many(number, 'record')} that cannot be read, the first {read['skipped_first'][0]}")
+    lines.extend(read.get("notes", ()))
     if number := read.get("duplicates"):
         lines.append(f"left out: {_many(number, 'document')} that occurred before")
     for what, number in (

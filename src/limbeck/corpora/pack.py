@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Int64, Integer
 
 from limbeck.corpora.interleave import Interleaved, Span
+from limbeck.corpora.problem_formats import KINDS
 from limbeck.corpora.store import TokenStore
 from limbeck.errors import BadCorpus
 from limbeck.types import Batch
@@ -228,9 +229,26 @@ def _interleaved(
 
 
 def require_rows(store: TokenStore, *, length: int) -> None:
-    """Raises BadCorpus where a store has less than one row of ``length`` predictions, too little to train on."""
+    """Raises BadCorpus where a store has less than one row of ``length`` predictions, too little to train on.
+
+    So it does for worked problems in a format that are longer than a row, which would lose their shots.
+    """
     if store.tokens < length + 1:
         raise BadCorpus(
             f"{store.folder}: expected at least one row of {length} + 1 tokens, got {store.tokens} tokens in "
             f"{store.documents} documents: give more text, or shorten the rows with --seq-len"
+        )
+    _require_whole_problems(store, length=length)
+
+
+def _require_whole_problems(store: TokenStore, *, length: int) -> None:
+    """Raises BadCorpus for worked problems in a format that do not fit a row."""
+    if set(store.manifest.get("read", {}).get("forms", {})).isdisjoint(KINDS):
+        return
+    longer = np.flatnonzero(np.diff(store.starts) > length + 1).tolist()
+    split = [name for name in map(store.name_of, longer) if any(f" {kind}: " in name for kind in KINDS)]
+    if split:
+        raise BadCorpus(
+            f"{store.folder}: expected problems with their shots to fit into rows of {length} tokens, got {len(split):,} "
+            f"that do not, such as {split[0]!r}: take fewer shots, as in formats:ic_cot@2:FILE, or longer rows with --seq-len"
         )

@@ -13,7 +13,7 @@ import platform
 import re
 import sysconfig
 import tokenize
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from functools import partial
@@ -57,7 +57,7 @@ class Part:
     ``beside`` lists ignored files of a folder, on its first part. ``name`` is the name of a file or dataset. ``text`` is the
     file where it is plain text.
     ``least``: bytes that are to be read, compressed where they are, None where this is unknown. ``streamed``: it is elsewhere,
-    and may be far larger than what is needed of it.
+    and may be far larger than what is needed of it. ``notes`` gives lines for the user about how it was read.
     """
 
     documents: Callable[[], Documents]
@@ -68,6 +68,7 @@ class Part:
     text: Path | None = None
     least: int | None = None
     streamed: bool = False
+    notes: Callable[[], Sequence[str]] = tuple
 
 
 Source = Callable[[str, Columns], Part]  # what follows "SCHEME:", and what fields are called

@@ -96,6 +96,19 @@ def difference_interval(
     return _difference(sums_a, sums_b, counts).interval()
 
 
+def paired_shares(
+    mine: Float[np.ndarray, " items"], theirs: Float[np.ndarray, " items"], counts: Float[np.ndarray, " items"]
+) -> Interval:
+    """The difference of two models' shares, paired by item.
+
+    Where no item differs, resampling shows no spread: the interval is what Wilson's allows for none among n, either way.
+    """
+    if (mine == theirs).all():
+        most = wilson(0, len(mine)).high
+        return Interval(0.0, -most, most, len(mine))
+    return difference_interval(mine[None], theirs[None], counts)
+
+
 def difference_test(
     sums_a: Float[np.ndarray, "seeds documents"],
     sums_b: Float[np.ndarray, "seeds documents"],

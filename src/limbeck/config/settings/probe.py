@@ -20,8 +20,8 @@ class ProbeSettings(Settings):
     probe: Annotated[
         ProbeNames,
         Flag(
-            "What to measure: likelihood, slices, change, tasks, constraints, values, mqar, reversal, arithmetic, listops; or "
-            "pass-until alone.",
+            "What to measure: likelihood, slices, change, tradeoff, tasks, constraints, values, mqar, reversal, arithmetic, "
+            "listops; or pass-until alone.",
             "Measurement",
             synonyms=("probes", "metrics", "eval"),
         ),
@@ -44,6 +44,28 @@ class ProbeSettings(Settings):
             metavar="NAME|FILE,...",
             examples=("lambada_openai,piqa,mine.jsonl",),
             synonyms=("benchmark", "benchmarks"),
+        ),
+    ] = None
+    target: Annotated[
+        str | None,
+        Flag(
+            "What a model was specialised in, in the forms of --data: prompts with an answer beside them, of which the right "
+            "completions count, or text, of which nats do.",
+            "Measurement",
+            needs="--probe tradeoff",
+            metavar="SOURCE",
+            examples=("sums.jsonl",),
+        ),
+    ] = None
+    guard: Annotated[
+        TaskNames,
+        Flag(
+            "What it should still do, in the same forms, between commas.",
+            "Measurement",
+            needs="--probe tradeoff",
+            metavar="SOURCE,...",
+            examples=("chat.jsonl,text.jsonl",),
+            synonyms=("guards", "retain"),
         ),
     ] = None
     successes: Annotated[
@@ -75,7 +97,7 @@ class ProbeCommandSettings(ProbeSettings):
     teacher: Annotated[
         str | None,
         Flag(
-            "Compare with this teacher, of change with the model that training began with: folder or hub id.",
+            "Compare with this teacher, of change and tradeoff with the model that training began with: folder or hub id.",
             "Measurement",
             metavar="MODEL",
             synonyms=("teacher_model", "reference", "compare_with"),

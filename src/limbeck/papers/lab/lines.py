@@ -184,13 +184,13 @@ def batches_of(lines: int, rows: int, generator: np.random.Generator) -> Iterato
 
 def line_loss(model: LanguageModel, lines: Batch) -> Tensor:
     """The mean loss of the targets of some lines, in nats per token."""
-    return F.cross_entropy(*question_logits(_network(model), lines))
+    return F.cross_entropy(*question_logits(network_of(model), lines))
 
 
 @torch.no_grad()
 def correct_answers(model: LanguageModel, lines: Batch) -> tuple[float, float]:
     """The share of answers whose every token is the most probable one given the correct prefix, and their mean loss in nats."""
-    logits, targets = question_logits(_network(model), lines)
+    logits, targets = question_logits(network_of(model), lines)
     wrong = torch.zeros(lines.weight.shape, dtype=torch.bool, device=targets.device)
     wrong[lines.weight > 0] = logits.argmax(-1) != targets
     return float((~wrong.any(1)).float().mean()), float(F.cross_entropy(logits, targets))
@@ -231,5 +231,6 @@ def sampled(model: LanguageModel, prompts: Sequence[str], sampling: Sampling) ->
     return [[found[row * k + number] for number in range(k)] for row in range(len(prompts))]
 
 
-def _network(model: LanguageModel) -> LimbeckForCausalLM:
+def network_of(model: LanguageModel) -> LimbeckForCausalLM:
+    """The network of a decoder that was made here."""
     return cast(LimbeckForCausalLM, model.model)

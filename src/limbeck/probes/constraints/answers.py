@@ -1,4 +1,4 @@
-"""Greedy answers of a model to prompts with constraints."""
+"""Greedy answers of a model to prompts, such as those with constraints."""
 
 from __future__ import annotations
 
@@ -17,7 +17,11 @@ def answered(model: LanguageModel, items: Sequence[Item], *, most: int) -> list[
     A model with a chat template reads each prompt as a user's turn. Raises Mismatch where a prompt fills the context.
     """
     chat = model.tokenizer.chat_template is not None
-    tokens = [item.asked(chat=chat).tokens(model.tokenizer) for item in items]
+    return greedy_answers(model, [item.asked(chat=chat).tokens(model.tokenizer) for item in items], most=most)
+
+
+def greedy_answers(model: LanguageModel, tokens: Sequence[Sequence[int]], *, most: int) -> list[Completion]:
+    """The same for prompts as tokens."""
     longest = max(map(len, tokens))
     new = min(most, model.context - longest)
     if new < 1:
@@ -27,8 +31,8 @@ def answered(model: LanguageModel, items: Sequence[Item], *, most: int) -> list[
         )
     batches = Batches.of(model, longest=longest + new)
     generator = LocalGenerator(model, tokens, Sampling(new, temperature=0.0), batches)
-    found = dict(generator.generate(range(len(items))))
-    return [_completed(found[number]) for number in range(len(items))]
+    found = dict(generator.generate(range(len(tokens))))
+    return [_completed(found[number]) for number in range(len(tokens))]
 
 
 def _completed(found: object) -> Completion:

@@ -14,7 +14,7 @@ from limbeck.models.language_model import LanguageModel
 from limbeck.probes.constraints.answers import answered
 from limbeck.probes.constraints.items import Item, read_items
 from limbeck.probes.constraints.score import by_chance, followed
-from limbeck.probes.interval import Interval, difference_interval, mean_interval, share_interval, wilson
+from limbeck.probes.interval import Interval, mean_interval, paired_shares, share_interval
 from limbeck.probes.named import ProbeContext, probe
 from limbeck.types import Reading
 
@@ -45,7 +45,7 @@ def probe_constraints(model: LanguageModel, teacher: LanguageModel | None, conte
         theirs = _sums(teacher, items)
         for name, (sums, counts) in theirs.items():
             yield replace(_reading(teacher, name, _level(name, sums, counts)), name=f"teacher_{name}")
-            yield _reading(model, f"{name}_minus_teacher", _difference(mine[name][0], sums, counts))
+            yield _reading(model, f"{name}_minus_teacher", paired_shares(mine[name][0], sums, counts))
 
 
 def _sums(model: LanguageModel, items: Sequence[Item]) -> Sums:
@@ -70,16 +70,6 @@ def _level(name: str, sums: Float[np.ndarray, " items"], counts: Float[np.ndarra
     if name.endswith(("_tokens", "_by_chance")):
         return mean_interval(sums, counts)
     return share_interval(sums, counts)
-
-
-def _difference(
-    mine: Float[np.ndarray, " items"], theirs: Float[np.ndarray, " items"], counts: Float[np.ndarray, " items"]
-) -> Interval:
-    """Paired by prompt. Where no prompt differs, resampling shows no spread: none among n is what Wilson's interval allows."""
-    if (mine == theirs).all():
-        most = wilson(0, len(mine)).high
-        return Interval(0.0, -most, most, len(mine))
-    return difference_interval(mine[None], theirs[None], counts)
 
 
 def _reading(model: LanguageModel, name: str, found: Interval) -> Reading:

@@ -1,0 +1,106 @@
+"""The probe tradeoff: gains on a target and losses on guards, of prompts with answers and of text."""
+
+import json
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+
+import limbeck
+from limbeck.errors import BadCorpus, BadSetting
+from limbeck.probes import tradeoff
+from limbeck.probes.tradeoff import Scored, names_of, probe_tradeoff, scored
+from tests.helpers.models import llama, write_corpus, write_teacher
+
+RIGHT = np.array([1, 1, 1, 0, 1, 0, 1, 1, 1, 0], dtype=float)
+ONES = np.ones(10)
+
+
+@dataclass
+class Context:
+    target: str | None = None
+    guard: tuple[str, ...] | None = None
+    notes: list[str] = field(default_factory=list)
+
+    def note(self, text):
+        self.notes.append(text)
+
+
+def write(file, rows):
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(file)
+
+
+def test_a_gain_is_more_passes_or_fewer_nats():
+    gain = Scored(RIGHT, ONES, "share").better_than(Scored(np.zeros(10), ONES, "share"))
+    assert gain.value == pytest.approx(0.7)
+    assert gain.low > 0
+    same = Scored(RIGHT, ONES, "share").better_than(Scored(RIGHT, ONES, "share"))
+    assert same.low < same.value == 0 < same.high
+    tokens = np.arange(1.0, 11.0)
+    fewer = Scored(2 * tokens, tokens, "nats/token").better_than(Scored(2.5 * tokens, tokens, "nats/token"))
+    assert fewer.value == pytest.approx(0.5)
+    assert Scored(2 * tokens, tokens, "nats/token").level.value == pytest.approx(2)
+
+
+def test_passes_and_nats_are_read_of_a_target_and_guards(tmp_path, monkeypatch):
+    model, parent = llama(seed=1), llama(seed=2)
+    sums = write(tmp_path / "sums.jsonl", [{"prompt": f"{n}+1=", "answer": str(n + 1)} for n in range(6)])
+    text = write(
+        tmp_path / "text.jsonl", [{"text": "the cat sat on a mat"}, {"text": "a dog ran"}, {"text": "two birds"}]
+    )
+    passing = {id(model): [True] * 6, id(parent): [True, True, False, False, False, False]}
+    monkeypatch.setattr(
+        tradeoff,
+        "_passes",
+        lambda one, prompts, checks: Scored(np.array(passing[id(one)], float), np.ones(len(prompts)), "share"),
+    )
+    context = Context(sums, (text, text))
+    found = {one.name: one for one in probe_tradeoff(model, parent, context)}
+    assert found["sums"].value == 1
+    assert found["gain_on_sums"].value == pytest.approx(4 / 6)
+    loss = found["loss_on_text"]
+    assert loss.value == pytest.approx(found["text"].value - found["parent_text"].value)
+    assert (loss.unit, loss.n) == ("nats/token", 3)
+    assert found["loss_on_text_2"].value == loss.value
+    assert context.notes[0].startswith("gain on")
+    assert "+66.7 points" in context.notes[0]
+
+
+def test_nats_of_a_text_are_those_of_the_probe_of_likelihood(tmp_path):
+    write_teacher(tmp_path)
+    write_corpus(tmp_path)
+    text, teacher = str(tmp_path / "text.jsonl"), str(tmp_path / "teacher")
+    keys = {"device": "cpu", "threads": 1}
+    found = limbeck.probe(teacher, teacher=teacher, probe="tradeoff", target=text, guard=text, **keys)["readings"]
+    whole = limbeck.probe(teacher, data=text, **keys)["readings"]
+    assert found["gain_on_text"]["value"] == 0
+    assert found["text"]["value"] == pytest.approx(whole["held_out"]["value"], rel=0.2)  # of other rows
+
+
+def test_completions_are_generated_and_checked(tmp_path):
+    model = llama(seed=1)
+    prompts = write(tmp_path / "sums.jsonl", [{"prompt": "the cat", "answer": "7"}, {"prompt": "a dog", "answer": "8"}])
+    (found,) = scored(prompts, model)
+    assert (found.unit, found.sums.tolist(), found.counts.tolist()) == ("share", [0, 0], [1, 1])
+
+
+def test_what_is_missing_is_named(tmp_path):
+    model = llama(seed=1)
+    for parent, context, words in (
+        (None, Context("a", ("b",)), "give that with --teacher"),
+        (model, Context(None, ("b",)), "needs --target"),
+        (model, Context("a"), "needs --guard"),
+    ):
+        with pytest.raises(BadSetting, match=words):
+            list(probe_tradeoff(model, parent, context))
+    mixed = write(tmp_path / "mixed.jsonl", [{"prompt": "3", "answer": "4"}, {"prompt": "5"}])
+    with pytest.raises(BadCorpus, match="beside every prompt or none, got 1 of 2"):
+        scored(mixed, model)
+    blank = write(tmp_path / "blank.jsonl", [{"text": " "}])
+    with pytest.raises(BadCorpus, match="expected text"):
+        scored(blank, model)
+
+
+def test_names_are_those_of_files_and_differ():
+    assert names_of(["a/x.jsonl", "b/x.jsonl", "formats:zs_cot:y.jsonl", "hf:name"]) == ["x", "x_2", "y", "name"]
