@@ -17,9 +17,9 @@ from limbeck.corpora.problem_formats import (
     parse,
     with_right_solutions,
 )
+from limbeck.corpora.tasks.checked_prompts import checked_of
 from limbeck.errors import BadCorpus, BadRecord, BadSetting
 from limbeck.papers.lab.lines import characters
-from limbeck.probes.checked_prompts import checked_of
 
 TEXT = st.text(alphabet="ab 7.?\n", min_size=1, max_size=12)
 SHORT = Wording(asks="", answers=">", thinks="~", gap="", between="|")

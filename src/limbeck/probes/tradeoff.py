@@ -17,12 +17,12 @@ from jaxtyping import Float
 
 from limbeck.corpora import Columns, Prompt, Rows, prompts_of, read
 from limbeck.corpora.tasks.checked import Checked
+from limbeck.corpora.tasks.checked_prompts import checked_of
 from limbeck.corpora.tokenised import store_in_memory
 from limbeck.errors import BadCorpus, BadSetting
 from limbeck.generation.served import STOP
 from limbeck.models.language_model import LanguageModel
 from limbeck.models.observing import evaluating
-from limbeck.probes.checked_prompts import checked_of
 from limbeck.probes.constraints.answers import greedy_answers
 from limbeck.probes.interval import Interval, difference_interval, mean_interval, paired_shares, share_interval
 from limbeck.probes.measurements import measure
