@@ -111,6 +111,8 @@ def place(tmp_path_factory) -> Path:
     constraint = {"instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]}
     prompts = [json.dumps({"prompt": " ".join(text.split()[:4])} | constraint) for text in texts(30, seed=3)]
     (folder / "ifeval.jsonl").write_text("\n".join(prompts), encoding="utf-8")
+    worked = [{"prompt": text[:9], "completion": f"{text[9:30]}. #### {len(text)}"} for text in texts(9, seed=4)]
+    (folder / "worked.jsonl").write_text("\n".join(json.dumps(row) for row in worked), encoding="utf-8")
     return folder
 
 
@@ -174,6 +176,7 @@ def test_a_how_to_page_runs(page, place, run, monkeypatch):
         "ifeval.jsonl",
         "problems.jsonl",
         "other-problems.jsonl",
+        "worked.jsonl",
     )
     for name in names:
         (folder / name).symlink_to(place / name)

@@ -38,7 +38,7 @@ ROOMS = {
     "jobs": (
         ("common",),
         ("pair",),
-        ("capture", "chat", "constraints", "importing", "plan", "pretrain", "probe", "push", "shrink", "tune"),
+        ("capture", "chat", "constraints", "importing", "plan", "pretrain", "probe", "push", "rank", "shrink", "tune"),
         ("distil", "export", "grow", "predict", "pilot"),
         ("doctor",),
     ),

@@ -117,6 +117,14 @@ def _constraints(settings: config.ConstraintsSettings) -> None:
     _print(settings, result, lambda: show(result, Terminal(soft_wrap=True)))
 
 
+def _rank(settings: config.RankSettings) -> None:
+    with loading():
+        from limbeck.jobs.rank.job import rank, show
+
+    result = rank(settings)
+    _print(settings, result, lambda: show(result, Terminal(soft_wrap=True)))
+
+
 def _chat(settings: config.ChatSettings) -> None:
     with loading():
         from limbeck.jobs.chat.job import main
@@ -244,6 +252,7 @@ RUN: Mapping[str, Callable[[str, Path | None, Mapping[str, Any]], None]] = {
     "cache merge": _with(_merge),
     "cache choose": _with(_choose),
     "constraints write": _with(_constraints),
+    "rank": _with(_rank),
     "probe": _with(_probe),
     "chat": _with(_chat),
     "export": _with(_export),

@@ -193,6 +193,19 @@ COMMANDS = (
         help={"seed": "Seed of the prompts."},
     ),
     Command(
+        "rank",
+        settings.RankSettings,
+        "Rank the completions of each prompt by how much their rationales help a student to the answer.",
+        "Reads what limbeck capture --text --samples writes, or any prompts with completions, several of each. The gain of a "
+        "rationale is how much it raises the student's log-probability of the answer, where what states the answer is left out. "
+        "The best completions are written as they are, with their gain.",
+        only=("student", "data", "columns", "skip_bad", "mark", "keep", "device", "dtype", "threads", "out", "json_"),
+        models=("student",),
+        help={
+            "data": "Prompts with completions, in the forms that limbeck tune reads; the field answer is the known answer."
+        },
+    ),
+    Command(
         "probe",
         settings.ProbeCommandSettings,
         "Measure a model: likelihood, calibration, cost, fidelity to a teacher, recall, arithmetic, or a task.",

@@ -17,6 +17,7 @@ from limbeck.config.settings.importing import ImportSettings
 from limbeck.config.settings.planning import PlanSettings, PredictSettings, ReproduceSettings
 from limbeck.config.settings.probe import ProbeCommandSettings, ProbeSettings
 from limbeck.config.settings.push import PushSettings
+from limbeck.config.settings.rank import RankSettings
 from limbeck.config.settings.train import PilotSettings, PretrainSettings
 from limbeck.config.settings.training import TrainingSettings
 from limbeck.config.settings.tune import TuneSettings
@@ -40,6 +41,7 @@ __all__ = [
     "ProbeCommandSettings",
     "ProbeSettings",
     "PushSettings",
+    "RankSettings",
     "ReproduceSettings",
     "Settings",
     "ShrinkSettings",

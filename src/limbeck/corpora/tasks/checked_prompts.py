@@ -56,6 +56,13 @@ def checked_record(fields: Mapping[str, Any], prompt: str, where: str) -> Checke
     return Checked(prompt, check, tuple(parts), longest=0)
 
 
+def first_answer(fields: Mapping[str, Any] | None) -> str | None:
+    """The known answer in the fields of a record, the first of several; None without one."""
+    given = (fields or {}).get(_ANSWER)
+    first = given[0] if isinstance(given, list) and given else given
+    return None if first is None or isinstance(first, list) else str(first)
+
+
 def _answers(fields: Mapping[str, Any], where: str) -> tuple[str, ...]:
     """The answers that pass, of which a record has one or a list."""
     given = fields[_ANSWER]

@@ -40,14 +40,22 @@ def matches_final(text: str, answers: Sequence[str]) -> bool:
 
 def final_answer(text: str) -> str | None:
     """What a text marks as its final answer, None where it marks nothing."""
+    found = split_final(text)
+    return None if found is None else found[2]
+
+
+def split_final(text: str) -> tuple[str, str, str] | None:
+    """(what comes before the mark of the final answer, the mark with the space after it, the answer); None without a mark."""
     boxed = _boxed(text)
     if boxed is not None:
-        return boxed
+        return text[: text.rfind(_BOX)], _BOX, boxed
     marks = list(_MARKS.finditer(text))
     if not marks:
         return None
-    rest = text[marks[-1].end() :].strip()
-    return rest.split("\n", 1)[0].strip()
+    start, end = marks[-1].span()
+    rest = text[end:]
+    end += len(rest) - len(rest.lstrip())
+    return text[:start], text[start:end], rest.strip().split("\n", 1)[0].strip()
 
 
 def _matches(text: str, answer: str) -> bool:

@@ -10,7 +10,15 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from limbeck.config import CaptureSettings, PilotSettings, PretrainSettings, Settings, TeacherSettings, TuneSettings
+from limbeck.config import (
+    CaptureSettings,
+    PilotSettings,
+    PretrainSettings,
+    RankSettings,
+    Settings,
+    TeacherSettings,
+    TuneSettings,
+)
 from limbeck.corpora import TokenStore, build_stores
 from limbeck.corpora.build import build_training
 from limbeck.corpora.found import notes_of
@@ -32,7 +40,11 @@ def columns_of(settings: Settings | PilotSettings) -> Columns:
     """
     pairs = isinstance(settings, TuneSettings) and ObjectiveSpec.of(settings.objective, pairs=True).compares_pairs
     prompts = isinstance(settings, CaptureSettings) and (settings.text or settings.pairs is not None)
-    prompts = prompts or (isinstance(settings, TuneSettings) and settings.reward is not None)
+    prompts = (
+        prompts
+        or isinstance(settings, RankSettings)
+        or (isinstance(settings, TuneSettings) and settings.reward is not None)
+    )
     return Columns(settings.columns or (), preference=pairs, prompts=prompts)
 
 

@@ -17,7 +17,7 @@ from limbeck.corpora import Prompt, Reader, is_held_out, prompts_of
 from limbeck.corpora.chat import opens_turns
 from limbeck.corpora.faults import BadRecords
 from limbeck.corpora.prompt import digest
-from limbeck.corpora.tasks.checked_prompts import checked_of
+from limbeck.corpora.tasks.checked_prompts import checked_of, first_answer
 from limbeck.corpora.tasks.final import final_answer
 from limbeck.corpora.tokenised import in_tokens
 from limbeck.errors import BadCorpus, BadTask, Mismatch
@@ -170,9 +170,7 @@ def known_answer(prompt: Prompt, *, whole: bool = True) -> str | None:
 
     Without ``whole`` the final answer alone: the field ``answer``, else what the completion marks as it, else all of it.
     """
-    given: Any = (prompt.document.checked_by or {}).get("answer")
-    first = given[0] if isinstance(given, list) and given else given
-    answer = None if first is None or isinstance(first, list) else str(first)
+    answer = first_answer(prompt.document.checked_by)
     if whole:
         return answer if prompt.known is None else prompt.known
     text = prompt.known if answer is None else answer

@@ -1,0 +1,1 @@
+"""`limbeck rank`: which of several rationales a student can use."""
