@@ -46,23 +46,28 @@ def _some(generator: np.random.Generator, among: Sequence[str], least: int, most
     return [among[place] for place in generator.choice(len(among), size=number, replace=False)]
 
 
-def _bounds(generator: np.random.Generator, least: int, most: int, *, exact: bool = True) -> Arguments:
-    """Bounds around numbers from ``least`` to ``most``: below, above, on both sides, or one number."""
+_LEAST, _MOST, _BETWEEN, _EXACT = range(4)  # forms of bounds
+_ANY = (_LEAST, _MOST, _BETWEEN, _EXACT)
+_ONE_OR_MORE = (_LEAST, _BETWEEN, _EXACT)  # of what answers lack where it is not asked for: most have at most some
+
+
+def _bounds(generator: np.random.Generator, least: int, most: int, forms: Sequence[int] = _ANY) -> Arguments:
+    """Bounds around numbers from ``least`` to ``most``."""
     low, high = sorted(int(number) for number in generator.integers(least, most + 1, size=2))
-    form = int(generator.integers(4 if exact else 3))
-    if form == 0:
+    form = forms[int(generator.integers(len(forms)))]
+    if form == _LEAST:
         return {"at_least": low}
-    if form == 1:
+    if form == _MOST:
         return {"at_most": high}
-    return {"at_least": low, "at_most": low if form == 3 else max(high, low + 1)}
+    return {"at_least": low, "at_most": low if form == _EXACT else max(high, low + 1)}
 
 
-_LENGTHS = {"words": (10, 120), "sentences": (2, 8), "paragraphs": (2, 4)}
+_LENGTHS = {"words": (10, 120, (_LEAST, _MOST, _BETWEEN)), "sentences": (2, 8, _ANY), "paragraphs": (2, 4, _ANY)}
 
 
 def _length(generator: np.random.Generator, asked: Asked) -> Arguments:
     unit = "words" if "json" in asked.families else _one(generator, tuple(_LENGTHS))
-    return {"unit": unit, **_bounds(generator, *_LENGTHS[unit], exact=unit != "words")}
+    return {"unit": unit, **_bounds(generator, *_LENGTHS[unit])}
 
 
 def _count(generator: np.random.Generator, asked: Asked) -> Arguments:
@@ -90,14 +95,17 @@ _DRAW: Mapping[str, Callable[[np.random.Generator, Asked], Arguments]] = {
     "starts": _opening,
     "ends": _closing,
     "case": lambda generator, asked: {"case": _one(generator, ("upper", "lower"))},
-    "bullets": lambda generator, asked: _bounds(generator, 2, 6),
+    "bullets": lambda generator, asked: _bounds(generator, 2, 6, _ONE_OR_MORE),
     "json": lambda generator, asked: {"keys": _some(generator, KEYS, 1, 3)} if generator.integers(2) else {},
     "sections": lambda generator, asked: {
         "marker": _one(generator, MARKERS),
-        **_bounds(generator, 2, 4),
+        **_bounds(generator, 2, 4, _ONE_OR_MORE),
     },
     "forbidden": lambda generator, asked: {"words": _some(generator, asked.words, 1, 3)},
-    "frequency": lambda generator, asked: {"word": _one(generator, asked.words), **_bounds(generator, 1, 4)},
+    "frequency": lambda generator, asked: {
+        "word": _one(generator, asked.words),
+        **_bounds(generator, 1, 4, _ONE_OR_MORE),
+    },
     "language": lambda generator, asked: {"script": asked.script},
     "order": lambda generator, asked: {"words": _some(generator, asked.words, 2, 3)},
     "repeat": lambda generator, asked: {"text": asked.request},
