@@ -2,12 +2,14 @@
 
 import json
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import limbeck
 from limbeck.errors import BadCorpus, BadSetting
+from limbeck.generation.served import STOP
 from limbeck.probes import tradeoff
 from limbeck.probes.tradeoff import Scored, names_of, probe_tradeoff, scored
 from tests.helpers.models import llama, write_corpus, write_teacher
@@ -83,6 +85,17 @@ def test_completions_are_generated_and_checked(tmp_path):
     prompts = write(tmp_path / "sums.jsonl", [{"prompt": "the cat", "answer": "7"}, {"prompt": "a dog", "answer": "8"}])
     (found,) = scored(prompts, model)
     assert (found.unit, found.sums.tolist(), found.counts.tolist()) == ("share", [0, 0], [1, 1])
+
+
+@pytest.mark.parametrize(
+    ("text", "finish", "passed"), [("", "length", 0), ("7", "length", 0), ("7", STOP, 1), ("", STOP, 0)]
+)
+def test_a_completion_passes_if_it_ended_with_the_right_answer(tmp_path, monkeypatch, text, finish, passed):
+    prompts = write(tmp_path / "sums.jsonl", [{"prompt": "the cat", "answer": "7"}])
+    answer = SimpleNamespace(text=text, finish=finish)
+    monkeypatch.setattr(tradeoff, "greedy_answers", lambda model, tokens, most: [answer] * len(tokens))
+    (found,) = scored(prompts, llama(seed=1))
+    assert found.sums.tolist() == [passed]
 
 
 def test_what_is_missing_is_named(tmp_path):

@@ -116,7 +116,9 @@ def _prompts(source: str) -> list[Prompt]:
 def _passes(model: LanguageModel, prompts: list[Prompt], checks: list[Checked]) -> Scored:
     """Which prompts a model's greedy completions pass."""
     answers = greedy_answers(model, [prompt.tokens(model.tokenizer) for prompt in prompts], most=MOST)
-    passed = [check.passes(one.text, ended=one.finish == STOP) for check, one in zip(checks, answers, strict=True)]
+    passed = [  # one that was cut off while it was empty is undecided, and passes no more
+        check.passes(one.text, ended=one.finish == STOP) is True for check, one in zip(checks, answers, strict=True)
+    ]
     return Scored(np.array(passed, dtype=float), np.ones(len(passed)), _SHARE)
 
 
