@@ -55,6 +55,7 @@ def test_every_family_is_drawn_and_none_that_was_not_asked_for():
     assert {constraint.kind for one in found for constraint in one.constraints} == set(FAMILIES)
     assert {len(one.constraints) for one in found} == {1, 2, 3}
     assert len({one.prompt for one in found}) == 200
+    assert {len(one.constraints) for one in drawn(20, families=("json", "length", "ends"))} == {1, 2}  # json has no end
     two = drawn(20, families=("length", "lacks", "length"), difficulty=(2, 2))
     assert all({constraint.kind for constraint in one.constraints} == {"length", "lacks"} for one in two)
 
@@ -81,6 +82,7 @@ def test_two_families_stand_in_one_prompt_or_are_known_not_to(one, other):
             {"families": ("lenght",)},
             r"unknown family 'lenght'; did you mean 'length'\? There are: length, count, .*repeat\.",
         ),
+        ({"families": ()}, "expected at most 0, .* and the families are none: give more families"),
         ({"difficulty": (0, 2)}, "expected a difficulty of 1 constraint or more"),
         ({"difficulty": (3, 2)}, "the smaller number first, got 3..2"),
         ({"families": ("json", "ends", "case"), "difficulty": (1, 3)}, "at most 2, .* never both json and ends, and"),

@@ -535,7 +535,7 @@ Counts = Annotated[int | tuple[int, ...] | None, BeforeValidator(_counts), _SEVE
 Sizes = Annotated[tuple[int, ...], BeforeValidator(_sizes), _SEVERAL_COUNTS]
 Depths = Annotated[tuple[int, ...] | None, BeforeValidator(_depths), Accepts("int | str | Sequence[int]", "LAYERS,...")]
 Learngene = Annotated[str | None, BeforeValidator(_learngene), Accepts("str", "stages=N|linear")]
-Difficulty = Annotated[str, BeforeValidator(_difficulty), Accepts("int | str", "N|LEAST..MOST")]
+Difficulty = Annotated[str | None, BeforeValidator(_difficulty), Accepts("int | str", "N|LEAST..MOST")]
 Bytes = Annotated[float, _measured(_BYTES, "24GiB"), Field(gt=0), Accepts("float | str", "BYTES")]
 Seconds = Annotated[float, _measured(_SECONDS, "20ms"), Field(gt=0), Accepts("float | str", "TIME")]
 Columns = Annotated[

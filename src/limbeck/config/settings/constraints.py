@@ -44,9 +44,10 @@ class ConstraintsSettings(SeededSettings, Base):
             "Data",
             examples=("2", "1..3"),
             unit="constraints",
+            default="1..3, or fewer where the families allow no more",
             synonyms=("constraints_per_prompt", "num_constraints", "level", "k"),
         ),
-    ] = "1..3"
+    ] = None
     out: Annotated[
         Path, Flag("JSONL file to write.", "Output", metavar="FILE", synonyms=("output", "output_path", "output_file"))
     ]

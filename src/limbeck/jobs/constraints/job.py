@@ -29,8 +29,7 @@ def write(settings: ConstraintsSettings) -> dict[str, Any]:
     Raises BadTask for unknown families, or a difficulty that they do not reach, and BadFolder for a file of another content.
     """
     families = tuple(dict.fromkeys(settings.families)) or tuple(FAMILIES)
-    least, _, most = settings.difficulty.partition("..")
-    drawn = list(islice(draw_prompts(families, (int(least), int(most or least)), settings.seed), settings.n))
+    drawn = list(islice(draw_prompts(families, _range(settings.difficulty), settings.seed), settings.n))
     text = "".join(json.dumps(one.record(key), ensure_ascii=False) + "\n" for key, one in enumerate(drawn, 1))
     out = settings.out
     if out.is_dir() or (out.exists() and out.read_bytes() != text.encode()):
@@ -44,6 +43,13 @@ def write(settings: ConstraintsSettings) -> dict[str, Any]:
         "constraints": counted.total(),
         "families": {family: counted[family] for family in families},
     }
+
+
+def _range(difficulty: str | None) -> tuple[int, int] | None:
+    if difficulty is None:
+        return None
+    least, _, most = difficulty.partition("..")
+    return int(least), int(most or least)
 
 
 def show(result: dict[str, Any], console: Console) -> None:

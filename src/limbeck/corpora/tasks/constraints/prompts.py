@@ -23,6 +23,7 @@ from limbeck.corpora.tasks.constraints.worded import worded
 from limbeck.errors import BadTask
 
 _OTHERS = tuple(script for script in WORDS if script != LATIN)
+_USUAL = 3  # constraints of a prompt at most
 _TRIES = 200  # prompts in a row that are there already, or whose constraints no answer was found for
 _APART = {  # families of which a prompt has one
     frozenset(pair)
@@ -53,14 +54,16 @@ class Drawn:
 
 
 def draw_prompts(
-    families: Sequence[str] = tuple(FAMILIES), difficulty: tuple[int, int] = (1, 3), seed: int = 0
+    families: Sequence[str] = tuple(FAMILIES), difficulty: tuple[int, int] | None = None, seed: int = 0
 ) -> Iterator[Drawn]:
     """Different prompts without an end, each with as many constraints as ``difficulty`` has from, and to, at random.
+
+    Without a difficulty they have 1 to 3, or fewer where these families allow no more in one prompt.
 
     Raises BadTask for an unknown family, for a difficulty that these families do not reach together, and when there are no more
     different prompts.
     """
-    _check(families, difficulty)
+    difficulty = _checked(families, difficulty)
     generator, seen, tries = np.random.default_rng(seed), set[str](), 0
     while True:
         drawn = _drawn(families, difficulty, generator)
@@ -76,15 +79,16 @@ def draw_prompts(
             )
 
 
-def _check(families: Sequence[str], difficulty: tuple[int, int]) -> None:
+def _checked(families: Sequence[str], difficulty: tuple[int, int] | None) -> tuple[int, int]:
+    """The difficulty. Raises BadTask for families and a difficulty that no prompt has."""
     for family in families:
         if family not in FAMILIES:
             raise BadTask(f"unknown family {family!r}{nearest(family, FAMILIES)} There are: {', '.join(FAMILIES)}.")
     distinct = tuple(dict.fromkeys(families))
-    least, most = difficulty
+    largest = _largest(distinct)
+    least, most = difficulty or (1, min(_USUAL, max(1, largest)))
     if not 1 <= least <= most:
         raise BadTask(f"expected a difficulty of 1 constraint or more, the smaller number first, got {least}..{most}")
-    largest = _largest(distinct)
     if most > largest:
         pairs = [f"{one} and {other}" for one, other in combinations(distinct, 2) if {one, other} in _APART]
         raise BadTask(
@@ -92,6 +96,7 @@ def _check(families: Sequence[str], difficulty: tuple[int, int]) -> None:
             + (f", and never both {'; '.join(pairs)}" if pairs else "")
             + f", and the families are {', '.join(distinct) or 'none'}: give more families, or a smaller difficulty"
         )
+    return least, most
 
 
 def _shown(difficulty: tuple[int, int]) -> str:
