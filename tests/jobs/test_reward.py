@@ -1,6 +1,8 @@
 """`limbeck tune --reward`: what a run says, that it continues exactly, what it costs, and what is refused."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from limbeck.jobs.tune.reward.questions import known_answer
 from limbeck.models.save import save
 from tests.helpers.models import llama, texts, tokenizer
 from tests.helpers.stops import stopped_before
+from tests.jobs.test_distil import on_two_ranks
 from tests.jobs.test_generated import CHAT, lines
 
 STOPS = [2, *range(40, 120)]  # so that random models end within a few tokens
@@ -80,13 +83,20 @@ def test_a_run_says_what_the_reward_bought(made):
     assert "held-out prompts have a reward (checks) of" in result.verdict
     assert "one training each, not decided" in result.verdict
     notes = " ".join(json.loads((out / "verdict.json").read_text())["notes"])
-    assert "by cross-entropy on as many known answers" in notes
+    assert "the difference from that of cross-entropy on as many known answers is" in notes
     assert "prompts whose answers have one reward, and teach nothing" in notes
     page = (out / "report.html").read_text()
     assert "Rewarded answers" in page
     assert "Sampled answers by step" in page
     assert "Greedy answers" in page
     assert "reward of sampled answers" in (out / "student" / "README.md").read_text()
+
+
+def test_a_tuned_model_is_measured_on_any_text(made, tmp_path):
+    _, out = made
+    lines(tmp_path / "text.jsonl", [{"text": text} for text in texts(6, seed=2)])
+    found = limbeck.probe(str(out / "student"), data=str(tmp_path / "text.jsonl"), threads=1)
+    assert found.readings["held_out"].n == 6
 
 
 def test_tokens_and_compute_are_those_of_sampling_too(made):
@@ -216,3 +226,16 @@ def test_a_template_that_begins_no_turn_is_refused(here, tmp_path):
 def test_a_baseline_of_a_reward_needs_one(here, tmp_path):
     with pytest.raises(BadSetting, match="--baselines answers: it learns the answers of prompts"):
         limbeck.tune(student=str(here / "model"), data=str(here / "chat.jsonl"), baselines="answers", out=tmp_path)
+
+
+@pytest.mark.long
+def test_two_processes_sample_what_one_samples(here, tmp_path):
+    text = "--reward checks --samples 3 --rollout-tokens 6 --tokens 900 --batch-tokens 190 --lr 1e-3 --threads 1"
+    one = [*f"limbeck tune --student {here}/model --data {here}/chat.jsonl --baselines none {text}".split(), "--out"]
+    alone = subprocess.run([sys.executable, "-m", *one, str(tmp_path / "one")], capture_output=True, text=True)
+    assert alone.returncode == 0, alone.stderr
+    two = on_two_ranks([sys.executable, "-m", *one, str(tmp_path / "two")])
+    assert two.returncode == 0, two.stderr
+    rows = [read_lines(tmp_path / name / "metrics.jsonl") for name in ("one", "two")]
+    for name in ("loss_nats", "reward_sum", "rollout_tokens", "groups", "kl_sum"):
+        assert [row[name] for row in rows[1]] == pytest.approx([row[name] for row in rows[0]], rel=1e-4, abs=1e-5)

@@ -41,7 +41,7 @@ _COLUMNS = (  # heading, reading
     ("KL from before", "kl_start"),
 )
 _WITH_INTERVAL = ("reward", "greedy_passed")
-_AGAINST = {"cut": "before tuning", "answers": "by cross-entropy on as many known answers"}
+_AGAINST = {"cut": "what it was before tuning", "answers": "that of cross-entropy on as many known answers"}
 _KINDS = {"": ("reward", "samples"), "greedy ": ("greedy_passed", "prompts")}  # of differences: what, for each of what
 _PART = 10  # the first and the last tenth of the steps are told apart
 
@@ -100,7 +100,7 @@ def rewarded_verdict(
     sentences = [
         f"sampled answers to {prompts} held-out prompts have a reward ({reward}) of "
         f"{bounded(value.value, value.low, value.high)}{_beside(found['cut'], 'cut', _plain)}",
-        f"greedy answers pass all checks for {_percent(right.value, right.low, right.high)} of the prompts"
+        f"the share of prompts whose greedy answer passes all checks is {_percent(right.value, right.low, right.high)}"
         f"{_beside(found['greedy cut'], 'cut', _percent)}",
     ]
     notes = []
@@ -108,7 +108,7 @@ def rewarded_verdict(
         notes = [
             f"the reward of sampled answers is {bounded(value.value, value.low, value.high)}"
             f"{_beside(found['answers'], 'answers', _plain)}",
-            f"of greedy answers {_percent(right.value, right.low, right.high)} pass"
+            f"the share of greedy answers that pass is {_percent(right.value, right.low, right.high)}"
             f"{_beside(found['greedy answers'], 'answers', _percent)}",
         ]
     notes += [*through(steps), *costs(plan), *rates_of(plan)]
@@ -180,13 +180,13 @@ def _beside(gain: Difference, name: str, shown: Any) -> str:
     size, less = shown(gain.value, gain.low, gain.high), shown(-gain.value, -gain.high, -gain.low)
     match gain.outcome:
         case "better":
-            return f", {size} more than {against}"
+            return f", {size} above {against}"
         case "worse":
-            return f", {less} less than {against}"
+            return f", {less} below {against}"
         case "undecided":
-            return f"; what it was {against} differs by {size} ({too_few(gain.seeds)})"
+            return f"; the difference from {against} is {size} ({too_few(gain.seeds)})"
     why = f"; {by_chance(gain.holm)}" if by_chance(gain.holm) else ""
-    return f", with no clear difference from what it was {against} ({size}{why})"
+    return f", with no clear difference from {against} ({size}{why})"
 
 
 def _plain(value: float, low: float, high: float) -> str:

@@ -58,14 +58,17 @@ class RunFolder:
 
     @classmethod
     def of(cls, model: str) -> RunFolder | None:
-        """The run that a model's folder is in; None for a model of the hub or of a folder by itself."""
+        """The run that a model's folder is in; None for a model of the hub or of a folder by itself.
+
+        A tuning by a reward is none: it reads prompts, and no text.
+        """
         folder = existing(model)
         if folder is None or not folder.is_dir():
             return None
         for above in list(folder.resolve().parents)[:_UP]:
             signature = _signature(above / "run.json")
             made = (above / "data" / "train").is_dir() or signature.get("job") in _TRAINS
-            if made and isinstance(signature.get("data"), str):
+            if made and isinstance(signature.get("data"), str) and not signature.get("reward"):
                 columns = tuple((ours, there) for ours, there in signature.get("columns") or ())
                 named = Columns(columns, preference=_learns_pairs(signature))
                 records = Records(named, signature.get("skip_bad") or 0, bool(signature.get("dedup")))
