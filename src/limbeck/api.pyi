@@ -141,6 +141,7 @@ def doctor(
     tokenizer_align: Literal["bytes"] | None = None,
     adapt_teacher: int | str | None = None,
     qat: Literal["int8", "int4"] | None = None,
+    domain_weights: Literal["tokens", "equal"] | None = "tokens",
     cache_logits: bool | None = None,
     seed: int | None = 0,
     rollouts: float | str | None = None,
@@ -263,6 +264,8 @@ def doctor(
             correction). For example 200k. Default: the teacher as given.
         qat: Train with quantised weights, as --to gguf:q8_0 (int8) or gguf:q4_0 (int4) of limbeck export writes
             them. Default: full precision.
+        domain_weights: With several teachers: each token counts alike, or each domain has the same share of the
+            loss of a step. Default: tokens.
         cache_logits: Compute the teacher's logits once and keep them, or compute them each time. Default: kept
             where the text is read often.
         seed: Seed of data order, new weights and samples. Default: 0.
@@ -502,6 +505,7 @@ def distil(
     tokenizer_align: Literal["bytes"] | None = None,
     adapt_teacher: int | str | None = None,
     qat: Literal["int8", "int4"] | None = None,
+    domain_weights: Literal["tokens", "equal"] | None = "tokens",
     cache_logits: bool | None = None,
     seed: int | None = 0,
     rollouts: float | str | None = None,
@@ -626,6 +630,8 @@ def distil(
             correction). For example 200k. Default: the teacher as given.
         qat: Train with quantised weights, as --to gguf:q8_0 (int8) or gguf:q4_0 (int4) of limbeck export writes
             them. Default: full precision.
+        domain_weights: With several teachers: each token counts alike, or each domain has the same share of the
+            loss of a step. Default: tokens.
         cache_logits: Compute the teacher's logits once and keep them, or compute them each time. Default: kept
             where the text is read often.
         seed: Seed of data order, new weights and samples. Default: 0.
@@ -1273,9 +1279,9 @@ def reproduce(
 
     Args:
         recipe: One of arithmetic, based, capacity-gap, compressor, distillation-law, generalization, latro,
-            learngene, lora-sb, masked-thought, minima, mixture-growth, orca2, pass-until, rethinking-opd,
-            reversal, rich-lazy, robust-recovery, s4d, self-pretraining, sft-guide, specialize, taid-gap, zoology,
-            zoology-language, or one of a package that is installed.
+            learngene, lora-sb, masked-thought, minima, mixture-growth, open-mopd, orca2, pass-until,
+            rethinking-opd, reversal, rich-lazy, robust-recovery, s4d, self-pretraining, sft-guide, specialize,
+            taid-gap, zoology, zoology-language, or one of a package that is installed.
         data: Dataset to use instead of the recipe's own.
         points: Folder of a pilot to judge, instead of training one.
         scale: How large the models are: smoke takes a minute, small an hour or two on two cores, gpu needs one.

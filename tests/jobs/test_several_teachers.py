@@ -1,6 +1,7 @@
 """`limbeck distil --teacher "math=A,code=B"`: which teacher a row has, what is counted and measured of each, what is refused."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from limbeck.probes.standard.evaluate import Loaded
 from limbeck.probes.standard.scores import TaskScores, save_scores
 from limbeck.report.card import model_card
 from limbeck.report.domains import domains_note
-from limbeck.run.routed import RoutedStep
+from limbeck.run.routed import EqualDomains, RoutedStep, domain_weights
 from limbeck.run.run import Run
 from limbeck.run.step import LossTerm, train_step
 from limbeck.run.world import alone
@@ -96,6 +97,27 @@ def test_the_loss_and_gradient_of_a_row_are_those_of_its_own_teacher():
     torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-7)
     with pytest.raises(ValueError, match="too many values"):
         routed(rows)  # of two teachers
+    weight, loss, gradient = step(EqualDomains(routed.route, 2, RoutedStep(routed)), two)
+    assert weight == pytest.approx(sum(own for own, *_ in alone_))
+    assert loss == pytest.approx(sum(its for _, its, _ in alone_) / 2, rel=1e-6)
+    torch.testing.assert_close(gradient, sum(its for *_, its in alone_) / 2, rtol=1e-4, atol=1e-7)
+    plain = [replace(one, teacher=teachers[0]) for one in two]  # as a baseline has it
+    loss = step(EqualDomains(routed.route, 2), plain)[1]
+    each = [
+        step(train_step, [LossTerm(rows.rows((number == n).nonzero().squeeze(-1)), objective, teachers[0])])
+        for n in (0, 1)
+    ]
+    assert loss == pytest.approx(sum(its for _, its, _ in each) / 2, rel=1e-6)
+    of_one = [replace(two[0], batch=rows.rows(torch.tensor([0, 3])))]
+    equal = step(EqualDomains(routed.route, 2, RoutedStep(routed)), of_one)[1]
+    assert equal == pytest.approx(step(RoutedStep(routed), of_one)[1], rel=1e-6)
+
+
+def test_domain_weights_are_target_over_observed_share_with_mean_one_over_the_tokens():
+    tokens, targets = torch.tensor([90.0, 10.0, 0.0]), torch.tensor([1.0, 3.0, 5.0])
+    weights = domain_weights(tokens, targets)
+    assert weights.tolist() == pytest.approx([25 / 90, 75 / 10, 0])
+    assert (weights * tokens).sum() == pytest.approx(100)
 
 
 @pytest.mark.long
@@ -109,6 +131,15 @@ def test_the_baseline_is_the_distillation_from_the_first_teacher_bit_by_bit(done
     assert all(torch.equal(plain[name], baseline[name]) for name in plain)
     assert not all(torch.equal(plain[name], student[name]) for name in plain)
     assert "domains" not in json.loads((tmp_path / "plain" / "run.json").read_text())["signature"]
+
+
+@pytest.mark.long
+def test_equal_weights_of_domains_make_another_student_and_are_part_of_the_run(done, here, tmp_path):
+    distil(here, tmp_path / "out", domain_weights="equal")
+    equal, plain = (load_file(folder / "student" / "model.safetensors") for folder in (tmp_path / "out", done))
+    assert not all(torch.equal(equal[name], plain[name]) for name in plain)
+    signatures = [json.loads((folder / "run.json").read_text())["signature"] for folder in (tmp_path / "out", done)]
+    assert [one.get("domain_weights") for one in signatures] == ["equal", None]
 
 
 def test_equal_compute_counts_the_teacher_of_each_row(done, here):
@@ -237,6 +268,10 @@ def test_names_of_sources_are_taken_off_in_every_stage_and_sources_without_weigh
             "expected a model on this machine for each domain, got a model on",
         ),
         ({"teacher": "A", "data": "a.jsonl", "baselines": "one-teacher"}, "and here is one: give several"),
+        (
+            {"teacher": "A", "data": "a.jsonl", "domain_weights": "equal"},
+            "--domain-weights equal is for several teachers",
+        ),
         ({"eval_data": "c.jsonl"}, "does not go with --eval-data: its documents have no domain"),
         ({"tokenizer": "A"}, "does not go with --tokenizer"),
         ({"adapt_teacher": "1k"}, "does not go with --adapt-teacher: one teacher is tuned"),

@@ -9,6 +9,7 @@ from scipy.stats import spearmanr
 
 from limbeck.generation.local import Continuation
 from limbeck.papers.lab import lines
+from limbeck.papers.lab.on_policy import OFF, ON, rows_of
 from limbeck.papers.rethinking_opd import training
 from limbeck.papers.rethinking_opd.judging import (
     correlation,
@@ -17,7 +18,7 @@ from limbeck.papers.rethinking_opd.judging import (
     judge_overlap,
     judge_pattern,
 )
-from limbeck.papers.rethinking_opd.training import OFF, ON, START, Cell, distillation_loss, rows_of, train_cell
+from limbeck.papers.rethinking_opd.training import START, Cell, distillation_loss, train_cell
 
 CELL = Cell("student", START, 0, 3e-3, 2, 2, 30, "same", 16, 1, 2, 4, 6)
 

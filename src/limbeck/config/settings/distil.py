@@ -310,6 +310,14 @@ class DistilSettings(TrainingSettings, TeacherSettings):
             synonyms=("sampling_temperature",),
         ),
     ] = Field(default=1.0, exclude=True)
+    domain_weights: Annotated[
+        Literal["tokens", "equal"],
+        Flag(
+            "With several teachers: each token counts alike, or each domain has the same share of the loss of a step.",
+            "Training",
+            synonyms=("target_gradient_shares", "domain_weighting", "teacher_weights"),
+        ),
+    ] = Field(default="tokens", exclude=True)
     cache_logits: Annotated[
         bool | None,
         Flag(

@@ -61,6 +61,7 @@ _LATER = (
     *("rollouts", "rollout_tokens", "rollout_temperature"),
     *("method", "depth"),
     "mask_input",
+    "domain_weights",
     *("depths", "learngene"),
     *("grow", "start"),
     *("low_rank", "factor", "sparse"),

@@ -34,7 +34,7 @@ from limbeck.models.save import round_to, save
 from limbeck.objectives import CrossEntropy
 from limbeck.objectives.spec import ObjectiveSpec
 from limbeck.run.lockstep import train_lockstep
-from limbeck.run.routed import RoutedStep
+from limbeck.run.routed import EqualDomains, RoutedStep
 from limbeck.run.run import Plan, Run
 from limbeck.run.save import checkpoints, drop_best
 from limbeck.run.selection import Rule
@@ -161,7 +161,8 @@ class Shared:
     rows themselves. ``mask``: how tokens are corrupted where a student with ``vocab`` tokens reads them; the arm `UNMASKED`
     reads all as they are. ``adapters``: those of arms that train no weights; ``full_rate``: the peak learning rate of arms that
     train all weights where the student does not, None for the plan's. ``plain_teacher``: that of arms which have another than
-    the student: a corrected teacher as it was given, or the first of several.
+    the student: a corrected teacher as it was given, or the first of several. ``equal_domains``: the rows of each of several
+    teachers have the same share of a step's loss, in all arms.
     """
 
     cut: Path
@@ -187,6 +188,7 @@ class Shared:
     adapters: AdapterPlan | None = None
     full_rate: float | None = None
     plain_teacher: Teacher | None = None
+    equal_domains: bool = False
 
     def blend(self, steps: int) -> Blend | None:
         """How rows are shared among the sources of a mixture over ``steps`` steps, those before this training among them."""
@@ -222,6 +224,9 @@ class Shared:
             watch, update = replace(watch, weights=weights) if watch else None, partial(train_step, weights=weights)
         if isinstance(teacher, RoutedTeacher):
             update = RoutedStep(teacher, update)
+        if self.equal_domains:
+            assert isinstance(self.teacher, RoutedTeacher), "checked by check_domains"
+            update = EqualDomains(self.teacher.route, len(self.teacher.teachers), update)
         tracked = replace(self.tracked, name=f"{arm.name}-seed{arm.seed}") if self.tracked else None
         how: dict[str, Any] = {"update": update, "watch": watch, "rule": self.rule, "tracked": tracked}
         if self.rollouts is None or not arm.on_policy:

@@ -461,6 +461,7 @@ def _shared(
         adapters=plan.adapters.plan if plan.adapters else None,
         full_rate=full_rate_of(settings, student.parameters_count) if plan.adapters else None,
         plain_teacher=AsGiven(source.about) if plan.correction else source.about if plan.request.domains else None,
+        equal_domains=settings.domain_weights == "equal",
     )
 
 

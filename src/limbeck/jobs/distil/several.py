@@ -157,6 +157,11 @@ def check_domains(request: DistilRequest, environment: Environment) -> None:
     """Raises BadSetting for what does not go with several teachers, each with its reason."""
     settings = request.settings
     if request.domains is None:
+        if settings.domain_weights != "tokens":
+            raise BadSetting(
+                f"--domain-weights {settings.domain_weights} is for several teachers, and here is one: give several, as in "
+                f"{EXAMPLE}, or leave it out"
+            )
         if named := [name for name in ONE_TEACHER if name in settings.baselines]:
             raise BadSetting(
                 f"--baselines {named[0]} is the distillation from the first of several teachers, and here is one: give several, "

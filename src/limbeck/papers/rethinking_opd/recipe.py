@@ -18,13 +18,14 @@ from typing import Any
 import numpy as np
 
 from limbeck.papers.lab.cells import doubtful
+from limbeck.papers.lab.on_policy import OFF, ON
 from limbeck.papers.lab.plots import draw_gain_by_overlap
 from limbeck.papers.lab.rates import TUNING, best_rates
 from limbeck.papers.lab.recipe import ClaimResult, Outcome, Recipe, RecipeContext, Short, of_seeds, with_failures
 from limbeck.papers.lab.right import Right
 from limbeck.papers.lab.trainings import Trainings
 from limbeck.papers.rethinking_opd.judging import judge_knowledge, judge_on_policy, judge_overlap, judge_pattern
-from limbeck.papers.rethinking_opd.training import OFF, ON, PATTERNS, START, Cell, train_cell
+from limbeck.papers.rethinking_opd.training import PATTERNS, START, Cell, train_cell
 from limbeck.probes.interval import share_interval
 from limbeck.report.words import share
 
