@@ -51,6 +51,10 @@ def test_the_card_has_a_table_and_the_picture_each_task():
     assert lines[0] == "| task | score | chance | teacher | student |"
     assert lines[2].startswith("| piqa | accuracy | 0.500 | 0.800")
     assert card_rows([], ("teacher",), CUT) == []
+    several = [*readings(), *levels("teacher-of-code", [scores(75)], seed=0)]
+    assert card_rows(several, ("teacher", "student"), CUT)[0] == (
+        "| task | score | chance | teacher of code | teacher | student |"
+    )
     ((task, by_model, chance),) = headline_scores(readings())
     assert (task, chance, by_model["student"].value) == ("piqa", 0.5, 0.65)
     drawn = task_points(headline_scores(readings()))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from limbeck.report.start import Start
-from limbeck.report.words import ORDER, bounded, label
+from limbeck.report.words import ORDER, TEACHER_OF, bounded, label
 from limbeck.types import Reading
 
 _SCORES = {
@@ -67,11 +67,12 @@ def headline_scores(readings: Sequence[Reading]) -> list[tuple[str, dict[str, Re
 
 
 def card_rows(readings: Sequence[Reading], models: Sequence[str], start: Start) -> list[str]:
-    """A Markdown table of tasks for a model card; empty without tasks."""
+    """A Markdown table of tasks for a model card: of ``models`` and of the teachers of domains; empty without tasks."""
     table = task_table(readings)
     if table is None:
         return []
-    there = [model for model in models if model in table.models]
+    teachers = [model for model in table.models if model.startswith(TEACHER_OF)]
+    there = [*teachers, *(model for model in models if model in table.models)]
     at = [table.models.index(model) for model in there]
     head = ["task", "score", "chance", *(label(model, start) for model in there)]
     rows = [[task, what, chance, *(cells[i] or "–" for i in at)] for task, what, _, chance, cells in table.scores]
