@@ -1,5 +1,6 @@
 """Finished trainings of a study go to another machine."""
 
+import json
 import lzma
 
 import pytest
@@ -21,13 +22,17 @@ def study(folder, *names, text="abc"):
 
 def test_what_is_lacking_is_put_and_what_is_there_stays(tmp_path, capsys):
     file, there = tmp_path / "kept" / "study.json.xz", study(tmp_path / "there", "b")
-    script("finished").keep(study(tmp_path / "here", "a", "b"), file)
+    here = study(tmp_path / "here", "a", "b")
+    (here / "converted").mkdir()
+    write_json(here / "converted" / "teacher.json", [1])
+    script("finished").keep(here, file)
     own = there / "trainings/cells/b/result.json"
     write_json(own, {"cell": "its own"})
     script("finished").put(file, there)
     assert read_json(there / "trainings/cells/a/result.json") == RESULT | {"name": "a"}
     assert read_json(own) == {"cell": "its own"}
-    assert "1 of 2 finished trainings" in capsys.readouterr().out
+    assert json.loads((there / "converted" / "teacher.json").read_text()) == [1]
+    assert "2 of 3 results" in capsys.readouterr().out
 
 
 def test_another_text_or_none_is_refused(tmp_path):
@@ -48,6 +53,9 @@ def test_no_result_leaves_the_folder(tmp_path):
     assert not (tmp_path / "outside").exists()
 
 
-def test_a_folder_without_a_finished_training_is_refused(tmp_path):
-    with pytest.raises(SystemExit, match="found none"):
-        script("finished").keep(study(tmp_path / "here"), tmp_path / "study.json.xz")
+def test_a_folder_without_a_finished_training_or_a_text_is_refused(tmp_path):
+    without = study(tmp_path / "without", "a")
+    (without / "text" / "run.json").unlink()
+    for here in (study(tmp_path / "here"), without):
+        with pytest.raises(SystemExit, match="found none"):
+            script("finished").keep(here, tmp_path / "study.json.xz")

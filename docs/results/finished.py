@@ -12,20 +12,26 @@ from pathlib import Path
 
 from limbeck.disk import read_json, replacing, write_json
 
-RESULT, TEXT = "result.json", "text/run.json"
+KEPT, TEXT = (
+    ("**/result.json", "converted/*.json"),
+    "text/run.json",
+)  # trainings, and what others trained was measured as
 
 
 def keep(run, file):
-    """Writes the results of a run's trainings, by folder, and the digests of its text. Raises SystemExit without a result."""
+    """Writes the results of a run's trainings, by file, and the digests of its text. Raises SystemExit without either."""
     run = Path(run)
-    found = {path.parent.relative_to(run).as_posix(): read_json(path) for path in sorted(run.rglob(RESULT))}
-    if not found:
-        raise SystemExit(f"{run}: expected the folder of a study with finished trainings, found none")
-    kept = {"text": text_in(run), "results": found}
+    files = sorted(path for pattern in KEPT for path in run.glob(pattern))
+    if not files or text_in(run) is None:
+        raise SystemExit(f"{run}: expected the folder of a study with its text and finished trainings, found none")
+    kept = {
+        "text": text_in(run),
+        "results": {path.relative_to(run).as_posix(): json.loads(path.read_text("utf-8")) for path in files},
+    }
     Path(file).parent.mkdir(parents=True, exist_ok=True)
     with replacing(Path(file)) as new:
         new.write_bytes(lzma.compress(json.dumps(kept, separators=(",", ":")).encode()))
-    print(f"{file}: {len(found)} finished trainings")
+    print(f"{file}: {len(files)} results")
 
 
 def put(file, run):
@@ -33,13 +39,13 @@ def put(file, run):
     run, kept = Path(run), json.loads(lzma.decompress(Path(file).read_bytes()))
     if text_in(run) != kept["text"]:
         raise SystemExit(f"{run / TEXT}: expected the text with the digests {kept['text']}, got {text_in(run)}")
-    lacking = {name: result for name, result in kept["results"].items() if not (run / name / RESULT).exists()}
-    for name, result in lacking.items():
-        if not (run / name).resolve().is_relative_to(run.resolve()):
-            raise SystemExit(f"{file}: expected results of folders in {run}, got {name}")
-        (run / name).mkdir(parents=True, exist_ok=True)
-        write_json(run / name / RESULT, result)
-    print(f"{run}: {len(lacking)} of {len(kept['results'])} finished trainings put there")
+    lacking = {run / name: result for name, result in kept["results"].items() if not (run / name).exists()}
+    for path, result in lacking.items():
+        if not path.resolve().is_relative_to(run.resolve()):
+            raise SystemExit(f"{file}: expected results of {run}, got one of {path}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, result)
+    print(f"{run}: {len(lacking)} of {len(kept['results'])} results put there")
 
 
 def text_in(run):
