@@ -10,13 +10,14 @@ import torch
 import limbeck
 from limbeck.corpora.tasks.chains import steps_hold
 from limbeck.corpora.tasks.spelled import Question
+from limbeck.corpora.tasks.strategies import items_of
 from limbeck.papers.lab import lines
 from limbeck.papers.specialize import training
 from limbeck.papers.specialize.judging import (
     Paid,
     judge_distribution,
-    judge_fundamental,
     judge_price,
+    judge_replay,
     judge_shots,
     judge_solutions,
 )
@@ -32,6 +33,7 @@ from limbeck.papers.specialize.training import (
     KL,
     NLL,
     REPLAY,
+    SKILLS,
     WORDING,
     Cell,
     Lines,
@@ -94,6 +96,20 @@ def test_no_training_has_a_test_problem_and_tests_are_the_same_for_all_seeds():
         for row in pool.rows.tokens
     ]
     assert not [text for text in texts for question in sets.questions if question in text]
+
+
+@pytest.mark.parametrize("arm", [BASE, REPLAY])
+def test_a_base_and_replay_draw_others_in_place_of_test_problems(arm):
+    cell = replace(CELL, arm=arm)
+    items = items_of(np.random.default_rng([cell.seed, training._BASE]), cell.base_items, kinds=SKILLS)
+    drawn = [training._problem(item) for item in items]  # what it would learn if nothing was tested
+    sets = replace(Sets.of(cell), skills=drawn)
+    texts = [
+        lines.text_of([token for token in row.tolist() if token])
+        for pool in base_lines(cell, sets)
+        for row in pool.rows.tokens
+    ]
+    assert not [text for text in texts for one in drawn if one.question in text]
 
 
 def test_arms_have_their_formats_and_only_solutions_are_soft():
@@ -174,19 +190,21 @@ def test_a_price_is_two_points_of_skills_that_were_there(base, special, verdict)
     ("replayed", "target", "verdict"),
     [
         (0.88, 0.8, "refuted"),  # nearly all of the loss is removed, at no cost
-        (0.6, 0.8, "confirmed"),
-        (0.88, 0.7, "confirmed"),  # the target pays for it
+        (0.6, 0.8, "confirmed"),  # a quarter is removed
+        (0.69, 0.8, "inconclusive"),  # the interval has half in it
+        (0.78, 0.8, "inconclusive"),  # 70 % is removed, neither all of it nor little
         (0.82, 0.8, "inconclusive"),
+        (0.88, 0.7, "inconclusive"),  # nearly all is removed, and the target pays for it
     ],
 )
-def test_replay_decides_whether_the_price_is_fundamental(replayed, target, verdict):
-    found = judge_fundamental(Paid(right(0.9), right(0.5), right(replayed), right(0.8), right(target)))
+def test_replay_removes_the_price_or_little_of_it_or_neither_is_sure(replayed, target, verdict):
+    found = judge_replay(Paid(right(0.9), right(0.5), right(replayed), right(0.8), right(target)))
     assert found.verdict == verdict
 
 
 def test_without_a_price_nothing_is_said_of_it():
     same = right(0.9)
-    assert judge_fundamental(Paid(same, same, same, right(0.8), right(0.8))).verdict == "inconclusive"
+    assert judge_replay(Paid(same, same, same, right(0.8), right(0.8))).verdict == "inconclusive"
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,10 @@
-"""Specialising smaller models: what one ability costs the others, and whether it has to.
+"""Specialising smaller models: what one ability costs the others, and what replay removes of it.
 
 The paper is "Specializing Smaller Language Models towards Multi-Step Reasoning" (Fu et al., arXiv 2301.12726). A small model
 learns a larger one's solutions in four formats (`corpora.problem_formats`), from its distribution at each token, and loses other
 abilities. Here the teacher is an exact solver of arithmetic in three steps, whose distribution over derivations is known. Beside
-its formats one by one, samples in place of the distribution, and equal FLOPs, is replay of a tenth of what the base was trained
-on, which decides whether the price has to be paid.
+its formats one by one, samples in place of the distribution, and equal FLOPs, is replay: a tenth of the steps have lines of the
+base, which may remove the price.
 
     limbeck reproduce specialize --scale smoke | small | gpu        half a minute | not yet timed
 """
@@ -25,8 +25,8 @@ from limbeck.papers.lab.trainings import Trainings
 from limbeck.papers.specialize.judging import (
     Paid,
     judge_distribution,
-    judge_fundamental,
     judge_price,
+    judge_replay,
     judge_shots,
     judge_solutions,
 )
@@ -118,7 +118,7 @@ def judged(found: Results) -> list[ClaimResult]:
     results = (
         (judge_solutions(right(found, NLL, "target"), right(found, AO, "target")), (NLL, AO)),
         (judge_price(paid.base, paid.special), (BASE, ALL_KL)),
-        (judge_fundamental(paid), (BASE, ALL_KL, REPLAY)),
+        (judge_replay(paid), (BASE, ALL_KL, REPLAY)),
         (judge_distribution(soft, hard), (*SOFT, *HARD)),
         (judge_shots(right(found, IC_NLL, "in_context"), right(found, DEARER, "in_context")), (IC_NLL, DEARER)),
     )
@@ -234,7 +234,7 @@ RECIPE = Recipe(
     short={
         "learns solutions answers more": Short("Solutions beat answers alone"),
         "costs its other skills": Short("Specialising costs other skills"),
-        "price is fundamental": Short("Replay does not remove the price", r"[^;]+ removed"),
+        "replay does not remove": Short("A tenth of replay does not remove the price", r"[^;]+ removed"),
         "distribution at each token": Short("The teacher's distribution beats its samples"),
         "loses the use of shots": Short("Tuning without shots loses their use"),
     },

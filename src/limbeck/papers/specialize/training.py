@@ -205,7 +205,8 @@ def base_lines(cell: Cell, sets: Sets) -> list[Lines]:
     with shots and as text.
     """
     generator = np.random.default_rng([cell.seed, _BASE])
-    skills = [_problem(item) for item in items_of(generator, cell.base_items, sets.questions, kinds=SKILLS)]
+    tested = frozenset(question + ASKS for question in sets.questions)  # as items have them
+    skills = [_problem(item) for item in items_of(generator, cell.base_items, tested, kinds=SKILLS)]
     single = operations(generator, max(1, cell.base_items // 4))
 
     def of(kind: str, *sources: Sequence[Problem]) -> Lines:
