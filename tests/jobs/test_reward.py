@@ -3,6 +3,8 @@
 import json
 import subprocess
 import sys
+from collections.abc import Iterable
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,15 @@ import torch
 from safetensors.torch import load_file
 
 import limbeck
+from limbeck.config import TuneSettings
 from limbeck.corpora import Columns, prompts_of
 from limbeck.disk import read_lines
 from limbeck.errors import BadCorpus, BadSetting, BadTask, LimbeckError, Mismatch
-from limbeck.jobs.tune.reward.questions import known_answer
+from limbeck.jobs.common.environment import Environment
+from limbeck.jobs.tune.reward.plan import RewardPlan
+from limbeck.jobs.tune.reward.questions import MEASURED, known_answer
 from limbeck.models.save import save
+from limbeck.run.world import alone
 from tests.helpers.models import llama, texts, tokenizer
 from tests.helpers.stops import stopped_before
 from tests.jobs.test_distil import on_two_ranks
@@ -107,12 +113,87 @@ def test_tokens_and_compute_are_those_of_sampling_too(made):
         assert row["rollouts"] == plan["rows"] == row["groups"] * SAMPLES
         assert row["rollouts"] <= row["rollout_tokens"] <= 6 * row["rollouts"]
         assert 0 <= row["reward_sum"] <= row["rollouts"]
+    assert [row["tokens"] for row in rows] == _sums(rows)
     assert plan["tokens"] == sum(row["rollout_tokens"] for row in rows)
     of_answers = read_lines(out / "baselines" / "answers-seed0" / "metrics.jsonl")
+    assert [row["tokens"] for row in of_answers] == _sums(of_answers)
     tokens = [sum(row["row_tokens"] for row in some) for some in (rows, of_answers)]
     each = (plan["flops"]["student"] / (tokens[0] + plan["tokens"]), plan["flops"]["answers"] / tokens[1])
     assert each[0] / each[1] == pytest.approx(2)  # of 3 forward passes in a step, and 3 to sample and to score
     assert plan["rates"] == {"student": 1e-3, "answers": pytest.approx(1e-2)}
+
+
+def _sums(rows: list[dict[str, Any]]) -> list[int]:
+    """The tokens read and generated up to each step."""
+    return list(accumulate(row["row_tokens"] + row.get("rollout_tokens", 0) for row in rows))
+
+
+def planned(here: Path, **keys: Any) -> RewardPlan:
+    """The plan of a tuning, before any weights are read."""
+    given = {
+        "student": str(here / "model"),
+        "reward": "checks",
+        "samples": SAMPLES,
+        "rollout_tokens": 6,
+        "tokens": 10_000,
+    }
+    return RewardPlan.of(TuneSettings(**(given | keys)), Environment(alone(), bf16=False))
+
+
+def sums(numbers: Iterable[int]) -> list[dict[str, str]]:
+    return [{"prompt": f"{i}+{i}=", "answer": str(2 * i)} for i in numbers]
+
+
+def test_a_prompt_that_is_held_out_too_is_not_trained_on(here, tmp_path):
+    lines(tmp_path / "data.jsonl", sums(range(12)))
+    lines(tmp_path / "eval.jsonl", sums(range(8, 20)))
+    plan = planned(here, data=str(tmp_path / "data.jsonl"), eval_data=str(tmp_path / "eval.jsonl"))
+    asked, held_out = ({one.prompt for one in side} for side in (plan.questions.train, plan.questions.held_out))
+    assert (len(asked), len(held_out), len(plan.questions.known)) == (8, 12, 8)
+    assert not asked & held_out
+    assert "left out: 4 prompts to train on that are held out too" in plan.questions.notes()
+
+
+def test_a_file_to_train_on_and_to_hold_out_leaves_nothing(here):
+    data = str(here / "plain.jsonl")
+    with pytest.raises(BadCorpus, match="prompts to train on, got none of 20, of which 20 are held out too"):
+        planned(here, data=data, eval_data=data)
+
+
+def test_held_out_prompts_beyond_the_most_are_chosen_by_their_hash_and_counted(here, tmp_path):
+    rows = sums(range(MEASURED + 40))
+    measured = []
+    for name, order in (("one", 1), ("two", -1)):
+        lines(tmp_path / f"{name}.jsonl", rows[::order])
+        plan = planned(here, data=str(here / "chat.jsonl"), eval_data=str(tmp_path / f"{name}.jsonl"))
+        measured.append({one.prompt for one in plan.questions.held_out})
+    assert measured[0] == measured[1]
+    assert len(measured[0]) == MEASURED
+    notes = " ".join(plan.questions.notes())
+    assert f"{MEASURED + 40} held out" in notes
+    assert f"measured on {MEASURED} of the prompts held out, chosen by their hash; 40 are neither" in notes
+
+
+def test_a_known_answer_that_does_not_fit_the_context_is_left_out(here, tmp_path):
+    rows = [
+        row | {"completion": " cat" * (300 if i < 3 else 40 if i == 3 else 1)} for i, row in enumerate(sums(range(20)))
+    ]
+    lines(tmp_path / "data.jsonl", rows)
+    lines(tmp_path / "eval.jsonl", sums(range(50, 60)))
+    given = {"data": str(tmp_path / "data.jsonl"), "eval_data": str(tmp_path / "eval.jsonl")}
+    plan = planned(here, **given)
+    lengths = [len(one.prompt) + len(one.answer) for one in plan.questions.known]
+    assert (len(plan.questions.train), len(lengths)) == (20, 17)
+    assert max(lengths) <= 128
+    assert plan.longest == max(lengths) > plan.length
+    assert planned(here, baselines="none", **given).longest == plan.length
+    assert (
+        "left out of the known answers: 3 that do not fit the model's context with their prompts"
+        in plan.questions.notes()
+    )
+    lines(tmp_path / "data.jsonl", rows[:3])
+    with pytest.raises(BadSetting, match="has one that fits the model's context"):
+        planned(here, baselines="answers", **given)
 
 
 def test_a_stopped_run_ends_as_one_that_was_not(made, here, tmp_path):

@@ -21,6 +21,7 @@ class Done:
     """A step that was issued: ``step`` steps and ``tokens`` so far, its learning rate, and the rows' position.
 
     ``begun`` and ``ended`` are the ends of the device's work before the step and with it. ``facts``: more columns of its row.
+    ``own``: the tokens of the step alone.
     """
 
     step: int
@@ -31,6 +32,7 @@ class Done:
     ended: Moment
     position: dict[str, Any]
     facts: Mapping[str, float]
+    own: int
 
 
 @dataclass
@@ -62,4 +64,4 @@ class Behind:
             done = self._waiting.popleft()
             with self.explained(done, self._issued):
                 _ = done.report.loss  # waits
-            self.read(done, done.report.tokens / done.ended.since(done.begun))
+            self.read(done, done.own / done.ended.since(done.begun))

@@ -100,7 +100,9 @@ class Run:
     that is measured during the training, None for none. ``rule``: what follows from those measurements, None for nothing;
     ranks that do not measure have it too. ``tracked``: how a tracker shows the training, None for no tracker. ``background``:
     whether checkpoints are written while the training goes on, from a copy in host memory; None for where weights are on a GPU.
-    ``facts``: asked after each step for more columns of its row of metrics.jsonl, sums that are summed over the ranks too.
+    ``facts``: asked after each step for more columns of its row of metrics.jsonl, sums that are summed over the ranks too;
+    ``row_tokens`` and ``rollout_tokens`` among them, read and generated, are the tokens of the step in the place of those with
+    weight.
     """
 
     folder: Path
@@ -191,11 +193,13 @@ class Run:
                 begun = Moment.of(self.world.device)
                 lr = self._set_learning_rate(optimizer, step)
                 report = self._step(step, optimizer, self.plan.rows)
-                step, tokens = step + 1, tokens + round(report.tokens)
+                step += 1
                 if average:
                     average.update(step)
-                ended = Moment.of(self.world.device)
-                behind.add(Done(step, tokens, report, lr, begun, ended, self.corpus.state_dict(), self._counts()))
+                ended, facts = Moment.of(self.world.device), self._counts()
+                own = _tokens(report, facts)
+                tokens += own
+                behind.add(Done(step, tokens, report, lr, begun, ended, self.corpus.state_dict(), facts, own))
                 if self._measures(step):
                     behind.finish()
                 self._select(watched(step, tokens), step, average)
@@ -481,6 +485,13 @@ def _updated(step: int, issued: int) -> str:
     if issued <= step:
         return "The weights were not updated."
     return f"It updated nothing. Step {issued} was computed before this was known, and its update is not saved."
+
+
+def _tokens(report: Step, facts: Mapping[str, float]) -> int:
+    """The tokens of a step: those that were read and generated where its facts count them, else those with weight."""
+    if "row_tokens" in facts:
+        return round(facts["row_tokens"] + facts.get("rollout_tokens", 0))
+    return round(report.tokens)
 
 
 def _row(step: int, tokens: int, report: Step, lr: float, rate: float, *, unit: str) -> Row:

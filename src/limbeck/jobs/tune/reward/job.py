@@ -101,7 +101,7 @@ class _Job:
         how: dict[str, Any] = {"schedule": settings.schedule, "bf16": environment.bf16, "tf32": environment.tf32}
         training = plan_of(settings, steps=plan.steps, rows=plan.rows, lr=lr, **how)
         part = plan.numbers / self.start.parameters_count if plan.adapters else 1.0
-        planned = planned_run(settings, environment, length=plan.length, rows=plan.rows, trained=part)
+        planned = planned_run(settings, environment, length=plan.longest, rows=plan.rows, trained=part)
         use, kept = memory_use(planned, self.start.config, plan.size, environment, self.run)
         return computed(training, use), kept
 

@@ -71,8 +71,9 @@ class RewardPlan:
         model = load_without_weights(resolve_description(settings.student), name=settings.student)
         questions = questions_of(settings, model)
         if ANSWERS in (settings.baselines or ()) and not questions.known:
+            fits = " that fits the model's context with its prompt" if questions.long else ""
             raise BadSetting(
-                f"--baselines {ANSWERS}: it learns the answers of the records, and none of {settings.data} has one: add "
+                f"--baselines {ANSWERS}: it learns the answers of the records, and none of {settings.data} has one{fits}: add "
                 "'completion' or 'answer', or leave it out"
             )
         length = longest_row([*questions.train, *questions.held_out], settings.rollout_tokens)
@@ -89,6 +90,12 @@ class RewardPlan:
         """The reward and its options, as text."""
         assert self.settings.reward is not None, "it is asked for"
         return self.settings.reward
+
+    @property
+    def longest(self) -> int:
+        """The tokens of the longest row of any training, which memory is needed for: also of known answers that are learned."""
+        known = self.questions.known if ANSWERS in self.compared else ()
+        return max([self.length, *(len(one.prompt) + len(one.answer) for one in known)])
 
     @property
     def compared(self) -> tuple[str, ...]:

@@ -33,6 +33,7 @@ MEASURED = 200  # held-out prompts at most, since each is answered several times
 UNCHECKED, LONG = "without a check, or with one that needs something trained", "too long for the model's context"
 _SHORT = 2  # tokens of an answer and its end
 UNANSWERED = "without a known answer"
+BOTH = "to train on that are held out too"
 LATENT = "latent"
 
 
@@ -41,6 +42,7 @@ class Questions:
     """Prompts to train on and held-out ones, and those of the first with their ``known`` answers, as text is tuned on.
 
     ``left_out`` counts prompts by the reason, ``skipped`` are records that cannot be read. ``digest`` is of all of them.
+    ``unmeasured`` counts further prompts that are held out, ``long`` known answers that do not fit the model's context.
     """
 
     train: Sequence[Question]
@@ -49,16 +51,28 @@ class Questions:
     left_out: Counter[str]
     skipped: int
     digest: str
+    unmeasured: int = 0
+    long: int = 0
 
     def notes(self) -> list[str]:
         """What was read and left out, for people."""
-        notes = [f"{counted(len(self.train), 'prompt')} to train on, {len(self.held_out):,} held out"]
+        held_out = len(self.held_out) + self.unmeasured
+        notes = [f"{counted(len(self.train), 'prompt')} to train on, {held_out:,} held out"]
+        if self.unmeasured:
+            notes.append(
+                f"measured on {len(self.held_out):,} of the prompts held out, chosen by their hash; {self.unmeasured:,} are "
+                "neither trained on nor measured"
+            )
         explained = [one for one in self.train if one.known]
         if explained and sum(len(one.after) <= _SHORT for one in explained) > len(explained) / 2:
             notes.append(
                 "most known answers are a single token, whose probability says little about a rationale: longer answers say more"
             )
         notes += [f"left out: {counted(count, 'prompt')} {why}" for why, count in self.left_out.items()]
+        if self.long:
+            notes.append(
+                f"left out of the known answers: {self.long:,} that do not fit the model's context with their prompts"
+            )
         return notes + ([f"skipped: {counted(self.skipped, 'record')} that cannot be read"] if self.skipped else [])
 
 
@@ -84,22 +98,53 @@ def questions_of(settings: TuneSettings, model: LanguageModel) -> Questions:
         train, held_out = sides
     else:
         train, held_out = found, list(made.questions(apart))
+    train = _apart(train, held_out, left_out)
     for side, what in ((train, "train on"), (held_out, "hold out")):
         if not side:
+            both = f", of which {left_out[BOTH]:,} are held out too" if left_out[BOTH] else ""
             raise BadCorpus(
-                f"{settings.data}: expected prompts to {what}, got none of {len(found):,}: give more, or others with --eval-data"
+                f"{settings.data}: expected prompts to {what}, got none of {len(found):,}{both}: give more, or others with "
+                "--eval-data"
             )
+    measured, every = _measured(held_out), known_of([prompt for prompt, _ in train], tokenizer)
+    known = [one for one in every if len(one.prompt) + len(one.answer) <= model.context]
+    return Questions(
+        [one for _, one in train],
+        measured,
+        known,
+        left_out,
+        bad.count,
+        _digest_of(train, held_out),
+        unmeasured=len(held_out) - len(measured),
+        long=len(every) - len(known),
+    )
+
+
+_Asked = Sequence[tuple[Prompt, Question]]
+
+
+def _apart(train: _Asked, held_out: _Asked, left_out: Counter[str]) -> list[tuple[Prompt, Question]]:
+    """The prompts to train on that are not held out too, by what a model reads; the others are counted."""
+    measured = {question.prompt for _, question in held_out}
+    kept = [one for one in train if one[1].prompt not in measured]
+    if len(kept) < len(train):
+        left_out[BOTH] += len(train) - len(kept)
+    return kept
+
+
+def _measured(held_out: _Asked) -> list[Question]:
+    """`MEASURED` of the held-out prompts by their hash, whatever the order of the file, which they keep."""
+    digests = [prompt.document.digest() for prompt, _ in held_out]
+    chosen = sorted(range(len(held_out)), key=lambda place: (digests[place], place))[:MEASURED]
+    return [held_out[place][1] for place in sorted(chosen)]
+
+
+def _digest_of(train: _Asked, held_out: _Asked) -> str:
+    """SHA-256 of the prompts of both sides, their checks, and the known answers of the first."""
     fields = [prompt.document.checked_by for prompt, _ in (*train, *held_out)]
     both = [digest(prompt for prompt, _ in side) for side in (train, held_out)]
     content = json.dumps([both, fields, [prompt.known for prompt, _ in train]], sort_keys=True, default=str)
-    return Questions(
-        [one for _, one in train],
-        [one for _, one in held_out[:MEASURED]],
-        known_of([prompt for prompt, _ in train], tokenizer),
-        left_out,
-        bad.count,
-        hashlib.sha256(content.encode()).hexdigest(),
-    )
+    return hashlib.sha256(content.encode()).hexdigest()
 
 
 @dataclass(frozen=True)
