@@ -225,7 +225,7 @@ def test_a_faulty_constraint_is_named(constraint, message):
 WORDS = ("length", {"unit": "words", "at_most": 3})
 APART = [  # pairs that contradict one another, and a part of the reason
     (WORDS, ("length", {"unit": "words", "at_least": 4}), "4 words are more than 3 words"),
-    (WORDS, ("length", {"unit": "sentences", "at_least": 4}), "4 sentences are more than 3 words"),
+    (("length", {"unit": "words", "at_most": 0}), ("length", {"unit": "sentences", "at_least": 2}), "2 sentences are more"),
     (WORDS, ("bullets", {"at_least": 5}), "5 bullets are more than 3 words"),
     (WORDS, ("starts", {"text": "a b c d"}), "'a b c d' has more than 3 words"),
     (("length", {"unit": "sentences", "at_most": 1}), ("length", {"unit": "paragraphs", "at_least": 2}), "2 paragraphs are more"),
@@ -279,6 +279,11 @@ def test_examples_that_one_answer_follows_are_not_said_to_contradict_one_another
     assert len(pairs) > 500
     for one, other in pairs:
         assert read(*((everything[place].kind, everything[place].arguments) for place in (one, other)))
+
+
+def test_sentences_without_spaces_may_be_more_than_words():
+    constraints = [("length", {"unit": "words", "at_most": 2}), ("length", {"unit": "sentences", "at_least": 3})]
+    assert all(one.follows("好。好。好。") for one in read(*constraints))
 
 
 def test_ifevals_prompts_are_read_without_a_contradiction(test_data):

@@ -30,6 +30,7 @@ _FEWER = {  # what there can be no more of than of others
     "bullets": ("sentences", "words"),
     "headings": ("words",),
 }
+_HOLDS = {("sentences", "words")}  # what has one of others, several of which may have the same: "好。好。" is one word
 _OPENS, _CLOSES = "{[`", "}]`"  # JSON, or a fence around it
 
 
@@ -90,7 +91,8 @@ def _apart(key: Key, least: float, two: Facts) -> str:
     """A count that is at least so large, and at most smaller; also where what it counts is part of something rarer."""
     for name in (key[0], *_FEWER.get(key[0], ())):
         bound = two.counts.get(key if name == key[0] else (name,), (0, inf))[1]
-        if least > bound:
+        needed = min(least, 1) if (key[0], name) in _HOLDS else least
+        if needed > bound:
             return f"since {least:g} {_named(key)} are more than {bound:g} {_named((name, *key[1:]))}"
     return ""
 
