@@ -2,7 +2,7 @@
 
 import pytest
 
-from limbeck.corpora.tasks.final import matches_final
+from limbeck.corpora.tasks.final import matches_after, matches_final, stated_at
 
 
 @pytest.mark.parametrize(
@@ -65,3 +65,39 @@ from limbeck.corpora.tasks.final import matches_final
 def test_a_final_answer_is_found_where_it_is_marked(text, answer, found):
     assert matches_final(text, [answer]) is found
     assert matches_final(text, ["no such", answer]) is found
+
+
+@pytest.mark.parametrize(
+    ("text", "answer", "place"),
+    [
+        ("The total is 1,200. So", "1200", 13),
+        ("3 times 4 =$12.00 in all", "12", 12),
+        ("It does. Yes, since it rains", "yes", 9),
+        ("The city is Paris.", "paris", 12),
+        ("in New\nYork, surely", "new york", 3),
+        ("it is 45 or 4.5", "4", None),
+        ("one half is .5", "0.5", 12),
+        ("5 of them", ".5", None),
+        ("yesterday", "yes", None),
+        ("7-2=5", "2", 2),  # a part of something else may be copied too
+        ("nothing", "...", None),
+    ],
+)
+def test_an_answer_is_stated_without_case_and_by_value(text, answer, place):
+    assert stated_at(text, answer) == place
+
+
+@pytest.mark.parametrize(
+    ("text", "answer", "found"),
+    [
+        ("The town by the Seine. So: Paris", "Paris", True),
+        ("The town by the Seine. So: Lyon", "Paris", False),
+        ("3 and 9. So: 12 of 40", "12", True),
+        ("So: 3, or so: no. So: 12", "12", True),  # the last mark, as of the others
+        ("The answer is 12", "12", True),
+        ("So: ", "12", False),
+        (r"So: \boxed{12}", "12", True),
+    ],
+)
+def test_an_answer_stands_after_a_mark_of_ones_own(text, answer, found):
+    assert matches_after("So:", text, [answer]) is found

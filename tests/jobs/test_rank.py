@@ -10,6 +10,7 @@ import torch
 from limbeck import cli
 from limbeck.corpora.tasks.final import final_answer, split_final
 from limbeck.disk import read_lines
+from limbeck.jobs.rank import job
 from limbeck.jobs.rank.rationales import rationale_of
 from limbeck.models.load import load
 from limbeck.models.save import save
@@ -50,6 +51,9 @@ def limbeck(monkeypatch, capsys):
         ("nothing of it", "4", ("nothing of it\n", "Thus: ", "4", True)),
         ("it is 45 or 4.5", "4", ("it is 45 or 4.5\n", "Thus: ", "4", True)),
         ("9 and 9", "9", ("9 and 9\n", "Thus: ", "9", True)),  # which the question has
+        ("2 at 600: 1,200. So it is. The answer is 1200", "1200", ("", "answer is ", "1200", False)),
+        ("It rained. Yes, since it is wet. #### yes", "yes", ("It rained. ", "#### ", "yes", False)),
+        ("two. three #### 12", "6 * 2 = 12 #### 12", ("two. three ", "#### ", "12", True)),  # a worked answer
         ("no mark", None, None),
     ],
 )
@@ -76,7 +80,7 @@ def nats(model, *parts):
     return float(log_q[-size - 1 : -1].gather(-1, whole[0, -size:, None]).sum())
 
 
-def test_the_best_rationale_is_written_first(limbeck, student, tmp_path):
+def test_the_best_rationale_is_written_first(limbeck, student, tmp_path, monkeypatch):
     thoughts = ["the cat sat", "a mat while one dog ran", "two red birds", "rain and sun"]
     asked = [{"role": "user", "content": "how many?"}]
     rows = [
@@ -85,14 +89,18 @@ def test_the_best_rationale_is_written_first(limbeck, student, tmp_path):
     ]
     rows.append({"prompt": "else", "completion": "only one #### 3", "answer": 3})
     rows.append({"prompt": "else", "completion": "no answer at all"})
+    rows.append({"prompt": "else", "completion": "three apples. The answer is 4", "answer": 3})
+    rows.append({"prompt": "else", "completion": 7})
     lines(tmp_path / "rows.jsonl", rows)
     out = tmp_path / "new" / "ranked.jsonl"
-    how = ("--student", student, "--data", tmp_path / "rows.jsonl", "--threads", 1)
+    how = ("--student", student, "--data", tmp_path / "rows.jsonl", "--threads", 1, "--skip-bad", 1)
     status, shown, _ = limbeck("rank", *how, "--keep", 2, "--out", out)
     assert status == 0
     assert "3 of 5 completions of 2 prompts are written" in shown
     assert "1 prompts have one completion" in shown
     assert "left out: 1 completions without an answer" in shown
+    assert "left out: 1 completion whose final answer is not the known one" in shown
+    assert "skipped: 1 record that cannot be read" in shown
 
     model = load(student)
     before = "<|bos|>user: how many?<|eos|><|bos|>assistant: "
@@ -106,10 +114,32 @@ def test_the_best_rationale_is_written_first(limbeck, student, tmp_path):
     assert found[2]["answer"] == "3"
 
     status, shown, _ = limbeck("rank", *how, "--keep", 2, "--out", out, "--json")  # the same again
-    assert json.loads(shown)["written"] == 3
+    result = json.loads(shown)
+    assert [result[name] for name in ("written", "completions", "wrong", "left_out", "skipped")] == [3, 5, 1, 1, 1]
+    monkeypatch.setattr(job, "_gains", None)  # nothing is scored where the file is another one
     status, _, err = limbeck("rank", *how, "--out", out)
     assert status == 2
     assert "is there already, with another content" in err
+
+
+@pytest.mark.parametrize("content", ["", "[]\n", "no json\n", '{"gain_nats": 1.0}\n'])
+def test_a_file_of_something_else_is_refused_before_the_scoring(limbeck, student, tmp_path, monkeypatch, content):
+    lines(tmp_path / "rows.jsonl", [{"prompt": "else", "completion": "only one #### 3"}])
+    (tmp_path / "out").write_text(content)
+    monkeypatch.setattr(job, "_gains", None)
+    status, _, err = limbeck("rank", "--student", student, "--data", tmp_path / "rows.jsonl", "--out", tmp_path / "out")
+    assert status == 2
+    assert "is there already, with another content" in err
+    assert (tmp_path / "out").read_text() == content
+
+
+def test_of_several_known_answers_that_which_a_completion_ends_in_counts(limbeck, student, tmp_path):
+    lines(
+        tmp_path / "rows.jsonl", [{"prompt": "how many?", "completion": "so #### twelve", "answer": ["12", "twelve"]}]
+    )
+    how = ("--student", student, "--data", tmp_path / "rows.jsonl", "--threads", 1)
+    assert limbeck("rank", *how, "--out", tmp_path / "out")[0] == 0
+    assert read_lines(tmp_path / "out")[0]["answer"] == "twelve"
 
 
 @pytest.mark.parametrize(
@@ -117,6 +147,7 @@ def test_the_best_rationale_is_written_first(limbeck, student, tmp_path):
     [
         ([{"prompt": "a", "completion": "b"}], "expected completions with an answer"),
         ([{"prompt": "a"}], "expected completions with an answer"),
+        ([{"prompt": "a", "completion": "#### 13", "answer": 12}], "got another in all 1"),
         ([{"prompt": "a", "completion": "the cat " * 99 + "#### 4"}], "fits the context of student"),
     ],
 )

@@ -27,11 +27,11 @@ def measured(share: float, seed: int = 0) -> Rewarded:
     )
 
 
-def verdict(before: float, after: float, answers: float, *, seeds: int = 3):
+def verdict(before: float, after: float, answers: float, *, seeds: int = 3, reward: str = "checks"):
     arms = {"cut": [measured(before)], "student": [measured(after, 10 + seed) for seed in range(seeds)]}
     arms["answers"] = [measured(answers, 20 + seed) for seed in range(seeds)]
     plan = {"flops": {"student": 6.0, "answers": 1.0}, "rates": {"student": 1e-4, "answers": 1e-3}}
-    return rewarded_verdict(arms, [], reward="checks", plan=plan)
+    return rewarded_verdict(arms, [], reward=reward, plan=plan)
 
 
 def test_what_is_better_is_said_from_three_seeds_on():
@@ -55,6 +55,19 @@ def test_what_is_worse_or_open_is_said_as_plainly():
     assert any("below that of cross-entropy on as many known answers" in note for note in found.notes)
     same = verdict(0.5, 0.5, 0.5)
     assert "no clear difference from what it was before tuning" in same.text
+
+
+def test_a_reward_that_counts_a_mark_is_not_compared_with_answers_that_have_none():
+    found = verdict(0.2, 0.8, 0.3, reward="latent(mark=So:)")
+    assert [one.name for one in found.differences] == [
+        "student - cut",
+        "greedy student - cut",
+        "greedy student - answers",
+    ]
+    assert sum("cross-entropy on as many known answers" in note for note in found.notes) == 1
+    assert (
+        sum("rewards are not compared with cross-entropy on known answers" in note.lower() for note in found.notes) == 1
+    )
 
 
 def test_readings_are_means_over_prompts():

@@ -220,6 +220,7 @@ MARK = "so:"
         ("the cat 12", False, "the cat 12", True, True),
         ("the 123", False, "the 123", False, False),
         ("", False, "", False, False),
+        ("the 12.00 cat", False, "the 12.00 cat", True, True),
     ],
 )
 def test_a_rationale_ends_at_its_mark_and_the_known_answer_follows(text, marked, kept, passed, contains):
@@ -237,6 +238,28 @@ def test_a_rationale_ends_at_its_mark_and_the_known_answer_follows(text, marked,
     assert tok.decode(judged.rollout.sampled) == kept
     assert tok.decode(judged.rollout.answer, skip_special_tokens=True) == (" 12" if marked else f"\n{MARK} 12")
     assert judged.rollout.answer[-1] == 2
+    assert not judged.cut
+    assert reward.judged(question, Continuation(ids(text), None)).cut is not marked
+
+
+def test_a_sampled_answer_after_the_mark_passes_in_words_too():
+    tok = tokenizer()
+    found = Continuation(tuple(tok("the town so: Paris", add_special_tokens=False)["input_ids"]), 2)
+    question = Question("q", (1, 50), None, (60, 2), (61, 2), "paris")
+    assert reward_of(f"latent(mark={MARK})", tok).judged(question, found).passed
+
+
+def test_rationales_that_end_without_the_mark_are_not_cut_off():
+    def row(ended, cut):
+        sums = {"reward_sum": -3.0, "passed": 2, "kl_sum": 5.0, "entropy_sum": 8.0, "contain_answer": 1}
+        counts = {"rollouts": 10, "rollouts_ended": ended, "rollouts_cut": cut, "rollout_tokens": 40}
+        return sums | counts | {"groups": 2, "groups_alike": 1}
+
+    notes = through([row(9, 1)] * 10 + [row(2, 1)] * 10)
+    assert "answers cut off from 10 % to 10 %" in notes[0]
+    assert notes[1] == "rationales without the mark went from 10 % to 80 %"
+    assert GROWN not in notes
+    assert GROWN in through([row(9, 1)] * 10 + [row(2, 6)] * 10)
 
 
 def test_the_reward_of_a_rationale_is_the_log_probability_of_the_answer(start):

@@ -288,9 +288,10 @@ def _mask_input(value: Any) -> Any:
 
 
 # Rewards, and the defaults of their options.
+LATENT = "latent"  # the reward of a rationale: the log-probability of the known answer after it
 REWARDS: dict[str, dict[str, float | bool | str]] = {
     "checks": {"beta": 0.05, "all": False},
-    "latent": {"beta": 0.05, "answer": 1.0, "mark": "The answer is"},
+    LATENT: {"beta": 0.05, "answer": 1.0, "mark": "The answer is"},
 }
 
 

@@ -22,6 +22,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from limbeck.probes.calibration import ReliabilityBin
 from limbeck.report.levels import teacher_level
+from limbeck.report.rewarded import cut_off
 from limbeck.report.start import CUT, Start
 from limbeck.report.words import ORDER, Bounded, count, label
 from limbeck.types import Reading
@@ -75,7 +76,6 @@ _SMOOTH = 0.05  # of the run's steps: the width of the moving average
 _SUMMED = (
     "rollouts",
     "rollout_tokens",
-    "rollouts_ended",
     "groups",
     "groups_alike",
     "reward_sum",
@@ -224,7 +224,7 @@ def reward_curves(curves: Sequence[Curve]) -> Markup | None:
         "reward": total["reward_sum"] / answers,
         "prompts without variance": total["groups_alike"] / total["groups"],
         "tokens an answer": tokens / answers,
-        "answers cut off": 1 - total["rollouts_ended"] / answers,
+        "answers cut off": np.array([float(cut_off(row)) for row in rows]) / answers,
         "entropy, nats a token": total["entropy_sum"] / np.maximum(1, tokens),
         "KL from the start, nats an answer": total["kl_sum"] / answers,
     }

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from limbeck.config import ANSWERS, LATENT, reward_options
 from limbeck.probes.interval import FEWEST_SEEDS
 from limbeck.probes.rewarded import Rewarded, gained, rewarded
 from limbeck.report.decision import by_chance, rule, too_few
@@ -27,10 +28,14 @@ from limbeck.report.verdict import (
 from limbeck.report.words import bounded, label, share
 from limbeck.types import Reading
 
-UNFINISHED = 0.5  # of answers cut off, from which on they grow to the limit rather than end
+MOST_CUT = 0.5  # of answers cut off, from which on they grow to the limit rather than end
 GROWN = (
     "half of the answers or more are cut off at --rollout-tokens, and more than at first: a model whose answers grow to the "
     "limit no longer learns to end (length explosion). Give a larger --rollout-tokens, a larger beta, or a lower --lr"
+)
+APART = (
+    "rewards are not compared with cross-entropy on known answers, which does not learn to write the mark that this reward "
+    "counts: greedy answers are"
 )
 _COLUMNS = (  # heading, reading
     ("reward", "reward"),
@@ -48,18 +53,20 @@ _PART = 10  # the first and the last tenth of the steps are told apart
 
 @dataclass(frozen=True)
 class Means:
-    """Means of sampled answers: reward, share that pass all checks, tokens, share cut off, KL from the start in nats an answer.
+    """Means of sampled answers: reward, share that pass all checks, tokens, share cut off at the limit, KL from the start.
 
-    ``alike`` is the share of prompts whose answers have equal rewards, which teach nothing, ``entropy`` in nats a token.
+    ``alike`` is the share of prompts whose answers have equal rewards, which teach nothing, ``entropy`` in nats a token, ``kl``
+    in nats an answer, ``unmarked`` the share of rationales without the mark, None where samples are no rationales.
     """
 
     reward: float
     passed: float
     tokens: float
-    unfinished: float
+    cut: float
     alike: float
     entropy: float
     kl: float
+    unmarked: float | None
 
 
 def means(rows: Sequence[Mapping[str, Any]]) -> Means:
@@ -73,16 +80,23 @@ def means(rows: Sequence[Mapping[str, Any]]) -> Means:
         reward=total("reward_sum") / answers,
         passed=total("passed") / answers,
         tokens=tokens / answers,
-        unfinished=1 - total("rollouts_ended") / answers,
+        cut=sum(map(cut_off, rows)) / answers,
         alike=total("groups_alike") / total("groups"),
         entropy=total("entropy_sum") / max(1.0, tokens),
         kl=total("kl_sum") / answers,
+        unmarked=1 - total("rollouts_ended") / answers if "contain_answer" in rows[0] else None,
     )
+
+
+def cut_off(row: Mapping[str, Any]) -> float:
+    """How many samples of a step, a row of metrics.jsonl, the limit ended; an older row has those that came to an end alone."""
+    found: float = row.get("rollouts_cut", row["rollouts"] - row["rollouts_ended"])
+    return found
 
 
 def grows(first: Means, last: Means) -> bool:
     """Whether answers grow to the limit: most are cut off, and more than at first."""
-    return last.unfinished >= UNFINISHED and last.unfinished > first.unfinished
+    return last.cut >= MOST_CUT and last.cut > first.cut
 
 
 def rewarded_verdict(
@@ -93,7 +107,7 @@ def rewarded_verdict(
     ``reward``: its name. ``plan``: that of run.json, with FLOPs and rates by arm.
     """
     runs = arms["student"]
-    pairs = [(kind, name) for name in _AGAINST if arms.get(name) for kind in _KINDS]
+    pairs = [(kind, name) for name in _AGAINST if arms.get(name) for kind in _KINDS if kind or not _apart(name, reward)]
     found = decided({f"{kind}{name}": _gain(runs, arms[name], name, kind) for kind, name in pairs})
     by_name, prompts = {one.name: one for one in rewarded("student", runs)}, len(runs[0].samples)
     value, right = by_name["reward"], by_name["greedy_passed"]
@@ -105,12 +119,16 @@ def rewarded_verdict(
     ]
     notes = []
     if "answers" in found:
-        notes = [
+        notes.append(
             f"the reward of sampled answers is {bounded(value.value, value.low, value.high)}"
-            f"{_beside(found['answers'], 'answers', _plain)}",
+            f"{_beside(found['answers'], 'answers', _plain)}"
+        )
+    if "greedy answers" in found:
+        notes.append(
             f"the share of greedy answers that pass is {_percent(right.value, right.low, right.high)}"
-            f"{_beside(found['greedy answers'], 'answers', _percent)}",
-        ]
+            f"{_beside(found['greedy answers'], 'answers', _percent)}"
+        )
+        notes += [APART] if "answers" not in found else []
     notes += [*through(steps), *costs(plan), *rates_of(plan)]
     notes.append(what_the_interval_covers(len(runs), prompts, BEFORE, what="held-out prompts"))
     notes += [rule([one.seeds for one in found.values()])] if len(runs) >= FEWEST_SEEDS else []
@@ -127,12 +145,20 @@ def through(steps: Sequence[Mapping[str, Any]]) -> list[str]:
     first, last = means(steps[:part]), means(steps[-part:])
     text = (
         f"from the first to the last steps the reward of samples went from {first.reward:.3f} to {last.reward:.3f}, tokens an "
-        f"answer from {first.tokens:.1f} to {last.tokens:.1f}, answers cut off from {share(first.unfinished)} to "
-        f"{share(last.unfinished)}, prompts whose answers have one reward, and teach nothing, from {share(first.alike)} to "
+        f"answer from {first.tokens:.1f} to {last.tokens:.1f}, answers cut off from {share(first.cut)} to "
+        f"{share(last.cut)}, prompts whose answers have one reward, and teach nothing, from {share(first.alike)} to "
         f"{share(last.alike)}, entropy from {first.entropy:.2f} to {last.entropy:.2f} nats a token; KL from the start came to "
         f"{last.kl:.2f} nats an answer"
     )
-    return [text, *_contained(steps[:part], steps[-part:]), *([GROWN] if grows(first, last) else [])]
+    rationales = [*_unmarked(first, last), *_contained(steps[:part], steps[-part:])]
+    return [text, *rationales, *([GROWN] if grows(first, last) else [])]
+
+
+def _unmarked(first: Means, last: Means) -> list[str]:
+    """How many rationales have no mark, whether they ended by themselves or were cut off."""
+    if first.unmarked is None or last.unmarked is None:
+        return []
+    return [f"rationales without the mark went from {share(first.unmarked)} to {share(last.unmarked)}"]
 
 
 def _contained(first: Sequence[Mapping[str, Any]], last: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -163,6 +189,11 @@ def rewarded_rows(readings: Sequence[Reading]) -> list[list[str]]:
     models = [model for model in ORDER if (model, "reward") in found]
     rows = [[label(model, BEFORE), *(cell(model, name) for _, name in _COLUMNS)] for model in models]
     return [["model", *(heading for heading, _ in _COLUMNS)], *rows]
+
+
+def _apart(name: str, reward: str) -> bool:
+    """Whether the reward says nothing of an arm: that of a rationale counts a mark, which `ANSWERS` is not trained on."""
+    return name == ANSWERS and reward_options(reward)[0] == LATENT
 
 
 def _gain(ours: Sequence[Rewarded], theirs: Sequence[Rewarded], name: str, kind: str) -> Difference:

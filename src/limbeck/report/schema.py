@@ -250,6 +250,7 @@ class Step(TypedDict, total=False):
     rollouts: Count
     rollout_tokens: Count
     rollouts_ended: Count
+    rollouts_cut: Count
     row_tokens: Count
     passed: Count
     groups: Count

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from bisect import bisect_left
 from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
-from limbeck.config import reward_options
-from limbeck.corpora.tasks.final import matches_final
+from limbeck.config import LATENT, reward_options
+from limbeck.corpora.tasks.final import matches_after, stated_at
 from limbeck.generation.local import Continuation, decoded_completion
 from limbeck.run.policy import PolicyWeights, Rollout
 from limbeck.run.questions import Question
@@ -42,7 +41,8 @@ class ChecksPassed:
             parts = question.check.check(decoded_completion(self.tokenizer, question.prompt, found.tokens))
         passed = bool(parts) and all(parts)
         reward = float(passed) if self.whole else sum(parts) / len(question.check.parts)
-        return Judged(Rollout(question.prompt, (*found.tokens, *end), ()), reward, passed, found.finished)
+        rollout = Rollout(question.prompt, (*found.tokens, *end), ())
+        return Judged(rollout, reward, passed, found.finished, not found.finished)
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,8 @@ class AnswerLikelihood:
 
     A rationale ends at the first ``mark``. One that has none, or was cut off before, is followed by it, so that what does not
     lead to an answer makes it improbable; in the published code its reward is twice the mean. What was sampled after the mark is
-    not learned.
+    not learned, nor is the stop token of one that has no mark: the answer is scored as if the text went on there, so the estimate
+    leaves out the probability of ending.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -65,15 +66,18 @@ class AnswerLikelihood:
         return PolicyWeights(1.0, self.answer, self.beta)
 
     def judged(self, question: Question, found: Continuation) -> Judged:
-        """The rationale, and the known answer after it. It passes if the sampled answer is the known one."""
+        """The rationale, and the known answer after it.
+
+        It passes if it ended and what follows the mark is the known answer, without a mark if its final answer is.
+        """
         end = self._end(question, found)
         rationale = found.tokens if end is None else found.tokens[:end]
         answer = question.answer if end is None else question.after
         text = decoded_completion(self.tokenizer, question.prompt, found.tokens)
-        passed = found.finished and matches_final(text, (question.known,))
+        passed = found.finished and matches_after(self.mark, text, (question.known,))
         thought = decoded_completion(self.tokenizer, question.prompt, rationale)
-        contains = re.search(rf"(?<!\w){re.escape(question.known)}(?!\w)", thought) is not None
-        return Judged(Rollout(question.prompt, rationale, answer), None, passed, end is not None, contains)
+        rollout, cut = Rollout(question.prompt, rationale, answer), end is None and not found.finished
+        return Judged(rollout, None, passed, end is not None, cut, stated_at(thought, question.known) is not None)
 
     def _end(self, question: Question, found: Continuation) -> int | None:
         """After how many tokens the mark is whole, and nothing follows it; None where that is never so."""
@@ -89,6 +93,6 @@ class AnswerLikelihood:
 def reward_of(text: str, tokenizer: PreTrainedTokenizerBase) -> Reward:
     """The reward that a setting names, for answers in the tokens of a tokenizer."""
     name, options = reward_options(text)
-    if name == "latent":
+    if name == LATENT:
         return AnswerLikelihood(tokenizer, options["beta"], options["answer"], options["mark"])
     return ChecksPassed(tokenizer, options["beta"], whole=options["all"])

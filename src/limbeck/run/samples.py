@@ -36,6 +36,7 @@ _STREAM = 0x72657764  # apart from other random numbers of a run's seed
 class Judged:
     """A sample as it is learned. ``reward`` None stands for log q of the rollout's answer. ``passed``: whether all is right.
 
+    ``ended``: whether it came to its end, of a rationale the mark. ``cut``: whether the limit on tokens ended it before.
     ``contains``: whether a rationale has the known answer in it, None where samples are no rationales.
     """
 
@@ -43,6 +44,7 @@ class Judged:
     reward: float | None
     passed: bool
     ended: bool
+    cut: bool
     contains: bool | None = None
 
 
@@ -98,6 +100,7 @@ class Sampled:
             "rollouts": len(every),
             "rollout_tokens": sum(len(one.rollout.sampled) for one in every),
             "rollouts_ended": sum(one.ended for one in every),
+            "rollouts_cut": sum(one.cut for one in every),
             "row_tokens": sum(len(one.rollout.prompt) + len(one.rollout.answer) for one in every),
             "passed": sum(one.passed for one in every),
             "groups": len(self.judged),

@@ -58,9 +58,14 @@ def checked_record(fields: Mapping[str, Any], prompt: str, where: str) -> Checke
 
 def first_answer(fields: Mapping[str, Any] | None) -> str | None:
     """The known answer in the fields of a record, the first of several; None without one."""
+    return next(iter(known_answers(fields)), None)
+
+
+def known_answers(fields: Mapping[str, Any] | None) -> tuple[str, ...]:
+    """All known answers in the fields of a record, () without one."""
     given = (fields or {}).get(_ANSWER)
-    first = given[0] if isinstance(given, list) and given else given
-    return None if first is None or isinstance(first, list) else str(first)
+    found = given if isinstance(given, list) else [given]
+    return tuple(str(one) for one in found if one is not None and not isinstance(one, list))
 
 
 def _answers(fields: Mapping[str, Any], where: str) -> tuple[str, ...]:

@@ -38,6 +38,30 @@ def matches_final(text: str, answers: Sequence[str]) -> bool:
     return bool(text.strip()) and any(_matches(text, answer) for answer in answers)
 
 
+def matches_after(mark: str, text: str, answers: Sequence[str]) -> bool:
+    """Whether what follows the last ``mark`` of a text is one of the known ``answers``; without it, whether its final answer is.
+
+    What follows is read as after ``####``.
+    """
+    _, found, rest = text.rpartition(mark)
+    return matches_final(f"#### {rest.strip()}" if found else text, answers)
+
+
+def stated_at(text: str, answer: str) -> int | None:
+    """Where a text states an answer first, as words of its own or as a number of the same value; None where it does not.
+
+    Words are compared without case. Numbers in words ("twelve") and formulas written in another way are not recognised.
+    """
+    value = _number(answer)
+    words = (answer if value is not None else answer.strip(_AROUND) or answer).split()
+    if not words:
+        return None
+    spelt = r"\s+".join(map(re.escape, words))
+    found = re.search(rf"(?<![\w.]){spelt}(?!\w|[.,]\d)", text, re.IGNORECASE)
+    places = [] if value is None else [place for place, number in _numbers(text) if number == value]
+    return min([*places, *([] if found is None else [found.start()])], default=None)
+
+
 def final_answer(text: str) -> str | None:
     """What a text marks as its final answer, None where it marks nothing."""
     found = split_final(text)
@@ -68,7 +92,7 @@ def _matches(text: str, answer: str) -> bool:
     boxed = _boxed(text)
     if boxed is not None:
         return _in_a_box(boxed) == value
-    numbers = _numbers(text if found is None else found)
+    numbers = [number for _, number in _numbers(text if found is None else found)]
     # "The answer is 42 because 6 times 7 is 42": after a mark the first number counts, in a whole text the last
     return bool(numbers) and numbers[-1 if found is None else 0] == value
 
@@ -107,9 +131,9 @@ def _in_a_box(text: str) -> Decimal | None:
     return None if found is None else _value(found[1])
 
 
-def _numbers(text: str) -> list[Decimal | None]:
-    """The values of what begins with a digit; None for what is no number."""
-    return [_value(found[1]) if found[1] else None for found in _EITHER.finditer(text)]
+def _numbers(text: str) -> list[tuple[int, Decimal | None]]:
+    """Places and values of what begins with a digit; None for what is no number."""
+    return [(found.start(), _value(found[1]) if found[1] else None) for found in _EITHER.finditer(text)]
 
 
 def _value(text: str) -> Decimal | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from limbeck.corpora.tasks.final import split_final
+from limbeck.corpora.tasks.final import final_answer, split_final, stated_at
 
 _CLAUSE = re.compile(r"(?:[.;!?]\s|\n)")  # after which another clause begins
 
@@ -27,29 +27,24 @@ class Rationale:
 def rationale_of(question: str, completion: str, *, known: str | None, mark: str) -> Rationale | None:
     """The rationale in a completion of a question; None where there is no answer.
 
-    ``known`` is the known answer, None for what the completion marks as its own. ``mark`` stands before it where none is marked.
+    ``known`` is the known answer, of a worked one its final answer, None for what the completion marks as its own. ``mark``
+    stands before it where none is marked.
     """
     found = split_final(completion)
     if found is None and known is None:
         return None
     thought, between, own = found or (completion.rstrip() + "\n", f"{mark} ", "")
-    answer = (known or own).strip()
+    answer = (final_answer(known) or known if known else own).strip()
     if not answer:
         return None
-    kept = thought if _states(question, answer) is not None else _before(thought, answer)
+    kept = thought if stated_at(question, answer) is not None else _before(thought, answer)
     return Rationale(kept, between, answer, kept == thought)
 
 
 def _before(thought: str, answer: str) -> str:
     """A thought up to the clause that states the answer first."""
-    place = _states(thought, answer)
+    place = stated_at(thought, answer)
     if place is None:
         return thought
     begins = [clause.end() for clause in _CLAUSE.finditer(thought, 0, place)]
     return thought[: begins[-1]] if begins else ""
-
-
-def _states(text: str, answer: str) -> int | None:
-    """Where a text has an answer as a word of its own; None where it has not."""
-    found = re.search(rf"(?<![\w.]){re.escape(answer)}(?!\w|[.,]\d)", text)
-    return None if found is None else found.start()

@@ -117,7 +117,7 @@ class RewardEvaluation:
             reward=total(lambda part: part.reward.sum(-1)),
             passed=total(lambda part: [sum(one.passed for one in some) for some in part.judged]),
             tokens=total(lambda part: [sum(len(one.rollout.sampled) for one in some) for some in part.judged]),
-            unfinished=total(lambda part: [sum(not one.ended for one in some) for some in part.judged]),
+            unfinished=total(lambda part: [sum(one.cut for one in some) for some in part.judged]),
             entropy=total(lambda part: part.entropy.sum(-1)),
             kl=total(lambda part: part.kl.sum(-1)),
             greedy_reward=np.concatenate([np.asarray(part.reward.sum(-1), dtype=float) for part in greedy]),

@@ -40,10 +40,11 @@ class Progress:
 
     def _show(self, now: Means) -> None:
         self._first = self._first or now
+        without = "" if now.unmarked is None else f", {share(now.unmarked)} without the mark"
         console.print(
             f"{self.reward}: reward {now.reward:.3f}, {share(now.passed)} pass all; {now.tokens:.0f} tokens an answer, "
-            f"{share(now.unfinished)} cut off; {share(now.alike)} of prompts without variance; entropy {now.entropy:.2f} nats a "
-            f"token, KL from the start {now.kl:.2f} nats an answer"
+            f"{share(now.cut)} cut off{without}; {share(now.alike)} of prompts without variance; entropy {now.entropy:.2f} nats "
+            f"a token, KL from the start {now.kl:.2f} nats an answer"
         )
         if grows(self._first, now) and not self._warned:
             self._warned = True

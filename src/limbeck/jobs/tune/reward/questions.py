@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from limbeck.config import TuneSettings, reward_options
+from limbeck.config import LATENT, TuneSettings, reward_options
 from limbeck.corpora import Prompt, Reader, is_held_out, prompts_of
 from limbeck.corpora.chat import opens_turns
 from limbeck.corpora.faults import BadRecords
@@ -34,7 +34,6 @@ UNCHECKED, LONG = "without a check, or with one that needs something trained", "
 _SHORT = 2  # tokens of an answer and its end
 UNANSWERED = "without a known answer"
 BOTH = "to train on that are held out too"
-LATENT = "latent"
 
 
 @dataclass(frozen=True)
