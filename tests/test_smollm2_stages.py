@@ -155,7 +155,10 @@ def test_every_model_has_its_folder(runs, capsys):
     assert len(found) == 1 + 6 * 3
     study.main("model", runs, "more", "411")
     study.main("rate", runs, "chat")
-    assert capsys.readouterr().out.splitlines() == [str(runs / "more/seeds/seed411/student"), "--lr 1e-3"]
+    assert capsys.readouterr().out.splitlines() == [
+        f"--student {runs / 'more/seeds/seed411/student'}",
+        "--lr 1e-3",
+    ]
 
 
 def test_runs_of_the_script_are_those_that_are_read():

@@ -1,7 +1,7 @@
 """What an on-policy stage and a chat stage buy a student of SmolLM2-135M-Instruct, beside as much compute of the same.
 
 usage: smollm2-stages.py whole prints the flags of SmolLM2's own shape; rate RUNS STAGE those of a stage's learning rate;
-tokens RUNS first|second those of how many tokens "more" reads at equal FLOPs; model RUNS ARM SEED the folder of a model after
+tokens RUNS first|second those of how many tokens "more" reads at equal FLOPs; model RUNS ARM SEED those of a model after
 the first stage; measure RUNS measures all models on held-out stories and answers, once; judge RUNS OUT writes OUT/results.json
 and the page.
 
@@ -231,7 +231,7 @@ def main(what, *rest):
     elif what == "tokens":
         print(f"--tokens {tokens(Path(rest[0]), rest[1])}")
     elif what == "model":
-        print(models(Path(rest[0]))[rest[1], int(rest[2])])
+        print(f"--student {models(Path(rest[0]))[rest[1], int(rest[2])]}")
     elif what == "measure":
         measure_all(Path(rest[0]))
     else:

@@ -41,9 +41,9 @@ own --tokens 64k --seed 410 --seeds 3 $($study rate $out on-policy) --baselines 
 more --student $out/start/student $($study tokens $out first) --seed 410 --seeds 3 $($study rate $out more) --out $out/more
 for seed in 410 411 412; do
   for first in on-policy more; do
-    chat --student $($study model $out $first $seed) --tokens 250k --seed $seed $($study rate $out chat) --out $out/$first-chat/$seed
+    chat $($study model $out $first $seed) --tokens 250k --seed $seed $($study rate $out chat) --out $out/$first-chat/$seed
   done
-  more --student $($study model $out more $seed) $($study tokens $out second) --seed $seed $($study rate $out more) \
+  more $($study model $out more $seed) $($study tokens $out second) --seed $seed $($study rate $out more) \
     --out $out/more-more/$seed
 done
 $study measure $out

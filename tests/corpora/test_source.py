@@ -241,7 +241,7 @@ def test_an_empty_folder_is_named(tmp_path):
 
 @pytest.mark.parametrize("source", ["python:foo", "builtin:stdlib"])
 def test_unknown_schemes_are_named_with_the_known(source):
-    assert f"got {source!r}: the schemes are hf:, python:" in message_of(source)
+    assert f"got {source!r}: the schemes are formats:, hf:, python:" in message_of(source)
 
 
 def test_wrong_hub_names_and_empty_pieces_are_named(tmp_path):
