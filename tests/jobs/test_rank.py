@@ -116,7 +116,7 @@ def test_the_best_rationale_is_written_first(limbeck, student, tmp_path, monkeyp
     status, shown, _ = limbeck("rank", *how, "--keep", 2, "--out", out, "--json")  # the same again
     result = json.loads(shown)
     assert [result[name] for name in ("written", "completions", "wrong", "left_out", "skipped")] == [3, 5, 1, 1, 1]
-    monkeypatch.setattr(job, "_gains", None)  # nothing is scored where the file is another one
+    monkeypatch.setattr(job, "position_scores", None)  # nothing is scored where the file is another one
     status, _, err = limbeck("rank", *how, "--out", out)
     assert status == 2
     assert "is there already, with another content" in err
@@ -126,11 +126,25 @@ def test_the_best_rationale_is_written_first(limbeck, student, tmp_path, monkeyp
 def test_a_file_of_something_else_is_refused_before_the_scoring(limbeck, student, tmp_path, monkeypatch, content):
     lines(tmp_path / "rows.jsonl", [{"prompt": "else", "completion": "only one #### 3"}])
     (tmp_path / "out").write_text(content)
-    monkeypatch.setattr(job, "_gains", None)
+    monkeypatch.setattr(job, "position_scores", None)
     status, _, err = limbeck("rank", "--student", student, "--data", tmp_path / "rows.jsonl", "--out", tmp_path / "out")
     assert status == 2
     assert "is there already, with another content" in err
     assert (tmp_path / "out").read_text() == content
+
+
+def test_a_ranking_by_another_student_is_refused_before_the_scoring(limbeck, student, tmp_path, monkeypatch):
+    rows = [{"prompt": f"ask {i}", "completion": f"rain and sun {i} #### many birds"} for i in range(20)]
+    lines(tmp_path / "rows.jsonl", rows)
+    how = ("--data", tmp_path / "rows.jsonl", "--threads", 1, "--out", tmp_path / "out")
+    assert limbeck("rank", "--student", student, *how)[0] == 0
+    save(llama(tok=tokenizer(), seed=4), tmp_path / "other")
+    scored, gains = [], job._gains
+    monkeypatch.setattr(job, "_gains", lambda model, some, **how: scored.append(len(some)) or gains(model, some, **how))
+    status, _, err = limbeck("rank", "--student", tmp_path / "other", *how)
+    assert status == 2
+    assert "is there already, with another content" in err
+    assert scored == [8]
 
 
 def test_of_several_known_answers_that_which_a_completion_ends_in_counts(limbeck, student, tmp_path):

@@ -22,14 +22,16 @@ from limbeck.ending import Ending, show_ending
 from limbeck.jobs.common.environment import environment_of
 from limbeck.jobs.common.text import columns_of
 from limbeck.jobs.rank.candidates import WRONG, Candidate, candidates_of
-from limbeck.jobs.rank.ranked import ranked, require_room, write
+from limbeck.jobs.rank.ranked import earlier, ranked, taken, write
 from limbeck.models.language_model import LanguageModel
 from limbeck.models.load import load
 from limbeck.report.words import counted, share
 from limbeck.run.policy import rows_of, sums_of
 from limbeck.run.samples import position_scores
 
-_AT_ONCE = 32  # candidates that are scored together
+_AT_ONCE = 32  # rows that are scored together
+_PROBED = 8  # completions of a ranking that is there, whose gains are computed again first
+_ROUNDING = 0.1  # nats, as bfloat16 may round a gain in another batch; what is written is compared exactly
 
 
 def rank(settings: RankSettings) -> dict[str, Any]:
@@ -41,7 +43,7 @@ def rank(settings: RankSettings) -> dict[str, Any]:
     is not the known one, ``left_out`` those without an answer, or too long, ``skipped`` records that cannot be read.
 
     Raises BadTask where none has an answer, or the known one, Mismatch where none fits the model's context, BadFolder for a file
-    that is there with another content: before the scoring, unless it is a ranking of the same completions.
+    that is there with another content: before the scoring, unless it is a ranking of the same completions with gains as here.
     """
     environment = environment_of(settings, settings.student)
     bad = BadRecords(settings.skip_bad or 0)
@@ -52,7 +54,8 @@ def rank(settings: RankSettings) -> dict[str, Any]:
     groups: dict[str, list[int]] = {}
     for number, one in enumerate(candidates):
         groups.setdefault(one.prompt.document.content, []).append(number)
-    require_room(settings.out, [[candidates[number] for number in some] for some in groups.values()], settings.keep)
+    before = earlier(settings.out, [[candidates[number] for number in some] for some in groups.values()], settings.keep)
+    _require_same(settings.out, student, before[:_PROBED], bf16=environment.bf16)
     gains = _gains(student, candidates, bf16=environment.bf16)
     kept = [
         (number, place, len(members))
@@ -93,6 +96,13 @@ def _gains(student: LanguageModel, candidates: Sequence[Candidate], *, bf16: boo
     helped, alone = found.reshape(-1, 2).T
     gain: np.ndarray = helped - alone
     return gain
+
+
+def _require_same(out: Path, student: LanguageModel, before: Sequence[tuple[Candidate, float]], *, bf16: bool) -> None:
+    """Raises BadFolder where a ranking that is there has clearly other gains than this student gives."""
+    found = _gains(student, [one for one, _ in before], bf16=bf16)
+    if any(abs(gain - own) > _ROUNDING for (_, gain), own in zip(before, found, strict=True)):
+        raise taken(out)
 
 
 def show(result: dict[str, Any], console: Console) -> None:

@@ -21,34 +21,42 @@ def ranked(one: Candidate, gain: float, place: int, among: int) -> dict[str, Any
     return one.prompt.answered(one.prompt.known) | ({} if one.known is None else {"answer": one.known}) | about
 
 
-def require_room(out: Path, groups: Sequence[Sequence[Candidate]], keep: int) -> None:
-    """Raises BadFolder where ``out`` is there, and no ranking of these completions by prompt, whatever their gains."""
+def earlier(out: Path, groups: Sequence[Sequence[Candidate]], keep: int) -> list[tuple[Candidate, float]]:
+    """What a ranking that is at ``out`` kept of the completions of each prompt, with their gains; [] where nothing is there.
+
+    Raises BadFolder where something else is there: other completions, another number of each prompt, or no ranking.
+    """
     if not out.exists():
-        return
+        return []
     slots = [(some, place) for some in groups for place in range(1, min(keep, len(some)) + 1)]
     rows = [] if out.is_dir() else out.read_bytes().splitlines()
-    if len(rows) != len(slots) or not all(_of(row, *slot) for row, slot in zip(rows, slots, strict=True)):
-        raise _taken(out)
+    found = [one for row, slot in zip(rows, slots, strict=False) if (one := _of(row, *slot))]
+    if not len(rows) == len(slots) == len(found):
+        raise taken(out)
+    return found
 
 
 def write(out: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Writes the rows as lines of JSON. Raises BadFolder where ``out`` is there with another content."""
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     if out.is_dir() or (out.exists() and out.read_bytes() != text.encode()):
-        raise _taken(out)
+        raise taken(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_text(out, text)
 
 
-def _of(line: bytes, some: Sequence[Candidate], place: int) -> bool:
-    """Whether a line is one of these completions at a place, but for its gain."""
+def _of(line: bytes, some: Sequence[Candidate], place: int) -> tuple[Candidate, float] | None:
+    """Which of these completions a line has at a place, and its gain; None for none."""
     try:
         row = json.loads(line)
     except ValueError:
-        return False
+        return None
     gain = row.get(_GAIN) if isinstance(row, dict) else None
-    return isinstance(gain, float) and any(row == ranked(one, gain, place, len(some)) for one in some)
+    if not isinstance(gain, float):
+        return None
+    return next(((one, gain) for one in some if row == ranked(one, gain, place, len(some))), None)
 
 
-def _taken(out: Path) -> BadFolder:
+def taken(out: Path) -> BadFolder:
+    """The error for a file of another content."""
     return BadFolder(f"{out} is there already, with another content: give a new file with --out")
