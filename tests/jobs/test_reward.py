@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterable
-from itertools import accumulate
+from itertools import accumulate, compress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 import limbeck
 from limbeck.config import TuneSettings
-from limbeck.corpora import Columns, prompts_of
+from limbeck.corpora import Columns, Document, is_held_out, prompts_of
 from limbeck.disk import read_lines
 from limbeck.errors import BadCorpus, BadSetting, BadTask, LimbeckError, Mismatch
 from limbeck.jobs.common.environment import Environment
@@ -103,6 +103,22 @@ def test_a_tuned_model_is_measured_on_any_text(made, tmp_path):
     lines(tmp_path / "text.jsonl", [{"text": text} for text in texts(6, seed=2)])
     found = limbeck.probe(str(out / "student"), data=str(tmp_path / "text.jsonl"), threads=1)
     assert found.readings["held_out"].n == 6
+
+
+@pytest.mark.parametrize("model", ["student", "baselines/answers-seed0/student"])
+def test_a_tuned_model_is_measured_on_no_prompt_of_its_training(made, here, tmp_path, capsys, model):
+    _, out = made
+    asked = [json.loads(line)["messages"][:1] for line in (here / "chat.jsonl").read_text().splitlines()]
+    trained = [not is_held_out(Document("", messages=turns), fraction=0.1) for turns in asked]
+    answered = [{"messages": [*turns, {"role": "assistant", "content": "other words"}]} for turns in asked]
+    assert 0 < sum(trained) < len(asked)
+    lines(tmp_path / "text.jsonl", [*answered, {"text": "the cat sat on a dog"}])
+    found = limbeck.probe(str(out / model), data=str(tmp_path / "text.jsonl"), threads=1)
+    assert found.readings["held_out"].n == len(asked) - sum(trained) + 1
+    assert f"without {sum(trained)} whose prompts the run in" in " ".join(capsys.readouterr().err.split())
+    lines(tmp_path / "trained.jsonl", list(compress(answered, trained)))
+    with pytest.raises(BadCorpus, match="trained on the prompts of all"):
+        limbeck.probe(str(out / model), data=str(tmp_path / "trained.jsonl"), threads=1)
 
 
 def test_tokens_and_compute_are_those_of_sampling_too(made):

@@ -45,6 +45,7 @@ def build_stores(
     fraction: float = 0.05,
     eval_source: str | None = None,
     most: Sequence[int | None] = (),
+    without: frozenset[bytes] = frozenset(),
     records: Records = USUAL,
     progress: bool = False,
     processes: int | None = 1,
@@ -59,14 +60,13 @@ def build_stores(
 
     A ``source`` with weights (`mixture.Mixture`) becomes one training store, in which each of its sources has shards and rows of
     its own: ``manifest["sources"]``. ``most``: the training tokens of each source after which one that is streamed is read no
-    further.
+    further. Documents whose digests are in ``without`` are left out of both.
 
     Raises BadCorpus for a wrong source, more bad records, or an empty store, and BadFolder where nothing can be written.
     """
     how = How.of(reader, records)
-    stores = _stores(
-        sides(source, eval_source, fraction, most), how, Path(folder), progress=progress, processes=processes
-    )
+    draws = [replace(draw, without=without) for draw in sides(source, eval_source, fraction, most)]
+    stores = _stores(draws, how, Path(folder), progress=progress, processes=processes)
     return stores["train"], stores["held_out"]
 
 

@@ -119,7 +119,7 @@ def prompts_of(
         if most is not None and len(found) == most:
             break
         try:
-            found.append(_cut(document))
+            found.append(prompt_of(document))
         except BadRecord as error:
             bad.add(error)
     bad.check()
@@ -167,7 +167,8 @@ def digest(prompts: Iterable[Prompt]) -> str:
     return found.hexdigest()
 
 
-def _cut(document: Document) -> Prompt:
+def prompt_of(document: Document) -> Prompt:
+    """The prompt of a document. Raises BadRecord for a conversation without a turn before the assistant's."""
     if document.prompt:
         assert document.text is not None
         rest = document.text[document.prompt :]

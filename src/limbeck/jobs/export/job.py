@@ -22,7 +22,7 @@ from limbeck.jobs.common.held_out import HeldOut
 from limbeck.jobs.export.card import card_of, with_export, write_card
 from limbeck.jobs.export.compare import compare, outputs_of
 from limbeck.jobs.export.speed import NEW, PROMPT, speeds, threads_of
-from limbeck.jobs.probe.text import RunFolder, Texts
+from limbeck.jobs.probe.text import RunFolder, Texts, rewarded_run
 from limbeck.models.configuration import load_config
 from limbeck.models.language_model import LanguageModel
 from limbeck.models.load import load
@@ -55,7 +55,8 @@ def export(settings: ExportSettings) -> dict[str, Any]:
     card, asked = card_of(settings.model), _DTYPES.get(settings.dtype)
     model = load(settings.model, device=environment.world.device, dtype=torch.float32)
     with tempfile.TemporaryDirectory() as folder:
-        text = Texts(settings, RunFolder.of(settings.model), model, Path(folder)).whole
+        run, prompts = RunFolder.of(settings.model), rewarded_run(settings.model)
+        text = Texts(settings, run, model, Path(folder), prompts=prompts).whole
         length = min(_LENGTH, model.context)
         number = int(min(max(_WORK / model.parameters_count / length, _ROWS[0]), _ROWS[1]))
         held_out = HeldOut(text.store, length=length, environment=environment, rows=number)

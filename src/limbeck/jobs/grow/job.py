@@ -19,7 +19,7 @@ from limbeck.jobs.common.folder import require_empty
 from limbeck.jobs.common.held_out import HeldOut
 from limbeck.jobs.common.made import made_of
 from limbeck.jobs.grow.expand import Expansion
-from limbeck.jobs.probe.text import RunFolder, Texts
+from limbeck.jobs.probe.text import RunFolder, Texts, rewarded_run
 from limbeck.models.configuration import load_config
 from limbeck.models.language_model import LanguageModel
 from limbeck.models.load import load
@@ -129,7 +129,7 @@ def _measured(
     environment: Environment,
     folder: Path,
 ) -> _Measured:
-    text = Texts(settings, run, small, folder).whole
+    text = Texts(settings, run, small, folder, prompts=rewarded_run(settings.model)).whole
     length = row_length(settings, small.context, environment.world.device, name=small.name)
     held_out = HeldOut(text.store, length=length, environment=environment, rows=_ROWS, without=text.without)
     grown.model.eval()

@@ -19,7 +19,7 @@ from limbeck.jobs.common.environment import Environment, environment_of
 from limbeck.jobs.common.text import columns_of
 from limbeck.jobs.pair.vocabulary import trimmed_like
 from limbeck.jobs.probe.context import Context
-from limbeck.jobs.probe.text import RunFolder, Texts
+from limbeck.jobs.probe.text import RunFolder, Texts, rewarded_run
 from limbeck.models.configuration import load_config
 from limbeck.models.language_model import LanguageModel
 from limbeck.models.led import led
@@ -94,7 +94,7 @@ def _measure(
     said: dict[str, Any] = {}
     measured_on: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as folder:
-        texts = Texts(settings, run, measured, Path(folder))
+        texts = Texts(settings, run, measured, Path(folder), prompts=rewarded_run(model))
         for name, found in chosen.items():
             context = Context(name, settings, environment, texts, shortest)
             with PROBES.blamed(name):

@@ -6,6 +6,7 @@ order, does not bring them back.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -29,6 +30,7 @@ from limbeck.jobs.common.mixture import Length, wanted_of
 from limbeck.jobs.common.opening import open_measured
 from limbeck.jobs.common.sample import first_documents
 from limbeck.jobs.common.text import print_notes, records_of
+from limbeck.jobs.probe.prompts import PromptsRun
 from limbeck.models.language_model import LanguageModel
 from limbeck.objectives.spec import ObjectiveSpec
 from limbeck.planning.checks.finding import Finding
@@ -60,13 +62,9 @@ class RunFolder:
     def of(cls, model: str) -> RunFolder | None:
         """The run that a model's folder is in; None for a model of the hub or of a folder by itself.
 
-        A tuning by a reward is none: it reads prompts, and no text.
+        A tuning by a reward is none: it reads prompts, and no text (`rewarded_run`).
         """
-        folder = existing(model)
-        if folder is None or not folder.is_dir():
-            return None
-        for above in list(folder.resolve().parents)[:_UP]:
-            signature = _signature(above / "run.json")
+        for above, signature in _runs_above(model):
             made = (above / "data" / "train").is_dir() or signature.get("job") in _TRAINS
             if made and isinstance(signature.get("data"), str) and not signature.get("reward"):
                 columns = tuple((ours, there) for ours, there in signature.get("columns") or ())
@@ -81,6 +79,18 @@ class RunFolder:
     def trained_on(self, store: TokenStore) -> TokenStore:
         """The part of its training text that the run read."""
         return store if self.text_tokens is None else store.beginning(self.text_tokens)
+
+
+def rewarded_run(model: str) -> PromptsRun | None:
+    """The tuning by a reward that a model's folder is in; None for any other model."""
+    return next((run for above, signature in _runs_above(model) if (run := PromptsRun.of(above, signature))), None)
+
+
+def _runs_above(model: str) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """The folders above a model in which its run may be, each with the signature there, {} without one."""
+    folder = existing(model)
+    if folder is not None and folder.is_dir():
+        yield from ((above, _signature(above / "run.json")) for above in list(folder.resolve().parents)[:_UP])
 
 
 def _learns_pairs(signature: dict[str, Any]) -> bool:
@@ -119,10 +129,19 @@ class Text:
 class Texts:
     """The texts of one model, each made at most once, in a temporary folder."""
 
-    def __init__(self, settings: Settings, run: RunFolder | None, model: LanguageModel, folder: Path) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        run: RunFolder | None,
+        model: LanguageModel,
+        folder: Path,
+        *,
+        prompts: PromptsRun | None = None,
+    ) -> None:
+        """``prompts``: the tuning by a reward that the model is of, whose text is no run's."""
         self._packing = packing_in_settings(settings)
         self._source = settings.data if run is None or "data" in settings.model_fields_set else None
-        self._run, self._model, self._folder = run, model, folder
+        self._run, self._model, self._folder, self._prompts = run, model, folder, prompts
         self._settings = settings
         self._how: dict[str, Any] = {"records": records_of(settings), "progress": console.is_terminal}
 
@@ -132,9 +151,10 @@ class Texts:
         if self._of_run is None:
             assert self._source is not None, "looked for in _of_run"
             _ = self._opening
-            store = build_held_out(self._source, self._model, self._folder / "whole", **self._how)
+            folder, without = self._folder / "whole", self._of_prompts
+            store = build_held_out(self._source, self._model, folder, without=without, **self._how)
             print_notes(store)
-            return self._text(store, f"{_documents(store)} of {_named(self._source)}")
+            return self._text(store, f"{_documents(store)} of {_named(self._source)}{self._without_prompts}")
         assert self._run is not None, "a text of a run is in one"
         train, held_out = self._of_run
         if self._source is None or _stamps_of(held_out) in _stamps(self._source):
@@ -166,9 +186,24 @@ class Texts:
             return self._of_run[0], f"the training text of the run in {self._run.folder}", self.whole
         assert self._source is not None, "looked for in _of_run"
         _ = self._opening
-        train, held_out = build_stores(self._source, self._model, self._folder / "halves", **self._how)
-        description = f"the {held_out.documents:,} documents held out of {self._source}"
+        folder, without = self._folder / "halves", self._of_prompts
+        train, held_out = build_stores(self._source, self._model, folder, without=without, **self._how)
+        description = f"the {held_out.documents:,} documents held out of {self._source}{self._without_prompts}"
         return train, f"the training half of {self._source}", self._text(held_out, description)
+
+    @cached_property
+    def _of_prompts(self) -> frozenset[bytes]:
+        """Digests of the documents of the source that a tuning by a reward trained on the prompts of."""
+        assert self._source is not None, "looked for in _of_run"
+        return frozenset() if self._prompts is None else self._prompts.trained_among(self._source, self._how["records"])
+
+    @property
+    def _without_prompts(self) -> str:
+        """How many documents were left out for their prompts, in words."""
+        if not self._of_prompts:
+            return ""
+        assert self._prompts is not None, "they are of one"
+        return f", without {len(self._of_prompts):,} whose prompts the run in {self._prompts.folder} trained on"
 
     @cached_property
     def _opening(self) -> list[Finding]:

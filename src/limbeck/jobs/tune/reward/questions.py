@@ -22,13 +22,13 @@ from limbeck.corpora.tasks.final import final_answer
 from limbeck.corpora.tokenised import in_tokens
 from limbeck.errors import BadCorpus, BadTask, Mismatch
 from limbeck.generation.local import stop_tokens
+from limbeck.jobs.common.held_out import PROMPTS_HELD_OUT
 from limbeck.jobs.common.text import columns_of
 from limbeck.models.language_model import LanguageModel
 from limbeck.models.vocabulary import require_rows_of
 from limbeck.report.words import counted
 from limbeck.run.questions import Question
 
-HELD_OUT = 0.1  # of the prompts; there are fewer of them than there are documents in a text
 MEASURED = 200  # held-out prompts at most, since each is answered several times by each model
 UNCHECKED, LONG = "without a check, or with one that needs something trained", "too long for the model's context"
 _SHORT = 2  # tokens of an answer and its end
@@ -93,7 +93,7 @@ def questions_of(settings: TuneSettings, model: LanguageModel) -> Questions:
     if apart is None:
         sides: tuple[list[tuple[Prompt, Question]], ...] = ([], [])
         for prompt, question in found:
-            sides[is_held_out(prompt.document, fraction=HELD_OUT)].append((prompt, question))
+            sides[is_held_out(prompt.document, fraction=PROMPTS_HELD_OUT)].append((prompt, question))
         train, held_out = sides
     else:
         train, held_out = found, list(made.questions(apart))
