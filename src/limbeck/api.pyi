@@ -1027,8 +1027,8 @@ def probe(
         tasks: With --probe tasks: standard tasks: names of lm-eval, and files (.jsonl, .yaml), between commas.
             For example lambada_openai,piqa,mine.jsonl.
         target: With --probe tradeoff: what a model was specialised in, in the forms of --data: prompts with an
-            answer beside them, of which the right completions count, or text, of which nats do. All of it is
-            read: give what was not trained on. For example sums.jsonl.
+            answer beside them, of which the right completions count, or text, of which nats do. Its first 500
+            items are read: give what was not trained on. For example sums.jsonl.
         guard: With --probe tradeoff: what it should still do, in the same forms, between commas. For example
             chat.jsonl,text.jsonl.
         successes: With --probe pass-until: passes to wait for. Default: 4.

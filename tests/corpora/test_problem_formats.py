@@ -7,6 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from limbeck.corpora import Columns, build_stores, is_held_out, prompts_of, read, require_rows
+from limbeck.corpora.document import PROMPTS_HELD_OUT
+from limbeck.corpora.faults import BadRecords
 from limbeck.corpora.found import notes_of
 from limbeck.corpora.problem_formats import (
     KINDS,
@@ -107,7 +109,7 @@ def test_a_source_gives_prompts_with_completions_and_a_question_is_on_one_side(p
     for one, text in zip(found, texts, strict=True):
         sides.setdefault(one.question, set()).add(is_held_out(one, fraction=0.05))
         shown = {question for question, _ in parse(one.form, *text).shots}
-        assert not any(is_held_out(other) for other in found if other.question in shown)
+        assert not any(is_held_out(other, fraction=PROMPTS_HELD_OUT) for other in found if other.question in shown)
     assert all(len(side) == 1 for side in sides.values())
     assert {True} in sides.values()
 
@@ -140,6 +142,40 @@ def test_a_record_that_is_no_problem_is_named(tmp_path):
     file.write_text('{"question": "3?", "answer": "3"}\n')
     with pytest.raises(BadCorpus, match=r"problems.jsonl:1: expected 'solutions' to be a list of texts"):
         list(read(f"formats:{file}"))
+
+
+FAULTY = (
+    ("Which?\nA: 5\nB: 6", "#### 6", "zs_ao", True),
+    ("Which?\nA: 5\nB: 6", "#### 6", "ic_ao@2", True),
+    ("Which?\nA: 5\nB: 6", "#### 6", "zs_cot+ic_cot@2", False),
+    ("3?", "It is 3.\n\nQ: 4?\n#### 3", "ic_cot@2", True),  # as a shot it would be two
+    ("3?", "It is 3.\n\nQ: 4?\n#### 3", "zs_cot", False),
+)
+
+
+@pytest.mark.parametrize(("question", "answer", "formats", "faulty"), FAULTY)
+@pytest.mark.parametrize("prompts", [False, True])
+def test_one_question_with_the_signs_around_it_is_named_and_skipped(
+    tmp_path, question, answer, formats, faulty, prompts
+):
+    file = tmp_path / "problems.jsonl"
+    rows = [{"question": f"{n}?", "answer": f"#### {n}"} for n in range(30)]
+    rows[11] = {"question": question, "answer": answer}
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    bad = BadRecords(1)
+    found = list(read(f"formats:{formats}:{file}", Columns(prompts=prompts), bad))
+    assert len(found) == (30 - faulty) * (1 + formats.count("+"))
+    assert bad.count == faulty
+    assert all("problems.jsonl:12: the question" in one and "expected texts without" in one for one in bad.first)
+
+
+def test_shots_without_solutions_are_of_all_problems(tmp_path):
+    file = tmp_path / "problems.jsonl"
+    file.write_text("".join(json.dumps({"question": f"{n}?", "answer": str(n)}) + "\n" for n in range(30)))
+    found = prompts_of(f"formats:ic_ao@2:{file}", columns=Columns(prompts=True))
+    assert [len(parse("ic_ao", one.asked, " ").shots) for one in found] == [2] * 30
+    with pytest.raises(BadSetting, match="fewer than the 0 problems with solutions"):
+        prompts_of(f"formats:ic_cot@2:{file}", columns=Columns(prompts=True))
 
 
 def test_prompts_alone_have_their_check_and_need_no_solutions(tmp_path):

@@ -15,11 +15,12 @@ from safetensors.torch import load_file
 import limbeck
 from limbeck.config import TuneSettings
 from limbeck.corpora import Columns, Document, is_held_out, prompts_of
+from limbeck.corpora.problem_formats import parse
 from limbeck.disk import read_lines
 from limbeck.errors import BadCorpus, BadSetting, BadTask, LimbeckError, Mismatch
 from limbeck.jobs.common.environment import Environment
 from limbeck.jobs.tune.reward.plan import RewardPlan
-from limbeck.jobs.tune.reward.questions import MEASURED, known_answer
+from limbeck.jobs.tune.reward.questions import MEASURED, known_answer, questions_of
 from limbeck.models.save import save
 from limbeck.run.world import alone
 from tests.helpers.models import llama, texts, tokenizer
@@ -71,6 +72,21 @@ def tune(here: Path, out: Path, **more: Any) -> Any:
         "out": out,
     }
     return limbeck.tune(**(keys | more))
+
+
+def test_no_held_out_question_is_shown_solved_in_a_prompt_to_train_on(tmp_path):
+    lines(tmp_path / "sums.jsonl", [{"question": f"{n}+1?", "answer": f"#### {n + 1}"} for n in range(60)])
+    data, model = f"formats:ic_ao@1:{tmp_path / 'sums.jsonl'}", llama(seed=1)
+    keys = {"reward": "checks", "rollout_tokens": 2, "out": tmp_path / "run"}
+    found = questions_of(TuneSettings(student="a", data=data, **keys), model)
+    assert not found.left_out
+    train, held_out = (
+        [parse("ic_ao", model.tokenizer.decode(one.prompt[1:]), " ") for one in side]
+        for side in (found.train, found.held_out)
+    )
+    shown = {question for one in train for question, _ in one.shots}
+    assert len(shown) > 20
+    assert shown.isdisjoint(one.question for one in held_out)
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import limbeck
+from limbeck.config import ProbeSettings
 from limbeck.errors import BadCorpus, BadSetting
 from limbeck.generation.served import STOP
 from limbeck.probes import tradeoff
@@ -115,5 +116,17 @@ def test_what_is_missing_is_named(tmp_path):
         scored(blank, model)
 
 
+def test_only_the_first_items_are_read_and_the_flag_says_how_many(tmp_path):
+    (flag,) = ProbeSettings.model_fields["target"].metadata
+    assert f"first {tradeoff.ITEMS} items" in flag.help
+    texts = write(tmp_path / "text.jsonl", [{"text": "a dog"}] * 3 + [{"text": "the cat sat"}])
+    prompts = write(tmp_path / "sums.jsonl", [{"prompt": "the cat", "answer": "7"}] * 4)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tradeoff, "ITEMS", 3)
+        assert [len(scored(source, llama(seed=1))[0].sums) for source in (texts, prompts)] == [3, 3]
+
+
 def test_names_are_those_of_files_and_differ():
     assert names_of(["a/x.jsonl", "b/x.jsonl", "formats:zs_cot:y.jsonl", "hf:name"]) == ["x", "x_2", "y", "name"]
+    assert names_of(["a/x.jsonl", "b/x.jsonl", "c/x.jsonl"]) == ["x", "x_2", "x_3"]
+    assert names_of(["x_2.jsonl", "a/x.jsonl", "b/x.jsonl", "c/x.jsonl"]) == ["x_2", "x", "x_3", "x_4"]

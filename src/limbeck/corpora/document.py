@@ -14,6 +14,7 @@ from typing import Any
 
 Message = dict[str, Any]
 
+PROMPTS_HELD_OUT = 0.1  # of the prompts of a reward, which are fewer than documents; no command holds out a larger part
 HELD_OUT_FAMILIES = 10  # one family in ten is always held out; the built-in teachers were never trained on these
 
 

@@ -2,8 +2,8 @@
 
 ``formats:zs_cot+ic_cot@4:problems.jsonl`` names formats and the number of shots; without them there are all four, and 4 shots.
 A problem has the fields question, answer and solutions, a list; without solutions, an answer that ends in a mark (``#### 7``) is
-one itself. All documents of a question are on its side of the split, and shots are questions of the training side. Where prompts
-alone are read, each question is one with its answer as the check, and needs no solution.
+one itself. All documents of a question are on its side of the split, and shots are questions that no command holds out. Where
+prompts alone are read, each question is one with its answer as the check, and needs no solution.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from limbeck.corpora.document import Document, is_held_out
+from limbeck.corpora.document import PROMPTS_HELD_OUT, Document, is_held_out
 from limbeck.corpora.files import Documents
 from limbeck.corpora.jsonl import Record, records_of, records_of_json
 from limbeck.corpora.problem_formats import (
@@ -23,6 +23,7 @@ from limbeck.corpora.problem_formats import (
     SHOTS,
     Example,
     Problem,
+    check_signs,
     examples,
     right_alone,
     with_right_solutions,
@@ -56,9 +57,9 @@ def formatted(rest: str, columns: Columns) -> Part:
             f"formats:{shown(rest)}: expected a .jsonl or .json file of problems, such as "
             f"formats:zs_cot+ic_cot@4:problems.jsonl, got {came}: check the spelling"
         )
-    found = cache(partial(_problems, path, asked_alone=columns.prompts))
+    found = cache(partial(_problems, path, kinds, asked_alone=columns.prompts))
     documents = partial(_prompts if columns.prompts else _documents, found, kinds, shots, path.name)
-    stamp = ["formats", *kinds, shots, *stamp_of(path)]
+    stamp = ["formats", *kinds, shots, PROMPTS_HELD_OUT, *stamp_of(path)]
     notes = partial(_notes, found, path.name)
     return Part(documents, stamp, name=path.name, least=path.stat().st_size, notes=notes)
 
@@ -78,27 +79,36 @@ def _asked(described: re.Match[str], rest: str) -> tuple[tuple[str, ...], int]:
 
 @dataclass(frozen=True)
 class _Found:
-    """All problems of a file, those with right solutions, the records that cannot be read, and how many have none."""
+    """The problems of a file with their right solutions alone, the records that are none, and how many were dropped."""
 
-    all: list[Problem]
-    solved: list[Problem]
+    problems: list[Problem]
     faults: list[BadRecord]
     dropped: int
 
 
-def _problems(path: Path, *, asked_alone: bool) -> _Found:
+def _problems(path: Path, kinds: Sequence[str], *, asked_alone: bool) -> _Found:
     """Reads a file. ``asked_alone``: problems may be without solutions, since prompts alone are read."""
     problems: list[Problem] = []
     faults: list[BadRecord] = []
     for number, record in _READERS[kind_of(path)](path):
         try:
-            problems.append(_problem(record, f"{path}:{number}", asked_alone=asked_alone))
+            problems.append(_written(record, kinds, f"{path}:{number}", asked_alone=asked_alone))
         except BadRecord as error:
             faults.append(error)
-    if asked_alone:
-        return _Found(problems, right_alone(problems), faults, 0)
-    solved, dropped = with_right_solutions(problems, where=str(path)) if problems else ([], 0)
-    return _Found(problems, solved, faults, dropped)
+    if asked_alone or not problems:
+        return _Found(problems, faults, 0)
+    solved, dropped = with_right_solutions(problems, where=str(path))
+    return _Found(solved, faults, dropped)
+
+
+def _written(record: Record | BadRecord, kinds: Sequence[str], where: str, *, asked_alone: bool) -> Problem:
+    """A problem of a record with its right solutions alone, which can be written in the formats. Raises BadRecord."""
+    problem = right_alone(_problem(record, where, asked_alone=asked_alone))
+    try:
+        check_signs(problem, kinds)
+    except BadRecord as error:
+        raise BadRecord(f"{where}: {error}") from None
+    return problem
 
 
 def _problem(record: Record | BadRecord, where: str, *, asked_alone: bool) -> Problem:
@@ -130,18 +140,19 @@ def _text(record: Record, field: str, where: str) -> str:
 
 
 def _documents(found: Callable[[], _Found], kinds: Sequence[str], shots: int, name: str) -> Documents:
-    """The records that cannot be read, then each problem in each format."""
+    """The records that are no problems, then each problem in each format."""
     yield from found().faults
-    solved = found().solved
-    for example in examples(solved, kinds, shots=shots, pool=_shown(solved)) if solved else ():
+    problems = found().problems
+    for example in examples(problems, kinds, shots=shots, pool=_shown(problems)) if problems else ():
         yield _document(example, example.completion(), name)
 
 
 def _prompts(found: Callable[[], _Found], kinds: Sequence[str], shots: int, name: str) -> Documents:
     """The same with each question once in each format, without a completion, and with the answer that checks one."""
     yield from found().faults
-    asked = [replace(problem, solutions=(problem.answer,)) for problem in found().all]
-    for example in examples(asked, kinds, shots=shots, pool=_shown(found().solved)):
+    problems = found().problems
+    asked = [replace(problem, solutions=(problem.answer,)) for problem in problems]
+    for example in examples(asked, kinds, shots=shots, pool=_shown(problems)) if problems else ():
         yield replace(_document(example, "", name), checked_by={"answer": example.target})
 
 
@@ -157,8 +168,8 @@ def _document(example: Example, completion: str, name: str) -> Document:
 
 
 def _shown(problems: Sequence[Problem]) -> list[Problem]:
-    """The problems that are shown in others: those of the training side."""
-    return [one for one in problems if not is_held_out(Document("", text=one.question))]
+    """The problems that are shown in others: those that no command holds out, since a shot has the answer."""
+    return [one for one in problems if not is_held_out(Document("", text=one.question), fraction=PROMPTS_HELD_OUT)]
 
 
 def _notes(found: Callable[[], _Found], name: str) -> list[str]:

@@ -104,7 +104,7 @@ def with_right_solutions(
     Raises BadCorpus where more than half are dropped.
     """
     given = list(problems)
-    found = right_alone(given, matches)
+    found = [one for one in (right_alone(problem, matches) for problem in given) if one.solutions]
     dropped = len(given) - len(found)
     if dropped > MOST_DROPPED * len(given):
         kept = {one.question for one in found}
@@ -117,13 +117,17 @@ def with_right_solutions(
     return found, dropped
 
 
-def right_alone(problems: Iterable[Problem], matches: Matches = matches_final) -> list[Problem]:
-    """The problems that have right solutions, with those alone."""
-    kept = (
-        replace(problem, solutions=tuple(one for one in problem.solutions if matches(one, (problem.answer,))))
-        for problem in problems
-    )
-    return [problem for problem in kept if problem.solutions]
+def right_alone(problem: Problem, matches: Matches = matches_final) -> Problem:
+    """The problem with its right solutions alone, perhaps none."""
+    return replace(problem, solutions=tuple(one for one in problem.solutions if matches(one, (problem.answer,))))
+
+
+def check_signs(problem: Problem, kinds: Sequence[str], wording: Wording = USUAL) -> None:
+    """Raises BadRecord for a problem that cannot be told from the signs around it in one of the formats, or as a shot in it."""
+    for kind in kinds:
+        for target in (problem.solutions if kind.endswith("cot") else ()) or (problem.answer,):
+            shots = ((problem.question, target),) if kind.startswith("ic") else ()
+            _checked(Example(kind, problem.question, target, shots), wording)
 
 
 def examples(
@@ -137,25 +141,26 @@ def examples(
 ) -> Iterator[Example]:
     """Each problem in each format: with its answer once, and with each of its solutions.
 
-    Shots are other problems of the ``pool`` (by default the problems themselves), drawn anew for each example by the seed, the
-    problem's place and the format. Raises BadSetting for an unknown format and for shots that the pool is too small for, and
-    BadRecord for a text that cannot be told from the signs around it.
+    Shots are other problems of the ``pool`` (by default the problems themselves), those of ic_cot with solutions, drawn anew for
+    each example by the seed, the problem's place and the format. Raises BadSetting for an unknown format and for shots that the
+    pool is too small for, and BadRecord for a text that cannot be told from the signs around it.
     """
     pool = problems if pool is None else pool
+    pools = {"ic_ao": pool, "ic_cot": [one for one in pool if one.solutions]}
     for kind in kinds:
         if kind not in KINDS:
             raise BadSetting(f"expected formats among {', '.join(KINDS)}, got {kind!r}")
-    in_context = any(kind.startswith("ic") for kind in kinds)
-    if in_context and not 0 < shots < len(pool):
-        raise BadSetting(
-            f"expected 1 shot or more, and fewer than the {len(pool):,} problems that they are drawn from, got {shots}: give "
-            "fewer shots, or more problems"
-        )
+        if kind in pools and not 0 < shots < len(pools[kind]):
+            whose = " with solutions" if len(pools[kind]) < len(pool) else ""
+            raise BadSetting(
+                f"expected 1 shot or more, and fewer than the {len(pools[kind]):,} problems{whose} that they are drawn from, got "
+                f"{shots}: give fewer shots, or more problems"
+            )
     for place, problem in enumerate(problems):
         for kind in kinds:
             generator = np.random.default_rng([seed, place, KINDS.index(kind)])
             for target in problem.solutions if kind.endswith("cot") else (problem.answer,):
-                drawn = _shots(kind, problem, pool, shots, generator) if kind.startswith("ic") else ()
+                drawn = _shots(kind, problem, pools[kind], shots, generator) if kind in pools else ()
                 yield _checked(Example(kind, problem.question, target, drawn), wording)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, count, islice
 from pathlib import PurePath
 
 import numpy as np
@@ -85,11 +85,12 @@ def probe_tradeoff(model: LanguageModel, teacher: LanguageModel | None, context:
 
 
 def names_of(sources: list[str]) -> list[str]:
-    """A name for each source in readings: that of its file, numbered where another has it."""
+    """A name for each source in readings: that of its file, numbered where another has it, so that all differ."""
     found: list[str] = []
     for source in sources:
         name = PurePath(source.rpartition(":")[2]).stem or source
-        found.append(f"{name}_{found.count(name) + 1}" if name in found else name)
+        free = (one for one in chain([name], (f"{name}_{n}" for n in count(2))) if one not in found)
+        found.append(next(free))
     return found
 
 

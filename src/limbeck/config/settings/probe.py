@@ -50,7 +50,7 @@ class ProbeSettings(Settings):
         str | None,
         Flag(
             "What a model was specialised in, in the forms of --data: prompts with an answer beside them, of which the right "
-            "completions count, or text, of which nats do. All of it is read: give what was not trained on.",
+            "completions count, or text, of which nats do. Its first 500 items are read: give what was not trained on.",
             "Measurement",
             needs="--probe tradeoff",
             metavar="SOURCE",

@@ -27,7 +27,6 @@ from limbeck.types import Batch
 # quarter of what it trains on, so that proving does not cost more than training.
 MOST = {"cpu": 2**16, "cuda": 2**20}
 LEAST = 2**13
-PROMPTS_HELD_OUT = 0.1  # of the prompts of a reward; there are fewer of them than there are documents in a text
 # With --eval-every: the measurements of a training take a tenth of its time at most, where that is LEAST tokens or more. A
 # forward pass costs a third of a training step on the same sequence, or less where a teacher is queried too.
 _TIME = 0.1

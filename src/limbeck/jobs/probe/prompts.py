@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from limbeck.corpora import Document, Prompt, is_held_out, prompts_of
+from limbeck.corpora.document import PROMPTS_HELD_OUT
 from limbeck.corpora.faults import BadRecords
 from limbeck.corpora.prompt import prompt_of
 from limbeck.corpora.reading import Records
 from limbeck.corpora.records import Columns
 from limbeck.corpora.source import read
 from limbeck.errors import BadCorpus, BadRecord
-from limbeck.jobs.common.held_out import PROMPTS_HELD_OUT
 from limbeck.run.log import console
 
 

@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from limbeck.config import LATENT, TuneSettings, reward_options
 from limbeck.corpora import Prompt, Reader, is_held_out, prompts_of
 from limbeck.corpora.chat import opens_turns
+from limbeck.corpora.document import PROMPTS_HELD_OUT
 from limbeck.corpora.faults import BadRecords
 from limbeck.corpora.prompt import digest
 from limbeck.corpora.tasks.checked_prompts import checked_of, first_answer
@@ -22,7 +23,6 @@ from limbeck.corpora.tasks.final import final_answer
 from limbeck.corpora.tokenised import in_tokens
 from limbeck.errors import BadCorpus, BadTask, Mismatch
 from limbeck.generation.local import stop_tokens
-from limbeck.jobs.common.held_out import PROMPTS_HELD_OUT
 from limbeck.jobs.common.text import columns_of
 from limbeck.models.language_model import LanguageModel
 from limbeck.models.vocabulary import require_rows_of
