@@ -462,3 +462,14 @@ def test_one_long_text_is_split_into_passages_of_which_nothing_is_lost(tokenizer
     assert rest.digests() == held_out.digests()
     (tmp_path / "b.txt").write_text("one\n<|endoftext|>\n" + "".join(paragraphs))
     assert len(list(read(str(tmp_path / "b.txt"), passages=True))) == 2
+
+
+def test_documents_are_left_out_of_both_sides(tokenizer, tmp_path):
+    lines = [json.dumps({"text": f"document {i} of some"}) for i in range(200)]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    whole = build_stores(str(tmp_path / "a.jsonl"), tokenizer, tmp_path / "whole")
+    gone = [frozenset(sorted(store.digests())[:3]) for store in whole]
+    kept = build_stores(str(tmp_path / "a.jsonl"), tokenizer, tmp_path / "kept", without=gone[0] | gone[1])
+    assert [store.digests() for store in kept] == [
+        store.digests() - some for store, some in zip(whole, gone, strict=True)
+    ]
