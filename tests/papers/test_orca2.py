@@ -145,6 +145,7 @@ def test_nothing_is_judged_of_students_that_learned_nothing():
     none = right(0.1)
     assert judge_instructed(none, none).verdict == "inconclusive"
     assert judge_erasure(none, none).verdict == "inconclusive"
+    assert judge_erasure(right(0.25), none).verdict == "inconclusive", "a gain of models that answer so few is none"
     assert judge_single(none, none, (8.0, 12.0), "always steps").verdict == "inconclusive"
 
 

@@ -40,6 +40,20 @@ def learned(ours: Right, theirs: Right) -> bool:
     return max(float(ours.mean()), float(theirs.mean())) >= FLOOR
 
 
+def verdict_of_more(ours: Right, theirs: Right, least: float, *, room: float = 1.0) -> Verdict:
+    """Whether ours answers more, by more than ``least``.
+
+    Confirmed where it does, and the whole interval of the difference is above 0; refuted where the whole interval is below
+    ``least``, unless theirs answers more than ``room``. Inconclusive otherwise, and where neither has `learned`.
+    """
+    found = difference(ours, theirs)
+    if not learned(ours, theirs):
+        return "inconclusive"
+    if found.low > 0 and found.value > least:
+        return "confirmed"
+    return "refuted" if found.high < least and float(theirs.mean()) <= room else "inconclusive"
+
+
 def judge_as_good(ours: Right, theirs: Right, claim: str, what: str) -> ClaimResult:
     """A claim that ours is no worse; ``what`` the questions are called."""
     found = difference(ours, theirs)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from limbeck.papers.lab.recipe import ClaimResult, Verdict
-from limbeck.papers.lab.right import FLOOR, Right, counted, difference, in_points, learned
+from limbeck.papers.lab.right import FLOOR, Right, counted, difference, in_points, learned, verdict_of_more
 from limbeck.probes.interval import Interval, difference_interval
 from limbeck.report.words import share
 
@@ -54,18 +54,12 @@ def judge_interaction(tuned: Sequence[Right], shown: Sequence[Right]) -> ClaimRe
 def judge_translation(translated: Right, tuned: Right) -> ClaimResult:
     """Judges translations between the languages before tuning, in equally many steps."""
     found = difference(translated, tuned)
-    verdict: Verdict = "inconclusive"
-    if learned(translated, tuned):
-        if found.low > 0 and found.value > LEAST:
-            verdict = "confirmed"
-        elif found.high < LEAST:
-            verdict = "refuted"
     return ClaimResult(
         "Translations between the two languages before tuning make more programs right than tuning alone, in as many steps.",
         f"Confirmed: more than {LEAST * 100:g} points more at the largest size, and the whole 95 % interval over descriptions "
         "and seeds is above 0. Refuted: the whole interval is below that many points. Inconclusive otherwise, and where both "
         f"write fewer than {share(FLOOR)}.",
-        verdict,
+        verdict_of_more(translated, tuned, LEAST),
         f"difference {in_points(found)}; {counted(tuned, 'descriptions')}.",
     )
 
@@ -73,18 +67,12 @@ def judge_translation(translated: Right, tuned: Right) -> ClaimResult:
 def judge_forgetting(before: Right, after: Right) -> ClaimResult:
     """Judges what tuning costs in the language that the base knows."""
     found = difference(before, after)
-    verdict: Verdict = "inconclusive"
-    if learned(before, after):
-        if found.low > 0 and found.value > LEAST:
-            verdict = "confirmed"
-        elif found.high < LEAST:
-            verdict = "refuted"
     return ClaimResult(
         "Tuning on few examples of one language costs the other, which the model knew.",
         f"Confirmed: more than {LEAST * 100:g} points fewer right programs of the other language at the largest size, and the "
         "whole 95 % interval over descriptions and seeds is above 0. Refuted: the whole interval is below that many points. "
         f"Inconclusive otherwise, and where both write fewer than {share(FLOOR)}.",
-        verdict,
+        verdict_of_more(before, after, LEAST),
         f"lost {in_points(found)} of {share(float(before.mean()))}; {counted(before, 'descriptions')}.",
     )
 

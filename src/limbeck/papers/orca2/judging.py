@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 from limbeck.papers.lab.recipe import ClaimResult, Verdict
-from limbeck.papers.lab.right import EQUAL, FLOOR, Right, counted, difference, in_points, judge_as_good, learned
+from limbeck.papers.lab.right import (
+    EQUAL,
+    FLOOR,
+    Right,
+    counted,
+    difference,
+    in_points,
+    judge_as_good,
+    learned,
+    verdict_of_more,
+)
 from limbeck.report.words import share
 
 # Set before the first run, and our choices. The paper has no ablation from which a size of the effect could be taken.
@@ -68,17 +78,11 @@ def judge_instructed(erased: Right, instructed: Right) -> ClaimResult:
 def _more(ours: Right, theirs: Right, claim: str) -> ClaimResult:
     """A claim of more right answers."""
     found, room = difference(ours, theirs), 1 - LEAST
-    full = float(theirs.mean()) > room
-    verdict: Verdict = "inconclusive"
-    if found.low > 0 and found.value > LEAST:
-        verdict = "confirmed"
-    elif found.high < LEAST and not full and learned(ours, theirs):
-        verdict = "refuted"
     return ClaimResult(
         claim,
         f"Confirmed: more than {LEAST * 100:g} points more test tasks are answered, and the whole 95 % interval over tasks and "
         f"seeds is above 0. Refuted: the whole interval is below that many points. {_OTHERWISE} So it is where the other "
         f"student answers more than {share(room)}, which leaves no room.",
-        verdict,
+        verdict_of_more(ours, theirs, LEAST, room=room),
         f"difference {in_points(found)}; {counted(ours, 'tasks')}.",
     )

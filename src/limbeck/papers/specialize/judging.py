@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from limbeck.papers.lab.recipe import ClaimResult, Verdict
-from limbeck.papers.lab.right import FLOOR, Right, counted, difference, in_points, learned
+from limbeck.papers.lab.right import FLOOR, Right, counted, difference, in_points, learned, verdict_of_more
 from limbeck.probes.interval import Interval, bootstrap
 from limbeck.report.words import bounded, share
 
@@ -128,18 +128,12 @@ def judge_shots(in_context: Right, without: Right) -> ClaimResult:
 def _more(ours: Right, theirs: Right, claim: str) -> ClaimResult:
     """A claim of more right answers."""
     found, room = difference(ours, theirs), 1 - LEAST
-    full = float(theirs.mean()) > room
-    verdict: Verdict = "inconclusive"
-    if found.low > 0 and found.value > LEAST:
-        verdict = "confirmed"
-    elif found.high < LEAST and not full and learned(ours, theirs):
-        verdict = "refuted"
     return ClaimResult(
         claim,
         f"Confirmed: more than {LEAST * 100:g} points more test problems are answered, and the whole 95 % interval over problems "
         f"and seeds is above 0. Refuted: the whole interval is below that many points. Inconclusive otherwise, where both answer "
         f"fewer than {share(FLOOR)}, and where the others answer more than {share(room)}, which leaves no room.",
-        verdict,
+        verdict_of_more(ours, theirs, LEAST, room=room),
         f"difference {in_points(found)}; {counted(ours, 'problems')}.",
     )
 
