@@ -64,6 +64,7 @@ if TYPE_CHECKING:  # for type checkers; a test compares these names with _PUBLIC
     from limbeck.objectives import APODown as APODown
     from limbeck.objectives import APOZero as APOZero
     from limbeck.objectives import CrossEntropy as CrossEntropy
+    from limbeck.objectives import EntropySelect as EntropySelect
     from limbeck.objectives import ForwardKL as ForwardKL
     from limbeck.objectives import JensenShannon as JensenShannon
     from limbeck.objectives import Objective as Objective
@@ -152,6 +153,7 @@ _PUBLIC = {
             "CrossEntropy",
             "DKD",
             "DPO",
+            "EntropySelect",
             "ForwardKL",
             "JensenShannon",
             "Objective",

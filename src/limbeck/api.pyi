@@ -829,10 +829,11 @@ def tune(
         baselines: What the tuned model is compared with, besides itself before: full (all weights, for equal
             tokens), full@flops (for equal compute), data-alone (without --replay, for equal tokens), chosen
             (cross-entropy on the preferred side of pairs alone, for equal tokens), unmasked (without
-            --mask-input, for equal tokens), answers (with --reward: cross-entropy on the answers of the records,
-            as many as are sampled), or none. Default: with adapters full and full@flops, with --replay
-            data-alone, with --mask-input unmasked; of pairs chosen, with --replay data-alone; with --reward
-            answers, where records have them.
+            --mask-input, for equal tokens), ce (with another objective: cross-entropy, for equal tokens), answers
+            (with --reward: cross-entropy on the answers of the records, as many as are sampled), or none.
+            Default: with adapters full and full@flops, with --replay data-alone, with --mask-input unmasked, with
+            another objective ce; of pairs chosen, with --replay data-alone; with --reward answers, where records
+            have them.
         device: Device of this process: auto, cpu, cuda or cuda:1. Default: auto.
         text_processes: Processes that tokenise the dataset; the result does not depend on their number. Default:
             one a core for 256 MiB of text or more and for datasets of the hub, else 1.

@@ -227,6 +227,15 @@ def test_a_baseline_that_was_trained_once_is_compared_once():
     }
 
 
+def test_another_objective_is_compared_with_cross_entropy(here, tmp_path):
+    result = tune(here, tmp_path / "run", objective="CrossEntropy + 0.1*ForwardKL", tokens=256)
+    assert list(result.readings) == ["cut", "student", "ce"]
+    run = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert [one["steps"] for one in run["plan"]["arms"]] == [2, 2]
+    assert run["plan"]["flops"]["ce"] / run["plan"]["flops"]["student"] == pytest.approx(3 / 4)
+    assert "the same tuning by cross-entropy" in (tmp_path / "run" / "report.html").read_text()
+
+
 def test_a_run_does_not_continue_with_other_text_of_replay(here, tmp_path):
     other = tmp_path / "other.jsonl"
     other.write_text((here / "text.jsonl").read_text())
@@ -263,6 +272,11 @@ def test_a_mistake_in_the_rank_does_not_keep_the_folder(here, tmp_path):
         ({"trained": "lora", "rank": 500}, r"--rank 500: the matrix model\.layers\.0"),
         ({"baselines": "full"}, "--baselines full: all weights are trained anyway"),
         ({"baselines": "data-alone"}, "--baselines data-alone: no other text is read"),
+        (
+            {"baselines": "ce"},
+            "by cross-entropy where --objective is another, and it would be the same model",
+        ),
+        ({"baselines": "ce", "objective": "DPO"}, "and with pairs that is chosen"),
         ({"mask_input": 0.4, "objective": "DPO"}, "--objective DPO compares two completions .* of masked input"),
         ({"baselines": "cut+ce"}, "unknown baseline 'cut\\+ce'"),
     ],

@@ -15,6 +15,7 @@ from limbeck.objectives import (
     TAID,
     AdaptiveKL,
     CrossEntropy,
+    EntropySelect,
     ForwardKL,
     JensenShannon,
     Objective,
@@ -41,8 +42,16 @@ class Squared(Objective):
         return self.gain * self.bias * 0.5 * (log_p.exp() - log_q.exp()).square().sum(-1)
 
 
+def selecting():
+    """One that leaves tokens out."""
+    chosen = EntropySelect(keep=0.6)
+    chosen.threshold.fill_(0.5)
+    return chosen
+
+
 OBJECTIVES = [
     CrossEntropy(),
+    selecting(),
     ForwardKL(),
     ForwardKL(temperature=2.5),
     ReverseKL(),

@@ -18,7 +18,7 @@ from limbeck.disk import read_lines, write_json, write_text
 from limbeck.errors import BadFolder, Interrupted, NonFiniteLoss
 from limbeck.models.build import new_model
 from limbeck.models.language_model import LanguageModel
-from limbeck.objectives import CTKD, TAID, CrossEntropy, ForwardKL
+from limbeck.objectives import CTKD, TAID, CrossEntropy, EntropySelect, ForwardKL
 from limbeck.run.run import Plan, Run
 from limbeck.run.save import checkpoints
 from limbeck.run.world import alone, join, leave
@@ -29,8 +29,8 @@ STEPS = 24
 
 
 def objective():
-    """Everything that has state: a schedule that adapts, and a temperature that is learned."""
-    return 0.4 * CrossEntropy() + 0.4 * TAID(alpha=0.1) + 0.2 * CTKD()
+    """Everything that has state: a schedule that adapts, a temperature that is learned, and tokens that are counted."""
+    return 0.3 * CrossEntropy() + 0.4 * TAID(alpha=0.1) + 0.2 * CTKD() + 0.1 * EntropySelect()
 
 
 def with_dropout() -> LanguageModel:
@@ -215,10 +215,12 @@ def finish(processes: list[multiprocessing.Process]) -> list[int]:
 
 
 def test_two_ranks_make_the_same_training_as_one(whole, tmp_path):
-    data, expected, rows, _ = whole
+    data, expected, rows, state = whole
     assert finish(two_ranks(tmp_path, data)) == [0, 0]
     first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2))
     assert first == second  # to the bit: weights, and the schedule's state
+    (seen,) = (name for name in state if name.endswith("seen"))
+    assert sum(first["state"][seen]) == pytest.approx(float(state[seen].sum()))  # the tokens of both ranks
     losses = [row["loss_nats"] for row in read_lines(tmp_path / "metrics.jsonl")]
     assert losses == pytest.approx([row["loss_nats"] for row in rows], rel=2e-3)
     torch.testing.assert_close(torch.tensor(first["weights"]), expected, rtol=0, atol=5e-3)

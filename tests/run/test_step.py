@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from limbeck.errors import NonFiniteLoss, NothingToLearn
-from limbeck.objectives import TAID, CrossEntropy, ForwardKL
+from limbeck.objectives import TAID, CrossEntropy, EntropySelect, ForwardKL
 from limbeck.run.optim import adamw, learning_rate
 from limbeck.run.step import LossTerm, train_step
 from limbeck.run.world import alone
@@ -18,7 +18,7 @@ from tests.helpers.models import batch, frozen, llama, tokenizer
 
 TOK = tokenizer()
 TEACHER = frozen(llama(layers=3, seed=1, tok=TOK, pad=5))
-OBJECTIVES = [CrossEntropy, ForwardKL, lambda: 0.5 * CrossEntropy() + 0.5 * TAID(alpha=0.1)]
+OBJECTIVES = [CrossEntropy, ForwardKL, EntropySelect, lambda: 0.5 * CrossEntropy() + 0.5 * TAID(alpha=0.1)]
 
 
 def updated(objective, batches, steps=2):

@@ -352,7 +352,7 @@ def outcome(run):
     return torch.cat([tensor.detach().double().flatten() for tensor in tensors])
 
 
-STATEFUL = "0.5*TAID(alpha=0.1) + Ramp(of=SkewKL()) + CTKD"
+STATEFUL = "0.5*TAID(alpha=0.1) + Ramp(of=SkewKL()) + CTKD + EntropySelect"
 
 
 def test_every_objective_with_state_is_looked_at():

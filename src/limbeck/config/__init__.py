@@ -6,6 +6,7 @@ from limbeck.config.names import likely, nearest
 from limbeck.config.resolve import AnySettings, resolve
 from limbeck.config.settings import *  # noqa: F403
 from limbeck.config.values import (
+    ALL_TOKENS,
     ANSWERS,
     ATTENTION,
     BASELINES,
@@ -30,6 +31,7 @@ from limbeck.config.values import (
 )
 
 __all__ = [
+    "ALL_TOKENS",
     "ANSWERS",
     "ATTENTION",
     "BASELINES",

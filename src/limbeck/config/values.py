@@ -30,9 +30,11 @@ PTQ = "ptq"  # a baseline of a student that is trained with quantised weights
 LAYERS = "layers+kd"  # a baseline of a student that is expanded from shared layers
 UNMASKED = "unmasked"  # a baseline of a student that reads corrupted tokens: the same training on the plain ones
 FULL = ("full", "full@flops")  # baselines of a model that is trained by adapters: all its weights
+ALL_TOKENS = "ce"  # a baseline of a model that is tuned by another objective: cross-entropy of all tokens
 ANSWERS = "answers"  # a baseline of a model that is tuned by a reward: cross-entropy on known answers
-# Baselines of a tuned model: all its weights, no other text, no pairs, no corrupted tokens, known answers without a reward.
-TUNED = (*FULL, "data-alone", "chosen", UNMASKED, ANSWERS)
+# Baselines of a tuned model: all its weights, no other text, no pairs, no corrupted tokens, no other objective, known answers
+# without a reward.
+TUNED = (*FULL, "data-alone", "chosen", UNMASKED, ALL_TOKENS, ANSWERS)
 OFF_POLICY = ("off-policy", "off-policy@flops")  # baselines of a student that generates a part of its text itself
 UNCORRECTED = ("uncorrected", "uncorrected@flops")  # baselines of a student whose teacher is tuned first
 ONE_TEACHER = ("one-teacher", "one-teacher@flops")  # baselines of a student of several teachers: the first for all rows

@@ -18,6 +18,7 @@ from limbeck.objectives.fused import fused_backward, fused_nats, walk
 from limbeck.objectives.parse import parse
 from limbeck.objectives.preference import DPO, APODown, APOZero
 from limbeck.objectives.ramp import Ramp
+from limbeck.objectives.select import EntropySelect
 from limbeck.objectives.taid import TAID
 from limbeck.objectives.uld import ULD
 
@@ -32,6 +33,7 @@ __all__ = [
     "APOZero",
     "AdaptiveKL",
     "CrossEntropy",
+    "EntropySelect",
     "ForwardKL",
     "JensenShannon",
     "Objective",

@@ -151,6 +151,14 @@ class Objective(torch.nn.Module, ABC):
         """Whether `advance` needs the loss as a number, so that a step must be finished before the next one."""
         return type(self).advance is not Objective.advance and not self.takes_queued
 
+    def tallies(self) -> list[Tensor]:
+        """Sums over the tokens of a step that `advance` reads, those of its parts too: their buffers named ``tally``.
+
+        The step sets them to 0 before its first token, and `advance` finds the sums over all ranks.
+        """
+        found = (getattr(part, "tally", None) for part in self.modules() if isinstance(part, Objective))
+        return [tally for tally in found if tally is not None]
+
     def advance(self, loss: float) -> None:
         """Called after each optimiser step with its mean loss in nats, the same on every rank. Schedules advance here only.
 

@@ -7,6 +7,7 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 
 from limbeck.objectives.base import Objective, terms_of
+from limbeck.objectives.basic import CrossEntropy
 from limbeck.objectives.parse import code_of, parse
 from limbeck.objectives.preference import single
 
@@ -40,6 +41,11 @@ class ObjectiveSpec:
     def needs_teacher(self) -> bool:
         """Whether its loss is computed from a teacher."""
         return self.objective.needs_teacher
+
+    @property
+    def is_cross_entropy(self) -> bool:
+        """Whether it is cross-entropy of the text alone, with the weight 1."""
+        return type(self.objective) is CrossEntropy
 
     @property
     def compares_pairs(self) -> bool:

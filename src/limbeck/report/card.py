@@ -45,6 +45,7 @@ _MODELS = (
     "off-policy",
     "off-policy@flops",
     "unmasked",
+    "ce",
     "full",
     "full@flops",
     "uncorrected",

@@ -46,6 +46,7 @@ _PAGE = {
     "full@flops": "#010217",
     "data-alone": "#010218",
     "unmasked": "#010219",
+    "ce": "#010224",
     "uncorrected": "#010220",
     "uncorrected@flops": "#010221",
     "one-teacher": "#010222",

@@ -75,6 +75,7 @@ _FROM_START = (
     "data-alone",
     "chosen",
     "unmasked",
+    "ce",
 )  # arms that begin as the student does
 _SHOWN = ("teacher", "student", "cut", "cut+ce", "model")  # in the reliability plot
 

@@ -36,7 +36,7 @@ from limbeck.types import Reading
 OTHER = "other"  # before the names of readings and files of other text
 FORGOTTEN = "student - cut on other text"  # the difference of the tuned model
 ALONE = "data-alone - cut on other text"
-ORDER = ("cut", "student", "chosen", "answers", "full", "full@flops", "data-alone", "unmasked")
+ORDER = ("cut", "student", "chosen", "answers", "full", "full@flops", "data-alone", "unmasked", "ce")
 _ROWS = (
     ("reward", "reward of sampled answers"),
     ("passed", "sampled answers that pass all checks"),
@@ -62,6 +62,7 @@ _AGAINST = {  # after "gained over", and as the subject of "is better"
     "full@flops": ("tuning all weights at equal compute", "tuning all weights at equal compute"),
     "data-alone": ("tuning on the data alone for equal tokens", "tuning on the data alone"),
     "unmasked": ("the same tuning with plain input", "tuning with plain input"),
+    "ce": ("the same tuning by cross-entropy", "tuning by cross-entropy"),
 }
 _SUBJECT = "the tuned model"
 

@@ -29,6 +29,7 @@ LABELS = {
     "data-alone": "on the data alone",
     "chosen": "cross-entropy on preferred sides",
     "unmasked": "with plain input",
+    "ce": "cross-entropy",
     "answers": "cross-entropy on known answers",
 }
 ORDER = tuple(LABELS)

@@ -38,7 +38,7 @@ class Mesh(Protocol):
         """The value summed over the ranks, the same bits on each."""
 
     def sum_tensor(self, value: Tensor) -> Tensor:
-        """A number on the device summed over the ranks, the same bits on each, without waiting for it."""
+        """Numbers on the device summed over the ranks, each by itself, the same bits on each, without waiting for them."""
 
     def any(self, *flags: bool) -> list[bool]:
         """For each flag whether it is set on any rank."""

@@ -115,8 +115,13 @@ def train_step(
         )
     micro = micro or MicroBatch(max(len(term.batch.tokens) for term in terms), together=mesh.sharded)
 
+    found = {id(one): one for one in objectives or [term.objective for term in terms]}
+    tallies = [tally for objective in found.values() for tally in objective.tallies()]
+
     def clear() -> None:
         optimizer.zero_grad(set_to_none=True)
+        for tally in tallies:
+            tally.zero_()
 
     def gradients(parts: list[LossTerm]) -> list[tuple[LossTerm, Tensor]]:
         """Adds the gradients of all parts; gives each with its share of the loss."""
@@ -138,7 +143,8 @@ def train_step(
     mesh.sum_gradients(trained)
     norm = mesh.clip([p.grad for p in trained if p.grad is not None], max_norm)
     step = Step(total, torch.stack([loss, norm.to(loss)]))
-    found = {id(one): one for one in objectives or [term.objective for term, _ in computed]}
+    for tally in tallies:
+        tally.copy_(mesh.sum_tensor(tally))
     if queues(loss.device):
         for objective in found.values():
             objective.settle()

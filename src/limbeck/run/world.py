@@ -61,7 +61,7 @@ class World:
         return float(self.sum_tensor(torch.tensor(value, dtype=torch.float64)))
 
     def sum_tensor(self, value: Tensor) -> Tensor:
-        """A number on this process's device, or on the host, summed over the ranks; every rank gets the same bits.
+        """Numbers on this process's device, or on the host, each summed over the ranks; every rank gets the same bits.
 
         A device that computes in the background is not waited for. Raises OtherRankStopped if a rank ended.
         """

@@ -154,11 +154,12 @@ class TuneSettings(TrainingSettings, Settings):
         Flag(
             "What the tuned model is compared with, besides itself before: full (all weights, for equal tokens), full@flops (for "
             "equal compute), data-alone (without --replay, for equal tokens), chosen (cross-entropy on the preferred side of "
-            "pairs alone, for equal tokens), unmasked (without --mask-input, for equal tokens), answers (with --reward: "
-            "cross-entropy on the answers of the records, as many as are sampled), or none.",
+            "pairs alone, for equal tokens), unmasked (without --mask-input, for equal tokens), ce (with another objective: "
+            "cross-entropy, for equal tokens), answers (with --reward: cross-entropy on the answers of the records, as many as "
+            "are sampled), or none.",
             "Comparison",
-            default="with adapters full and full@flops, with --replay data-alone, with --mask-input unmasked; of pairs chosen, "
-            "with --replay data-alone; with --reward answers, where records have them",
+            default="with adapters full and full@flops, with --replay data-alone, with --mask-input unmasked, with another "
+            "objective ce; of pairs chosen, with --replay data-alone; with --reward answers, where records have them",
             synonyms=("baseline", "compare", "compare_with"),
         ),
     ] = None

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from limbeck.config import UNMASKED
+from limbeck.config import ALL_TOKENS, UNMASKED
 from limbeck.corpora import Rows, TokenStore
 from limbeck.corpora.mask_input import MaskedInputs
 from limbeck.corpora.opening import begin_with
@@ -49,7 +49,8 @@ OF_PAIRS = 0.1  # of the rate of cross-entropy; TRL's default for DPO is a twent
 class Arm:
     """One training. ``adapters``: whether adapters alone are trained; ``replay``: whether it reads the other text.
 
-    ``pairs``: whether it learns preference pairs. ``masked``: whether it reads corrupted tokens of the data.
+    ``pairs``: whether it learns preference pairs. ``masked``: whether it reads corrupted tokens of the data. ``cross_entropy``:
+    whether it learns by that in place of the objective.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Arm:
     replay: bool
     pairs: bool = False
     masked: bool = False
+    cross_entropy: bool = False
 
     @property
     def student(self) -> Path:
@@ -83,6 +85,7 @@ _OTHERWISE: dict[str, dict[str, Any]] = {  # what a baseline does otherwise than
     "data-alone": {"replay": False},
     "chosen": {"pairs": False},
     UNMASKED: {"masked": False},
+    ALL_TOKENS: {"cross_entropy": True},
 }
 
 
@@ -197,7 +200,8 @@ class Shared:
 
     def objective(self, arm: Arm) -> Objective:
         """A new objective for an arm's rows of the data."""
-        return CrossEntropy() if self.plan.pairs and not arm.pairs else self.plan.objective.make()
+        other = arm.cross_entropy or (self.plan.pairs and not arm.pairs)
+        return CrossEntropy() if other else self.plan.objective.make()
 
     def teacher(self, arm: Arm) -> LanguageModel | Reference | None:
         """The teacher of that objective."""

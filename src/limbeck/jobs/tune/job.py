@@ -291,11 +291,12 @@ def _plan_facts(
 
     ``scored``: how many rows of pairs the model before tuning computes once.
     """
-    rows = {
-        arm.name: arm.steps * plan.rows * plan.length * plan.flops(adapters=arm.adapters, replay=arm.replay)
-        + (plan.size.forward_flops(plan.length) * scored * plan.length if arm.pairs else 0)
-        for arm in arms
-    }
+
+    def flops(arm: Arm) -> float:
+        each = plan.flops(adapters=arm.adapters, replay=arm.replay, cross_entropy=arm.cross_entropy)
+        once = plan.size.forward_flops(plan.length) * scored * plan.length if arm.pairs else 0
+        return arm.steps * plan.rows * plan.length * each + once
+
     return {
         "steps": plan.steps,
         "rows": plan.rows,
@@ -305,7 +306,7 @@ def _plan_facts(
         "learning_rate": training.lr,
         "schedule": training.schedule,
         **optimiser_facts(training),
-        "flops": rows,
+        "flops": {arm.name: flops(arm) for arm in arms},
         "rates": dict(rates),
         "arms": [{"name": arm.name, "seed": arm.seed, "steps": arm.steps} for arm in arms],
     }

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from limbeck.config import ANSWERS, UNMASKED, TuneSettings, flag_of
+from limbeck.config import ALL_TOKENS, ANSWERS, UNMASKED, TuneSettings, flag_of
 from limbeck.corpora.mask_input import MaskInput
 from limbeck.corpora.mixture import Mixture, plain
 from limbeck.corpora.source import resolve as resolve_source
@@ -75,7 +75,7 @@ class TunePlan:
         objective = ObjectiveSpec.of(settings.objective, pairs=True)
         adapters, other = adapters_of(settings), Other.of(settings)
         _check_mesh(settings, environment, adapters, other)
-        _check_baselines(settings, pairs=objective.compares_pairs)
+        _check_baselines(settings, objective)
         if objective.compares_pairs:
             _check_pairs(settings, environment)
         check_formats(settings, adapters)
@@ -107,7 +107,8 @@ class TunePlan:
             return self.settings.baselines
         weights = () if self.settings.trained == "full" else ("full", "full@flops")
         alone = ("data-alone",) if self.settings.replay else ()
-        return (*(("chosen",) if self.pairs else weights), *alone, *((UNMASKED,) if self.mask else ()))
+        own = () if self.pairs or self.objective.is_cross_entropy else (ALL_TOKENS,)
+        return (*(("chosen",) if self.pairs else weights), *alone, *((UNMASKED,) if self.mask else ()), *own)
 
     @property
     def needs_parent(self) -> bool:
@@ -120,15 +121,16 @@ class TunePlan:
         """Whether the data's objective computes the model before tuning in each step; that of pairs did so once."""
         return self.objective.needs_teacher and not self.pairs
 
-    def flops(self, *, adapters: bool, replay: bool) -> float:
+    def flops(self, *, adapters: bool, replay: bool, cross_entropy: bool = False) -> float:
         """FLOPs a token of a training: passes of the model and, where an objective needs them, of the model before tuning.
 
-        Those of adapters are in `planning.cost.adapters`.
+        Those of adapters are in `planning.cost.adapters`. ``cross_entropy``: whether that is learned in the objective's place.
         """
+        own = float(self._asks and not cross_entropy)
         forward = self.size.forward_flops(self.length)
         share = self.other.share if self.other and replay else 0.0
         stay = self.other.stay if self.other else None
-        asked = share * float(stay.needs_teacher if stay else self._asks) + (1 - share) * float(self._asks)
+        asked = share * (float(stay.needs_teacher) if stay else own) + (1 - share) * own
         return forward * asked + step_flops(self.size, self.length, self.adapter_size if adapters else None)
 
     @property
@@ -257,7 +259,7 @@ def _check_pairs(settings: TuneSettings, environment: Environment) -> None:
         )
 
 
-def _check_baselines(settings: TuneSettings, *, pairs: bool) -> None:
+def _check_baselines(settings: TuneSettings, objective: ObjectiveSpec) -> None:
     """Raises BadSetting for a baseline that would be the tuned model itself, or has nothing to learn."""
     for name in settings.baselines or ():
         if name == ANSWERS:
@@ -265,7 +267,12 @@ def _check_baselines(settings: TuneSettings, *, pairs: bool) -> None:
                 f"--baselines {ANSWERS}: it learns the answers of prompts whose checks are the reward: give --reward checks, or "
                 "leave it out"
             )
-        if name == "chosen" and not pairs:
+        if name == ALL_TOKENS and (objective.is_cross_entropy or objective.compares_pairs):
+            same = "with pairs that is chosen" if objective.compares_pairs else "it would be the same model"
+            raise BadSetting(
+                f"--baselines {ALL_TOKENS}: it learns by cross-entropy where --objective is another, and {same}: leave it out"
+            )
+        if name == "chosen" and not objective.compares_pairs:
             raise BadSetting(
                 "--baselines chosen: it learns the preferred side of pairs, and this objective has none: give --objective DPO, "
                 "or leave it out"
