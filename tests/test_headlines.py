@@ -246,6 +246,15 @@ CLAIMS = [
             *(-numbers("taid-gap", "gain_nats_per_doubling", "skew KL", end) for end in ("value", "high", "low")),
         ),
     ),
+    # values
+    (
+        "Out of held-out Python a decoder of {:.0f} k parameters with attention reads back {:.1f} % ({:.1f} to {:.1f}) of the "
+        "values that it is shown, too few to compare mixers by",
+        lambda: (
+            at("values/results.json", "arms", "equal tokens", "attention", "parameters") / 1e3,
+            *percent(bounds(at("values/results.json", "claims", "python: context", "gains", "attention"))),
+        ),
+    ),
     # stories
     (
         "pruned to {:.2f} of its parameters and given {:.1f}M tokens ({} seeds, {} held-out stories, 95 % intervals)",

@@ -39,6 +39,7 @@ TENTH = {
     "refuted": "Attention reads back less than a tenth of the values.",
     "inconclusive": "Whether attention reads back a tenth of the values is undecided.",
 }
+SAVED = "Nats a token of a value that its entry saves, by bytes of state"
 NOTHING = "attention reads back nothing that could be told from chance"
 
 
@@ -164,7 +165,8 @@ def page(found):
         "# Values read back out of real text",
         sentence(found),
         f"{BEGIN}\n\n{counted(rows)}\n\n{cells(rows, link=False)}\n\n{END}",
-        "![Values read back, in percent, over bytes of state, out of Python and out of Wikipedia](state.svg)",
+        f"![{'Values read back, in percent' if any(reads(found, source) for source in SOURCES) else 'Nats saved a token'}, over "
+        "bytes of state, out of Python and out of Wikipedia](state.svg)",
         "**The question.** Recall is what a small state costs (Based, arXiv 2402.18668). On made-up keys and values it is "
         "measured in [based](../based/README.md). Here the keys are names that a text defines, and the values what it says they "
         "are: can a model read such a value out of its context, as fields, as a table or as the text has it?",
@@ -215,17 +217,17 @@ def page(found):
 
 
 def drawn(found):
-    """The picture as SVG text: a panel a source, what is read back over bytes of state."""
-    parts = []
+    """The picture as SVG text: a panel a source, over bytes of state what is read back; where that is nothing, what is saved."""
+    parts, read = [], any(reads(found, source) for source in SOURCES)
     for source, span in zip(SOURCES, PANELS, strict=True):
-        parts += panel(found, source, span)
+        parts += panel(found, source, span, *(("back", 100) if read else ("saved", 1)))
     seen = dict(KINDS.values())
     at = 24
     for name, colour in seen.items():
         parts.append(f'<circle cx="{at + 5}" cy="52" r="4" fill="{colour}"/>')
         parts.append(text(at + 15, 56, name, anchor="start", colour=colour))
         at += 40 + 7 * len(name)
-    title = "Values read back out of real text, %, by bytes of state"
+    title = "Values read back out of real text, %, by bytes of state" if read else SAVED
     head = (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" '
         'font-family="system-ui, sans-serif" font-size="12.5">'
@@ -246,12 +248,17 @@ def drawn(found):
     )
 
 
-def panel(found, source, span):
-    """A source: its axes, and each kind of model at both budgets."""
+def of_arm(levels, name, times):
+    """A reading of a kind of model on the longest rows, times a number."""
+    return {key: times * levels["lengths"][str(LENGTH)][name][key] for key in ("value", "low", "high")}
+
+
+def panel(found, source, span, name, times):
+    """A source: its axes, and a reading of each kind of model at both budgets, times a number."""
     some = found["levels"][source]
-    backs = {budget: {arm: some[budget][arm]["lengths"][str(LENGTH)]["back"] for arm in ARMS} for budget in BUDGETS}
+    shown = {budget: {arm: of_arm(some[budget][arm], name, times) for arm in ARMS} for budget in BUDGETS}
     sizes = {arm: found["arms"][BUDGETS[0]][arm]["state_bytes"][str(LENGTH)] / 1024 for arm in ARMS}
-    ends = [100 * one[key] for arms in backs.values() for one in arms.values() for key in ("low", "high")]
+    ends = [one[key] for arms in shown.values() for one in arms.values() for key in ("low", "high")]
     x, y = Axis(list(sizes.values()), span, log=True), Axis([0.0, *ends], (BOTTOM, TOP))
     parts = [text(sum(span) / 2, TOP - 12, source.capitalize(), colour=DARK, bold=True)]
     for value, name in y.ticks():
@@ -261,14 +268,12 @@ def panel(found, source, span):
         parts.append(text(x(value), BOTTOM + 18, name, size=11))
     parts.append(text(sum(span) / 2, BOTTOM + 40, "KiB of state"))
     for number, budget in enumerate(BUDGETS):
-        for arm, one in backs[budget].items():
+        for arm, one in shown[budget].items():
             at, colour = x(sizes[arm]) + 8 * number, KINDS[arm][1]
             parts.append(
-                f'<path d="M{at:.1f},{y(100 * one["low"]):.1f} V{y(100 * one["high"]):.1f}" stroke="{colour}" '
+                f'<path d="M{at:.1f},{y(one["low"]):.1f} V{y(one["high"]):.1f}" stroke="{colour}" '
                 'stroke-width="5" stroke-opacity="0.3"/>'
             )
             fill = "#ffffff" if number else colour
-            parts.append(
-                f'<circle cx="{at:.1f}" cy="{y(100 * one["value"]):.1f}" r="4" fill="{fill}" stroke="{colour}"/>'
-            )
+            parts.append(f'<circle cx="{at:.1f}" cy="{y(one["value"]):.1f}" r="4" fill="{fill}" stroke="{colour}"/>')
     return parts
