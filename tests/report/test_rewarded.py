@@ -9,11 +9,11 @@ from limbeck.report.rewarded import rewarded_rows, rewarded_verdict
 PROMPTS, SAMPLES = 40, 4
 
 
-def measured(share: float, seed: int = 0) -> Rewarded:
+def measured(share: float, seed: int = 0, prompts: int = PROMPTS) -> Rewarded:
     """A model whose answers pass with a probability."""
     random = np.random.default_rng(seed)
-    passed, greedy = random.binomial(SAMPLES, share, PROMPTS), random.binomial(1, share, PROMPTS)
-    one = np.ones(PROMPTS)
+    passed, greedy = random.binomial(SAMPLES, share, prompts), random.binomial(1, share, prompts)
+    one = np.ones(prompts)
     return Rewarded(
         samples=SAMPLES * one,
         reward=passed.astype(float),
@@ -55,6 +55,14 @@ def test_what_is_worse_or_open_is_said_as_plainly():
     assert any("below that of cross-entropy on as many known answers" in note for note in found.notes)
     same = verdict(0.5, 0.5, 0.5)
     assert "no clear difference from what it was before tuning" in same.text
+
+
+@pytest.mark.parametrize("prompts", [1, 2])
+def test_so_few_prompts_have_values_and_no_interval(prompts):
+    arms = {"cut": [measured(0.2, 0, prompts)], "student": [measured(0.8, 1, prompts)]}
+    found = rewarded_verdict(arms, [], reward="checks", plan={"flops": {"student": 6.0}, "rates": {"student": 1e-4}})
+    assert "nan" not in " ".join([found.text, *found.notes])
+    assert "%" in found.text
 
 
 def test_a_reward_that_counts_a_mark_is_not_compared_with_answers_that_have_none():

@@ -386,7 +386,8 @@ def _tiles_of_tuning(found: RunFolder) -> list[tuple[str, str, str]]:
             shown = (lambda value: f"{value:.3f}") if name == "reward" else share
             tiles.append((what, shown(after.value), f"before {shown(before.value)}"))
     if pairs := found.reading("student", "pair_accuracy"):
-        tiles.append(("of held-out pairs right", share(pairs.value), f"{share(pairs.low)} to {share(pairs.high)}"))
+        ends = f"{share(pairs.low)} to {share(pairs.high)}" if math.isfinite(pairs.low) else ""
+        tiles.append(("of held-out pairs right", share(pairs.value), ends))
     before, after = (found.reading(model, "held_out") for model in ("cut", "student"))
     if before and after:
         beside = [_ends(after.low, after.high)] if after.low < after.high else []

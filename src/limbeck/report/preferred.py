@@ -39,7 +39,7 @@ from limbeck.report.verdict import (
     too_few_documents,
     what_the_interval_covers,
 )
-from limbeck.report.words import bounded, share
+from limbeck.report.words import bounded, share_within
 from limbeck.types import Reading
 
 _AGAINST = {
@@ -75,7 +75,7 @@ def preferred_verdict(
     n, asked = pairs_read(before), prompts_read(before, prompts)
     main = found["chance"]
     sentences = [
-        f"the tuned model prefers the better completion in {_percent(accuracy.value, accuracy.low, accuracy.high)} of {n} "
+        f"the tuned model prefers the better completion in {share_within(accuracy.value, accuracy.low, accuracy.high)} of {n} "
         f"held-out pairs{f' of {asked} prompts' if asked < n else ''}, by its implicit reward{_than_chance(main)}"
     ]
     if "chosen" in found:
@@ -127,21 +127,17 @@ def _than_chance(gain: Difference) -> str:
 
 def _sentence(gain: Difference, name: str) -> str:
     """A difference in the share of pairs as a sentence, by what is decided of it."""
-    size = _percent(gain.value, gain.low, gain.high)
+    size = share_within(gain.value, gain.low, gain.high)
     against = _AGAINST[name]
     match gain.outcome:
         case "better":
             return f"it is right in {size} more of the pairs than {against}"
         case "worse":
-            return f"{against} is right in {_percent(-gain.value, -gain.high, -gain.low)} more of the pairs"
+            return f"{against} is right in {share_within(-gain.value, -gain.high, -gain.low)} more of the pairs"
         case "undecided":
             return f"against {against} the difference is {size} of the pairs ({too_few(gain.seeds)})"
     why = f", {by_chance(gain.holm)}" if by_chance(gain.holm) else ""
     return f"there is no clear difference from {against} ({size} of the pairs{why})"
-
-
-def _percent(value: float, low: float, high: float) -> str:
-    return f"{share(value)} ({share(low)} to {share(high)})"
 
 
 def _moved(readings: Sequence[Reading]) -> list[str]:

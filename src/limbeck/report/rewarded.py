@@ -25,7 +25,7 @@ from limbeck.report.verdict import (
     too_few_documents,
     what_the_interval_covers,
 )
-from limbeck.report.words import bounded, label, share
+from limbeck.report.words import bounded, label, share, share_within
 from limbeck.types import Reading
 
 MOST_CUT = 0.5  # of answers cut off, from which on they grow to the limit rather than end
@@ -114,8 +114,8 @@ def rewarded_verdict(
     sentences = [
         f"sampled answers to {prompts} held-out prompts have a reward ({reward}) of "
         f"{bounded(value.value, value.low, value.high)}{_beside(found['cut'], 'cut', _plain)}",
-        f"the share of prompts whose greedy answer passes all checks is {_percent(right.value, right.low, right.high)}"
-        f"{_beside(found['greedy cut'], 'cut', _percent)}",
+        f"the share of prompts whose greedy answer passes all checks is {share_within(right.value, right.low, right.high)}"
+        f"{_beside(found['greedy cut'], 'cut', share_within)}",
     ]
     notes = []
     if "answers" in found:
@@ -125,8 +125,8 @@ def rewarded_verdict(
         )
     if "greedy answers" in found:
         notes.append(
-            f"the share of greedy answers that pass is {_percent(right.value, right.low, right.high)}"
-            f"{_beside(found['greedy answers'], 'answers', _percent)}"
+            f"the share of greedy answers that pass is {share_within(right.value, right.low, right.high)}"
+            f"{_beside(found['greedy answers'], 'answers', share_within)}"
         )
         notes += [APART] if "answers" not in found else []
     notes += [*through(steps), *costs(plan), *rates_of(plan)]
@@ -184,7 +184,7 @@ def rewarded_rows(readings: Sequence[Reading]) -> list[list[str]]:
             return ""
         if name not in _WITH_INTERVAL:
             return share(one.value) if one.unit == "share" else f"{one.value:.3g}"
-        return (_percent if one.unit == "share" else _plain)(one.value, one.low, one.high)
+        return (share_within if one.unit == "share" else _plain)(one.value, one.low, one.high)
 
     models = [model for model in ORDER if (model, "reward") in found]
     rows = [[label(model, BEFORE), *(cell(model, name) for _, name in _COLUMNS)] for model in models]
@@ -222,7 +222,3 @@ def _beside(gain: Difference, name: str, shown: Any) -> str:
 
 def _plain(value: float, low: float, high: float) -> str:
     return bounded(value, low, high)
-
-
-def _percent(value: float, low: float, high: float) -> str:
-    return f"{share(value)} ({share(low)} to {share(high)})"

@@ -117,6 +117,11 @@ def share(value: float, *, digits: int = 0) -> str:
     return f"{100 * value:.{digits}f} %"
 
 
+def share_within(value: float, low: float, high: float) -> str:
+    """A share with the ends of its interval; alone where there are too few documents for one."""
+    return f"{share(value)} ({share(low)} to {share(high)})" if math.isfinite(high - low) else share(value)
+
+
 def count(value: float) -> str:
     """A count with three digits: 260 k, 1.05 M, 7.24 B."""
     return _scaled(value, 1000.0, ("", " k", " M", " B", " T"))
