@@ -37,13 +37,14 @@ from limbeck.run.optim import suggested_learning_rate
 SEEDS = range(3)
 LENGTH, ROWS = 128, 4  # of the student with its own tokenizer; the other's rows are as long in bytes
 DOCUMENTS, CHARACTERS = 100, 2000  # held out: so many, and of each so much
-OWN, MERGED, SAME = "own", "own, merged", "teacher's"
-FOLDERS = {OWN: "own", MERGED: "merged", SAME: "teachers"}
+OWN, MERGED, SHARED, SAME = "own", "own, merged", "own, shared tokens", "teacher's"
+FOLDERS = {OWN: "own", MERGED: "merged", SHARED: "shared", SAME: "teachers"}
 ARMS = {  # name: (whose tokenizer, objective)
     "cross-entropy": (OWN, "CrossEntropy"),
     "ALM": (OWN, "CrossEntropy + ALM"),
     "ALM, merged": (MERGED, "CrossEntropy + ALM(merge=0.1)"),
     "ULD": (OWN, "CrossEntropy + 1.5*ULD"),
+    "KL of shared tokens": (SHARED, "0.5*CrossEntropy + 0.5*ForwardKL"),
     "cross-entropy, teacher's tokenizer": (SAME, "CrossEntropy"),
     "KD, teacher's tokenizer": (SAME, "0.5*CrossEntropy + 0.5*ForwardKL"),
 }
@@ -115,12 +116,13 @@ def main(out, teacher_name, data, vocab, size):
     keys = {"teacher": teacher_name, "data": str(files[0]), "eval_data": str(files[1]), "threads": 1, "device": "cpu"}
     keys |= {"lr": lr, "baselines": "none"}
     sides = {}
-    for whose in (OWN, MERGED, SAME):
+    for whose in FOLDERS:
         of = SAME if whose == SAME else OWN
         heard = [objective for side, objective in ARMS.values() if side == whose and objective != "CrossEntropy"]
         own = keys | {"student": str(out / "students" / FOLDERS[of]), "length": lengths[of], "objective": heard[-1]}
         own |= {"tokens": steps * ROWS * lengths[of], "batch_tokens": ROWS * lengths[of]}
-        own |= {"out": out / "runs" / FOLDERS[whose]} | ({"tokenizer_align": "bytes"} if of == OWN else {})
+        align = {OWN: "bytes", MERGED: "bytes", SHARED: "tokens"}.get(whose)
+        own |= {"out": out / "runs" / FOLDERS[whose]} | ({"tokenizer_align": align} if align else {})
         settings = resolve(DistilSettings, None, own)
         objectives = tuple(map(ObjectiveSpec.of, heard))
         sides[whose] = prepare(DistilRequest.of(settings), {}, environment_of(settings), objectives=objectives)
@@ -153,7 +155,7 @@ def main(out, teacher_name, data, vocab, size):
             }
             for whose in models
         },
-        "aligned": {whose: dict(sides[whose].source.facts["aligned"]) for whose in (OWN, MERGED)},
+        "aligned": {whose: dict(sides[whose].source.facts["aligned"]) for whose in (OWN, MERGED, SHARED)},
         "rows": [
             {
                 "arm": name,

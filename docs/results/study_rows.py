@@ -359,7 +359,7 @@ def alignment() -> Iterator[Row]:
     for text in ("stories", "stdlib"):
         found = read(f"alignment/{text}.json")
         for row in found["rows"]:
-            if row["tokenizer"] == "own" and row["arm"] in ("ALM", "ULD"):
+            if row["arm"] in ("ALM", "ULD", "KL of shared tokens"):
                 above = row["above_cross_entropy"]
                 yield Row(
                     "alignment",

@@ -138,7 +138,7 @@ def doctor(
     weights_dtype: Literal["float32", "bfloat16"] | None = "float32",
     objective: str | Objective | Sequence[str | Objective] | None = "ForwardKL",
     mask_input: float | str | None = None,
-    tokenizer_align: Literal["bytes"] | None = None,
+    tokenizer_align: Literal["bytes", "tokens"] | None = None,
     adapt_teacher: int | str | None = None,
     qat: Literal["int8", "int4"] | None = None,
     domain_weights: Literal["tokens", "equal"] | None = "tokens",
@@ -259,7 +259,9 @@ def doctor(
             the true ones; it rises to this over the first part (warmup) of the training. By random tokens, or by
             the one of an ID. For example 0.4 or 0.2,token=0,warmup=0.5. Default: none; random tokens,
             warmup=0.67.
-        tokenizer_align: The student has a tokenizer of its own, and is trained on chunks of equal bytes.
+        tokenizer_align: The student has a tokenizer of its own: bytes trains it on the likelihoods of chunks of
+            equal bytes (ALM, ULD), tokens on the teacher's distribution over tokens that both spell alike, and on
+            the text where the next one is none (ForwardKL and others).
         adapt_teacher: Tune the teacher by adapters on so many tokens of the text before it teaches (teacher
             correction). For example 200k. Default: the teacher as given.
         qat: Train with quantised weights, as --to gguf:q8_0 (int8) or gguf:q4_0 (int4) of limbeck export writes
@@ -502,7 +504,7 @@ def distil(
     weights_dtype: Literal["float32", "bfloat16"] | None = "float32",
     objective: str | Objective | Sequence[str | Objective] | None = "ForwardKL",
     mask_input: float | str | None = None,
-    tokenizer_align: Literal["bytes"] | None = None,
+    tokenizer_align: Literal["bytes", "tokens"] | None = None,
     adapt_teacher: int | str | None = None,
     qat: Literal["int8", "int4"] | None = None,
     domain_weights: Literal["tokens", "equal"] | None = "tokens",
@@ -625,7 +627,9 @@ def distil(
             the true ones; it rises to this over the first part (warmup) of the training. By random tokens, or by
             the one of an ID. For example 0.4 or 0.2,token=0,warmup=0.5. Default: none; random tokens,
             warmup=0.67.
-        tokenizer_align: The student has a tokenizer of its own, and is trained on chunks of equal bytes.
+        tokenizer_align: The student has a tokenizer of its own: bytes trains it on the likelihoods of chunks of
+            equal bytes (ALM, ULD), tokens on the teacher's distribution over tokens that both spell alike, and on
+            the text where the next one is none (ForwardKL and others).
         adapt_teacher: Tune the teacher by adapters on so many tokens of the text before it teaches (teacher
             correction). For example 200k. Default: the teacher as given.
         qat: Train with quantised weights, as --to gguf:q8_0 (int8) or gguf:q4_0 (int4) of limbeck export writes

@@ -203,8 +203,13 @@ class Signal:
 
     def largest(self, count: int) -> Float[Tensor, "n k"]:
         """The largest probabilities of each position, largest first: ``count`` of them, or all where there are fewer."""
+        return self.likeliest(count)[0]
+
+    def likeliest(self, count: int) -> tuple[Float[Tensor, "n k"], Int[Tensor, "n k"]]:
+        """As `largest`, with the tokens that have these probabilities."""
         log_p = self.log_p()
-        return log_p.topk(min(count, log_p.shape[-1])).values.exp()
+        found = log_p.topk(min(count, log_p.shape[-1]))
+        return found.values.exp(), found.indices
 
     def part(self, part: slice) -> Signal:
         """The signal at some of the positions."""
@@ -254,12 +259,17 @@ class Sparse:
 
         Raises Mismatch for sampled ones: a sample does not give a distribution's largest probabilities, not even without bias.
         """
+        return self.likeliest(count)[0]
+
+    def likeliest(self, count: int) -> tuple[Float[Tensor, "n k"], Int[Tensor, "n k"]]:
+        """As `largest`, with the tokens that have these probabilities. Raises Mismatch as that does."""
         if self.rest is None:
             raise Mismatch(
                 "these captured logits are sampled outcomes, which do not give the largest probabilities: use a "
                 "live teacher, or logits captured with --codec top-k"
             )
-        return self.weight.topk(min(count, self.weight.shape[-1])).values
+        found = self.weight.topk(min(count, self.weight.shape[-1]))
+        return found.values, self.ids.gather(-1, found.indices)
 
     @property
     def known(self) -> Bool[Tensor, " n"]:

@@ -42,6 +42,13 @@ class DocumentChunks:
     meets: Int64[np.ndarray, " n"]
     count: int
 
+    @property
+    def single(self) -> Bool[np.ndarray, " n"]:
+        """Which of our tokens are a common chunk that is a single token on their side too: the same bytes in both."""
+        ours, theirs = (np.bincount(side[side >= 0], minlength=self.count + 1) for side in (self.ours, self.theirs))
+        alike = (ours == 1)[: self.count + 1] & (theirs == 1)[: self.count + 1]
+        return (self.ours >= 0) & (self.ours < self.count) & alike[np.maximum(self.ours, 0)]
+
     def log_p(self, theirs: Float[np.ndarray, " m"]) -> tuple[Bool[np.ndarray, " n"], Float[np.ndarray, " n"]]:
         """(whether a chunk ends at each of our tokens, its log p there, else NaN), from log p of each of their tokens."""
         inside = (self.theirs >= 0) & (self.theirs < self.count)

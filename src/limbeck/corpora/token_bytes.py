@@ -51,6 +51,29 @@ class TokenBytes:
             return found
         return found[1:] if len(found) == size + 1 and found[:1] == b" " else None
 
+    def same_in(self, other: TokenBytes, *, ends: tuple[int | None, int | None]) -> Int64[np.ndarray, " V"]:
+        """For each token the one of another tokenizer that spells the same bytes; -1 where there is none.
+
+        Of several with one spelling it is the last, on both sides: tokens for single bytes come first and are rarely used where
+        there is another. Special tokens are those of the same name, and the ``ends`` of a document each other.
+        """
+        found = np.full(len(self._bytes), -1)
+        theirs = other._by_spelling()
+        for spelling, token in self._by_spelling().items():
+            found[token] = theirs.get(spelling, -1)
+        end, its = ends
+        if end is not None and its is not None:
+            found[found == its] = -1
+            found[end] = its
+        return found
+
+    def _by_spelling(self) -> dict[tuple[bool, bytes], int]:
+        """The last token of each spelling, apart for special ones, whose spelling is no text."""
+        special = set(self._special)
+        return {
+            (token in special, spelling): token for token, spelling in enumerate(self._bytes) if spelling is not None
+        }
+
     def begin_words(self, vocab: int) -> Bool[np.ndarray, " V"]:
         """Which tokens begin with whitespace or are special, (V,). Before such a token a word is certainly complete."""
         found = np.zeros(max(vocab, len(self._bytes)), dtype=bool)

@@ -27,19 +27,24 @@ _FILES = _ENDS, _LOG_P, _MEETS = "ends.npy", "chunk_log_p.npy", "meets.npy"
 
 
 class _Facts(TypedDict, total=False):
-    """Which part of the text has a target; SHA-256 of each file (earlier versions wrote them as ``sha256``)."""
+    """Which part of the text has a target, and its ``kind`` where that is no likelihood of a chunk; SHA-256 of each file.
+
+    Earlier versions wrote the latter as ``sha256``.
+    """
 
     documents: Count
     unread: Count
     bytes: Count
     bytes_with_target: Count
     chunks: Count
+    predictions: Count
     student_tokens: Count
     teacher_tokens: Count
     tokens_asked: Count
     coverage: float
     positions_met: Count
     mass_met: float
+    kind: str
     files: dict[Bare, str]
     sha256: dict[Bare, str]
 
@@ -85,19 +90,18 @@ class AlignedTeacher:
         targets = ChunkTargets(*(sent(torch.from_numpy(np.concatenate(some)), device) for some in (numbers, values)))
         if self._largest is None:
             return targets
-        largest = np.concatenate([self._largest_of(*row, self._largest) for row in zip(tokens, weights, strict=True)])
+        positions = self.positions(batch)
+        largest = np.zeros((len(positions), self._largest.shape[-1]), np.float32)
+        there = np.flatnonzero(positions >= 0)
+        largest[there] = self._largest[positions[there]]
         return replace(targets, largest=sent(torch.from_numpy(largest), device))
 
-    def _largest_of(
-        self, token: Int64[np.ndarray, " T"], weight: Float[np.ndarray, " T"], largest: Float[np.ndarray, "positions k"]
-    ) -> Float[np.ndarray, "T k"]:
-        """The teacher's largest probabilities at each position of a row, 0 where no teacher position has read the same text."""
-        found = np.zeros((len(token), largest.shape[-1]), np.float32)
+    def positions(self, batch: Batch) -> Int64[np.ndarray, " n"]:
+        """The teacher's position that has read the same text as each of the B x T positions; -1 where none has."""
+        token = self._read(on_host(batch.row).numpy()).reshape(-1)
+        weight = on_host(batch.weight).numpy().reshape(-1)
         follows = np.minimum(token + 1, len(self._meets) - 1)
-        meets = np.where((token >= 0) & (weight > 0), self._meets[follows], -1)
-        there = np.flatnonzero(meets >= 0)
-        found[there] = largest[meets[there]]
-        return found
+        return np.where((token >= 0) & (weight > 0), self._meets[follows], -1)
 
     def _row(
         self, token: Int64[np.ndarray, " T"], position: Int64[np.ndarray, " T"], weight: Float[np.ndarray, " T"]

@@ -1,9 +1,9 @@
 """Teacher log-probabilities: a teacher's log p of each token of a text, in its own tokens.
 
 They are measured once, before a student with another tokenizer is trained. The file has one float32 a token, in the order of the
-teacher's rows. On request it also has the largest probabilities of each distribution in float16 (relative error below 1/2000)
-and the probability mass of some tokens. Files are memory-mapped; a killed measurement continues, and checksums are compared
-whenever a folder is opened.
+teacher's rows. On request it also has the largest probabilities of each distribution in float16 (relative error below 1/2000), or
+in float32 with the tokens that have them, and the probability mass of some tokens. Files are memory-mapped; a killed measurement
+continues, and checksums are compared whenever a folder is opened.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, Literal, NotRequired, TypedDict
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float16, Float32, Int
+from jaxtyping import Bool, Float, Float32, Int, Int32, Shaped
 from torch import Tensor
 
 from limbeck.disk import Bare, Count, check_sums, new_file, read_json, sums, write_json, writing
@@ -51,18 +51,25 @@ class _Manifest(TypedDict):
 class Recorded:
     """What is recorded of a distribution besides log p of the next token.
 
-    ``largest`` is how many of its largest probabilities (0 for none); ``some`` marks tokens whose total probability is recorded.
+    ``largest`` is how many of its largest probabilities (0 for none), with their ``tokens`` on request; ``some`` marks tokens
+    whose total probability is recorded.
     """
 
     largest: int = 0
     some: Bool[Tensor, " V"] | None = None
+    tokens: bool = False
 
     @property
-    def shapes(self) -> dict[str, tuple[type[np.floating], tuple[int, ...]]]:
+    def shapes(self) -> dict[str, tuple[type[np.number], tuple[int, ...]]]:
         """The number type and the shape at one position of each recorded array, by name."""
-        kept: dict[str, tuple[type[np.floating], tuple[int, ...]]] = {"log_p": (np.float32, ())}
+        kept: dict[str, tuple[type[np.number], tuple[int, ...]]] = {"log_p": (np.float32, ())}
         if self.largest:
-            kept["largest"] = (np.float16, (self.largest,))
+            kept["largest"] = (
+                np.float32 if self.tokens else np.float16,
+                (self.largest,),
+            )  # a rest needs their exact sum
+        if self.largest and self.tokens:
+            kept["tokens"] = (np.int32, (self.largest,))
         return kept if self.some is None else kept | {"mass": (np.float32, ())}
 
 
@@ -74,11 +81,12 @@ class TeacherLogprobs:
     """Recorded log-probabilities at each position of a teacher's rows.
 
     Positions of weight 0, and those without a log-probability, have NaN (probabilities of 0 in ``largest``). ``log_p`` is in
-    nats.
+    nats. ``tokens`` are those of the largest probabilities.
     """
 
     log_p: Float32[np.ndarray, "rows T"]
-    largest: Float16[np.ndarray, "rows T k"] | None = None
+    largest: Float[np.ndarray, "rows T k"] | None = None
+    tokens: Int32[np.ndarray, "rows T k"] | None = None
     mass: Float32[np.ndarray, "rows T"] | None = None
 
 
@@ -128,19 +136,23 @@ def measure_logprobs(
     return _whole(folder, bound)
 
 
-def logprobs_of(batch: Batch, outputs: Outputs | Sparse, kept: Recorded) -> dict[str, Float[Tensor, " n *k"]]:
+def logprobs_of(batch: Batch, outputs: Outputs | Sparse, kept: Recorded) -> dict[str, Shaped[Tensor, " n *k"]]:
     """The recorded arrays of a teacher's outputs for a batch, by name: n = B x T positions first."""
     flat = batch.flat()
     n, device = flat.targets.numel(), flat.targets.device
+    nothing = {"largest": 0.0, "tokens": 0}
     found = {
-        name: torch.full((n, *shape), 0.0 if name == "largest" else torch.nan, device=device)
+        name: torch.full((n, *shape), nothing.get(name, torch.nan), device=device)
         for name, (_, shape) in kept.shapes.items()
     }
     for part in flat.weight.nonzero().squeeze(-1).split(max(1, CELLS // outputs.vocab)):
         signal = outputs.part(part) if isinstance(outputs, Sparse) else Signal(outputs.logits(part).float())
         found["log_p"][part] = _log_p(signal, flat.targets[part]).float()
         if kept.largest:
-            found["largest"][part] = signal.largest(kept.largest).float()
+            probabilities, tokens = signal.likeliest(kept.largest)
+            found["largest"][part] = probabilities.float()
+            if kept.tokens:
+                found["tokens"][part] = tokens
         if kept.some is not None:
             found["mass"][part] = _mass(signal, kept.some.to(device)).float()
     return found

@@ -245,11 +245,13 @@ class DistilSettings(TrainingSettings, TeacherSettings):
     ] = "ForwardKL"
     mask_input: MaskedInput = Field(default=None, exclude=True)
     tokenizer_align: Annotated[
-        Literal["bytes"] | None,
+        Literal["bytes", "tokens"] | None,
         Flag(
-            "The student has a tokenizer of its own, and is trained on chunks of equal bytes.",
+            "The student has a tokenizer of its own: bytes trains it on the likelihoods of chunks of equal bytes (ALM, ULD), "
+            "tokens on the teacher's distribution over tokens that both spell alike, and on the text where the next one is "
+            "none (ForwardKL and others).",
             "Training",
-            synonyms=("cross_tokenizer", "use_uld_loss", "uld"),
+            synonyms=("cross_tokenizer", "use_uld_loss", "uld", "dtw"),
         ),
     ] = None
     adapt_teacher: Annotated[

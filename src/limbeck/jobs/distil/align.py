@@ -1,4 +1,4 @@
-"""Checks whether a pair with two tokenizers can be aligned by bytes (`--tokenizer-align bytes`), and what its objectives need."""
+"""Checks whether a pair with two tokenizers can be aligned (`--tokenizer-align`), and what its objectives need."""
 
 from __future__ import annotations
 
@@ -11,17 +11,22 @@ from limbeck.config import DistilSettings
 from limbeck.corpora.chunks import cut
 from limbeck.corpora.token_bytes import TokenBytes
 from limbeck.errors import BadSetting, Mismatch
+from limbeck.jobs.capture.certificate import why_not
 from limbeck.jobs.distil.request import DistilRequest
 from limbeck.models.language_model import LanguageModel
 from limbeck.objectives.spec import ObjectiveSpec
 from limbeck.planning.checks.finding import Finding
 from limbeck.report.words import share
+from limbeck.teachers.codec import TopK
 
+SHARED = "tokens"  # the kind of targets: a distribution over tokens that both have, in place of likelihoods of chunks
+_LITTLE = 8  # tokens of a vocabulary, to see what an objective can be computed from
+_LARGEST = 16  # of the teacher's probabilities, for such targets; the paper's API gave 5
 _UNREAD = 0.02  # share of bytes without a common text from which the doctor warns
 
 
 def check_align(request: DistilRequest) -> None:
-    """Raises BadSetting or BadObjective if --tokenizer-align is set and this run cannot align by bytes."""
+    """Raises BadSetting or BadObjective if --tokenizer-align is set and this run cannot align both texts."""
     settings, objective = request.settings, request.objective
     check_student(settings)
     if settings.tokenizer_align is None:
@@ -32,40 +37,57 @@ def check_align(request: DistilRequest) -> None:
             )
         return
     if not objective.needs_teacher:
+        usual = "ForwardKL" if settings.tokenizer_align == SHARED else "'CrossEntropy + ALM'"
         raise BadSetting(
-            f"--tokenizer-align bytes: the objective {objective.canonical} needs no teacher, so there is nothing to align: take "
-            "--objective 'CrossEntropy + ALM', or leave the flag out; cross-entropy is what --baselines cut+ce compares with"
+            f"--tokenizer-align {settings.tokenizer_align}: the objective {objective.canonical} needs no teacher, so there is "
+            f"nothing to align: take --objective {usual}, or leave the flag out; cross-entropy is what --baselines cut+ce "
+            "compares with"
         )
-    for term in objective.terms:
+    for term in objective.terms if settings.tokenizer_align != SHARED else []:
         if term.needs_teacher and not term.largest:
             term.of_chunks(torch.zeros(0), torch.zeros(0))  # raises if the objective cannot be aligned
-    AlignedTexts.by(request.objectives)
+    AlignedTexts.by(request.objectives, settings.tokenizer_align)
 
 
 def check_student(settings: DistilSettings) -> None:
     """Raises BadSetting if --tokenizer-align is set and the student has the teacher's tokenizer by construction."""
     if settings.tokenizer_align is not None and settings.mixers is not None:
         raise BadSetting(
-            "--tokenizer-align bytes is for a student with a tokenizer of its own, and a student converted by "
-            "--mixers has the teacher's: leave one of them out"
+            f"--tokenizer-align {settings.tokenizer_align} is for a student with a tokenizer of its own, and a student converted "
+            "by --mixers has the teacher's: leave one of them out"
         )
     if settings.tokenizer_align is not None and settings.student is None:
         raise BadSetting(
-            "--tokenizer-align bytes is for a student with a tokenizer of its own, and a pruned student has the "
-            "teacher's: name a student with --student, or leave the flag out"
+            f"--tokenizer-align {settings.tokenizer_align} is for a student with a tokenizer of its own, and a pruned student "
+            "has the teacher's: name a student with --student, or leave the flag out"
         )
 
 
 @dataclass(frozen=True)
 class AlignedTexts:
-    """Requirements of objectives on aligned text: the number of largest probabilities, and the threshold of merging chunks."""
+    """Requirements of objectives on aligned text: the number of largest probabilities, and the threshold of merging chunks.
+
+    ``tokens``: whether the tokens of these probabilities are needed, for targets over tokens that both have.
+    """
 
     largest: int
     merge: float
+    tokens: bool = False
 
     @classmethod
-    def by(cls, objectives: Sequence[ObjectiveSpec]) -> AlignedTexts:
-        """The requirements of all objectives of a run. Raises BadSetting if they have different thresholds of merging."""
+    def by(cls, objectives: Sequence[ObjectiveSpec], align: str) -> AlignedTexts:
+        """The requirements of all objectives of a run, with the value of --tokenizer-align.
+
+        Raises BadSetting if they have different thresholds of merging, or cannot be computed from such targets.
+        """
+        if align == SHARED:
+            for spec in objectives:
+                if spec.needs_teacher and (reason := why_not(TopK(vocab=_LITTLE, k=1), spec.objective)):
+                    raise BadSetting(
+                        f"--tokenizer-align {align}: it gives the teacher's largest probabilities of tokens that both have, and "
+                        f"the rest. {reason}, or ALM and ULD with --tokenizer-align bytes"
+                    )
+            return cls(_LARGEST, 0.0, tokens=True)
         terms = [term for spec in objectives for term in spec.terms if term.needs_teacher]
         merges = {term.merge for term in terms if not term.largest}
         if len(merges) > 1:
@@ -74,7 +96,7 @@ class AlignedTexts:
                 f"{' and '.join(map(str, sorted(merges)))}: the text is cut into chunks once for all objectives of a run; give "
                 "each of them the same merge, or a run of its own"
             )
-        return cls(max((term.largest for term in terms), default=0), *(merges or {0.0}))
+        return cls(max((term.largest for term in terms), default=0), max(merges, default=0.0))
 
 
 def alignment(teacher: LanguageModel, student: LanguageModel, texts: Sequence[str], *, chat: bool) -> Iterator[Finding]:

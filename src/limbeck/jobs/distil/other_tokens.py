@@ -1,8 +1,9 @@
-"""A teacher whose student has another tokenizer (`--tokenizer-align bytes`).
+"""A teacher whose student has another tokenizer (`--tokenizer-align`).
 
 The teacher reads the student's documents in its own tokens once, before any training. Its log-probability of each token is
-stored in the run's folder, so further epochs, arms and seeds need no forward pass. The student learns from the likelihood of each
-chunk of bytes that consists of whole tokens of both. Teacher and student are compared in bits per byte.
+stored in the run's folder, so further epochs, arms and seeds need no forward pass. With ``bytes`` the student learns from the
+likelihood of each chunk of bytes that consists of whole tokens of both, with ``tokens`` from the teacher's largest probabilities
+of tokens that both spell alike. Teacher and student are compared in bits per byte.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from limbeck.jobs.common.environment import Environment
 from limbeck.jobs.common.folder import packed_as, text_of_run
 from limbeck.jobs.common.held_out import Apart, HeldOut
 from limbeck.jobs.common.text import stores_of
-from limbeck.jobs.distil.align import AlignedTexts
+from limbeck.jobs.distil.align import SHARED, AlignedTexts
 from limbeck.jobs.distil.request import DistilRequest
 from limbeck.jobs.distil.several import SeveralTeachers
 from limbeck.jobs.distil.teacher import RunTeacher
@@ -44,6 +45,7 @@ from limbeck.run.micro import micro_rows
 from limbeck.teachers.alignment import MANIFEST, AlignedTeacher, write_aligned
 from limbeck.teachers.logprobs import Recorded, TeacherLogprobs, logprobs_in, measure_logprobs
 from limbeck.teachers.rows import NumberedRows
+from limbeck.teachers.shared_tokens import SharedTokensTeacher, shared
 from limbeck.types import Batch
 
 _LOGPROBS = "told"  # folder inside a run's; the name is older than the word
@@ -61,7 +63,9 @@ def teacher_of(
         return SeveralTeachers.load(request, environment).within(length)
     if request.settings.tokenizer_align is None:
         return RunTeacher.of(request, environment, length=length, objectives=objectives)
-    return CrossTokenizerTeacher(request, environment, needed=AlignedTexts.by(objectives))
+    return CrossTokenizerTeacher(
+        request, environment, needed=AlignedTexts.by(objectives, request.settings.tokenizer_align)
+    )
 
 
 class CrossTokenizerTeacher:
@@ -78,14 +82,16 @@ class CrossTokenizerTeacher:
         self._base = RunTeacher.of(request, environment)
         self.about, self.captured, self._settings = self._base.about, self._base.captured, settings
         student = load(settings.student)
+        self._vocab = student.vocab
         self._student = Reader(student.tokenizer, student.end, student.vocab)
         self._spelled = [TokenBytes(m.tokenizer, name=m.name) for m in (student, self.about)]
         self._needed = needed
-        self._aligned: AlignedTeacher | None = None
+        self._same = self._spelled[1].same_in(self._spelled[0], ends=(self.about.end, student.end))
+        self._aligned: AlignedTeacher | SharedTokensTeacher | None = None
         self.rows: int | None = None
 
     @property
-    def logits(self) -> AlignedTeacher:
+    def logits(self) -> AlignedTeacher | SharedTokensTeacher:
         """The targets for the student's rows. Call `query` before."""
         assert self._aligned is not None, "query comes first"
         return self._aligned
@@ -137,20 +143,30 @@ class CrossTokenizerTeacher:
                 self._theirs = self._in_tokens_of_teacher(store, "train", documents=read)
             self._write(folder, store, self._logprobs(environment), store.layout(length), read)
         environment.world.barrier()
-        largest = logprobs_in(self._settings.out / _LOGPROBS).largest if self._needed.largest else None
-        if largest is not None:
-            largest = largest.reshape(-1, largest.shape[-1])
-        layout = store.layout(length)
-        self._aligned = AlignedTeacher(
-            folder, name=self.about.name, read=lambda rows: layout.places(rows).token, largest=largest
-        )
-        console.print(across(self._aligned.facts))
-        if not self._aligned.facts["bytes_with_target"]:
+        self._aligned = self._opened(folder, store.layout(length))
+        facts = self._aligned.facts
+        console.print(across(facts))
+        if not facts["positions_met" if self._needed.tokens else "bytes_with_target"]:
+            what = "token" if self._needed.tokens else "chunk"
             raise Mismatch(
-                f"--tokenizer-align bytes: no chunk of {store.folder} has a target: of {self._aligned.facts['documents']:,} "
-                f"documents {self._aligned.facts['unread']:,} are not the same bytes in both tokenizers. Look at one with "
-                "limbeck doctor, or give a student with the teacher's tokenizer"
+                f"--tokenizer-align {self._settings.tokenizer_align}: no {what} of {store.folder} has a target: of "
+                f"{facts['documents']:,} documents {facts['unread']:,} are not the same bytes in both tokenizers. Look at one "
+                "with limbeck doctor, or give a student with the teacher's tokenizer"
             )
+
+    def _opened(self, folder: Path, layout: Layout) -> AlignedTeacher | SharedTokensTeacher:
+        """The targets that were written, for rows of a layout of the student's text."""
+        kept = logprobs_in(self._settings.out / _LOGPROBS) if self._needed.largest else None
+        largest = None if kept is None or kept.largest is None else kept.largest.reshape(-1, kept.largest.shape[-1])
+        name, read = self.about.name, lambda rows: layout.places(rows).token
+        if not self._needed.tokens:
+            return AlignedTeacher(folder, name=name, read=read, largest=largest)
+        assert kept is not None
+        assert kept.tokens is not None
+        assert largest is not None
+        aligned = AlignedTeacher(folder, name=name, read=read)
+        tokens = kept.tokens.reshape(largest.shape)
+        return SharedTokensTeacher(aligned, vocab=self._vocab, same=self._same, largest=largest, tokens=tokens)
 
     def counted(self, batch: Batch) -> Batch:
         """The batch unchanged: text without a target is learned by cross-entropy."""
@@ -225,7 +241,7 @@ class CrossTokenizerTeacher:
         """The record of each distribution: its largest probabilities, and the mass of word beginnings to merge chunks."""
         there = self.captured.logits.codec.k if self.captured else self.about.vocab
         begin = torch.from_numpy(self._spelled[1].begin_words(self.about.vocab)) if self._needed.merge else None
-        return Recorded(largest=min(self._needed.largest, there), some=begin)
+        return Recorded(largest=min(self._needed.largest, there), some=begin, tokens=self._needed.tokens)
 
     def _write(
         self,
@@ -239,7 +255,8 @@ class CrossTokenizerTeacher:
         log_p = logprobs.log_p.reshape(-1)
         mass = None if logprobs.mass is None else logprobs.mass.reshape(-1)
         largest = None if logprobs.largest is None else logprobs.largest.reshape(len(log_p), -1)
-        tally = Tally(queried=len(log_p))
+        tokens = None if logprobs.tokens is None else logprobs.tokens.reshape(len(log_p), -1)
+        tally = Tally(queried=len(log_p), shared=self._needed.tokens)
         ours, theirs = Side(store, self._spelled[0]), Side(self._theirs, self._spelled[1])
         queried = self._theirs.layout(logprobs.log_p.shape[1])
 
@@ -259,21 +276,32 @@ class CrossTokenizerTeacher:
                 tally.add(chunks, *found, segment=layout.predicted(first, first + len(chunks.ours))[1])
                 meets = np.where(chunks.meets > 0, place[chunks.meets], -1)  # the position that predicts the token
                 meets[meets >= len(log_p)] = -1
+                if tokens is not None:
+                    meets[~chunks.single] = -1
                 if largest is not None:
-                    tally.meet(largest[meets[meets >= 0]].sum(-1, dtype=np.float64))
+                    met = meets[meets >= 0]
+                    known = largest[met] if tokens is None else shared(largest[met], tokens[met], self._same)[0]
+                    tally.meet(known.sum(-1, dtype=np.float64))
                 yield first, *found, meets
 
         write_aligned(folder, documents(), tokens=store.tokens, facts=tally.row)
 
 
 class Tally:
-    """Counts how much of the training text has a target, in bytes and tokens. ``queried``: tokens that the teacher read."""
+    """Counts how much of the training text has a target, in bytes and tokens. ``queried``: tokens that the teacher read.
 
-    def __init__(self, *, queried: int) -> None:
+    ``shared``: whether targets are distributions over tokens that both have.
+    """
+
+    def __init__(self, *, queried: int, shared: bool = False) -> None:
         self._counts = dict.fromkeys(
-            ("documents", "unread", "bytes", "bytes_with_target", "chunks", "student_tokens", "teacher_tokens"), 0
+            (
+                *("documents", "unread", "bytes", "bytes_with_target", "chunks", "predictions"),
+                *("student_tokens", "teacher_tokens"),
+            ),
+            0,
         )
-        self._queried = queried
+        self._queried, self._shared = queried, shared
         self._met, self._mass = 0, 0.0
 
     def miss(self, size: int) -> None:
@@ -295,6 +323,7 @@ class Tally:
             bytes=int(chunks.sizes[1:].sum()),
             bytes_with_target=int(sizes[target].sum()),
             chunks=int(target.sum()),
+            predictions=len(chunks.ours) - 1,
             student_tokens=int((last - begin + 1)[target].sum()),
             teacher_tokens=int(np.isin(chunks.theirs, members).sum()),
         )
@@ -308,7 +337,8 @@ class Tally:
         """The counts as run.json stores them."""
         covered = self._counts["bytes_with_target"] / max(1, self._counts["bytes"])
         facts = {**self._counts, "tokens_asked": self._queried, "coverage": covered}
-        return facts | ({"positions_met": self._met, "mass_met": self._mass / self._met} if self._met else {})
+        kind = {"kind": SHARED, "positions_met": 0} if self._shared else {}
+        return facts | kind | ({"positions_met": self._met, "mass_met": self._mass / self._met} if self._met else {})
 
     def _add(self, **counts: int) -> None:
         for name, number in counts.items():
@@ -336,15 +366,25 @@ class _Lines:
 def across(facts: Mapping[str, Any]) -> str:
     """Two sentences for screen and report about a teacher with another tokenizer, from the counts of `Tally`."""
     unread = f"; {facts['unread']:,} of {facts['documents']:,} documents do not have the same bytes in both, and have no target"
-    met = ""
-    if "mass_met" in facts:
-        met = f"; their largest probabilities are compared at {facts['positions_met']:,} positions, and leave out "
-        met += f"{share(1 - facts['mass_met'])} of the teacher's mass"
     return (
-        f"teacher and student have different tokenizers: {share(facts['coverage'])} of the learned bytes have a target, in "
-        f"chunks of {facts['student_tokens'] / max(1, facts['chunks']):.2f} of the student's tokens and "
-        f"{facts['teacher_tokens'] / max(1, facts['chunks']):.2f} of the teacher's{unread if facts['unread'] else ''}{met}. The "
-        "two are compared in bits per byte, since no divergence between them is defined"
+        f"teacher and student have different tokenizers: {_targets(facts)}{unread if facts['unread'] else ''}. The two are "
+        "compared in bits per byte, since no divergence between them is defined"
+    )
+
+
+def _targets(facts: Mapping[str, Any]) -> str:
+    """What the student learns of the teacher."""
+    left_out = f"leave out {share(1 - facts['mass_met'])} of the teacher's mass" if "mass_met" in facts else ""
+    if facts.get("kind") == SHARED:
+        part = facts.get("positions_met", 0) / max(1, facts["predictions"])
+        return f"{share(part)} of the learned tokens have its distribution over tokens that both spell alike; these {left_out}"
+    met = (
+        f"; their largest probabilities are compared at {facts['positions_met']:,} positions, and " if left_out else ""
+    )
+    return (
+        f"{share(facts['coverage'])} of the learned bytes have a target, in chunks of "
+        f"{facts['student_tokens'] / max(1, facts['chunks']):.2f} of the student's tokens and "
+        f"{facts['teacher_tokens'] / max(1, facts['chunks']):.2f} of the teacher's{met}{left_out}"
     )
 
 

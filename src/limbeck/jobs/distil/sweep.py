@@ -57,7 +57,7 @@ def sweep(settings: DistilSettings) -> dict[str, Any]:
     request, logits = with_vocabulary(request, logits, environment)
     wanted = _wanted(request)
     if settings.tokenizer_align is not None:
-        AlignedTexts.by(request.objectives)
+        AlignedTexts.by(request.objectives, settings.tokenizer_align)
     for name, one in wanted.items():  # a mistake in the last is found before the first begins
         _check(one, name, environment)
     run = claim_together(

@@ -25,6 +25,7 @@ from limbeck.jobs.common.captured import CERTIFICATE, DATA, Captured
 from limbeck.jobs.common.environment import Environment
 from limbeck.jobs.common.mixture import wanted_tokens
 from limbeck.jobs.common.text import stores_of
+from limbeck.jobs.distil.align import AlignedTexts
 from limbeck.jobs.distil.keep_logits import CAPTURED, check_keeps, keeps
 from limbeck.jobs.distil.request import DistilRequest
 from limbeck.jobs.distil.vocabulary import check_vocabulary
@@ -214,7 +215,7 @@ def _check_captured(request: DistilRequest, captured: Captured) -> None:
     settings, codec = request.settings, captured.logits.codec
     if settings.tokenizer_align is None:
         _check(request, codec, holds=f"it holds {codec} outcomes a token")
-    elif isinstance(codec, Sampled) and any(term.largest for spec in request.objectives for term in spec.terms):
+    elif isinstance(codec, Sampled) and AlignedTexts.by(request.objectives, settings.tokenizer_align).largest:
         raise BadSetting(
             f"--teacher {settings.teacher}: it holds {codec} outcomes a token, which do not give the teacher's largest "
             "probabilities in order, and --objective compares those: capture with --codec top-k, or use the live teacher or ALM"

@@ -38,7 +38,8 @@ def tokens_of_pair(teacher: LanguageModel, student: LanguageModel) -> Iterator[F
             f"{len(ours):,}, of which {common:,} {'is' if common == 1 else 'are'} the same with the same id; the first that "
             f"differ: {_first(different, theirs, ours)}",
             "use a student with the teacher's tokenizer, or prune one from the teacher (--params, --shrink), or align the two "
-            "by bytes: distil --tokenizer-align bytes --objective 'CrossEntropy + ALM'",
+            "by bytes: distil --tokenizer-align bytes --objective 'CrossEntropy + ALM'; or by tokens that both have: distil "
+            "--tokenizer-align tokens",
         )
         return
     yield Finding("vocabulary", "ok", f"{len(theirs)} tokens, the same ids in both")
