@@ -189,6 +189,7 @@ def _by_prompt(rows: Sequence[Mapping[str, Any]], when: str, what: str) -> Right
 def _ours(scale: Scale, rates: Mapping[str, float], context: RecipeContext) -> str:
     """What was done here, in a few sentences."""
     doubt = doubtful({arm: rates[arm] for arm in TUNED}, scale.rates)
+    doubt += doubtful({"the reward": rates["reward"]}, scale.reward_rates)
     return (
         f"Decoders of {scale.layers} layers, width {scale.width}, one token a character, learned single rules "
         f"({scale.start_steps:,} steps), were tuned on {scale.shown:,} strings with {scale.rules} rules ({scale.steps} steps of "
