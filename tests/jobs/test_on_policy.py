@@ -33,7 +33,10 @@ def here(tmp_path_factory):
         ({"qat": "int8"}, "does not go with --qat"),
         ({"rounds": 2}, "does not go with --rounds"),
         ({"tokenizer_align": "bytes"}, "does not go with --tokenizer-align"),
-        ({"teacher": "http://127.0.0.1:9/v1", "tokenizer": "t"}, "it is on a server: give the model itself"),
+        (
+            {"teacher": "http://127.0.0.1:9/v1", "tokenizer": "t", "vocab": "auto"},
+            "does not go with --vocab: a server judges",
+        ),
     ],
 )
 def test_what_does_not_go_with_rollouts_is_refused_with_its_reason(given, said, here):

@@ -162,7 +162,7 @@ class Rollouts:
     """A `Corpus`: the rows of ``rows``, a share of which ``student`` generates with the weights that it has when they are taken.
 
     It continues their documents (`Continuing`). In such rows only what the student generated has weight. ``bf16``: it generates
-    in mixed precision, as it is trained.
+    in mixed precision, as it is trained. ``generated``: how many of the rows taken last are such, the last of them.
     """
 
     rows: Rows
@@ -172,6 +172,7 @@ class Rollouts:
     length: int = field(init=False)
     seed: int = field(init=False)
     last: Generated = field(default_factory=Generated, init=False)
+    generated: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
         self.length, self.seed = self.rows.length, self.rows.seed
@@ -186,7 +187,7 @@ class Rollouts:
             for row, place in enumerate(places.tolist())
             if _random(self.seed, _SHARES, place).random() < self.how.share.at(place)
         ]
-        self.last = Generated()
+        self.last, self.generated = Generated(), len(own)
         if not own:
             return batch
         how = Continuing(self.student, self.how.max_new_tokens, self.how.temperature, self.seed, self.bf16)

@@ -38,11 +38,13 @@ from limbeck.run.routed import EqualDomains, RoutedStep
 from limbeck.run.run import Plan, Run
 from limbeck.run.save import checkpoints, drop_best
 from limbeck.run.selection import Rule
+from limbeck.run.served_rollouts import ServedLink, ServedRollouts
 from limbeck.run.step import Step, train_step
 from limbeck.run.trackers import Tracked
 from limbeck.run.watch import Watch
 from limbeck.students.adapter_files import write_adapters
 from limbeck.students.adapters import AdapterPlan, adapt, merge
+from limbeck.teachers.cache import LogitCache
 from limbeck.teachers.routed import RoutedTeacher
 from limbeck.types import Batch, ChunkTeacher, Teacher
 
@@ -158,11 +160,11 @@ class Shared:
     for the plan's. ``watch``: what is measured during the trainings, ``rule``: what follows from that, ``tracked``: how a
     tracker shows them. ``quantiser``: with what weights arms compute, but ptq, whose weights are replaced after its training;
     None for their own. ``data`` is the value of --data, which may be a mixture. ``rollouts``: how arms generate
-    rows themselves. ``mask``: how tokens are corrupted where a student with ``vocab`` tokens reads them; the arm `UNMASKED`
-    reads all as they are. ``adapters``: those of arms that train no weights; ``full_rate``: the peak learning rate of arms that
-    train all weights where the student does not, None for the plan's. ``plain_teacher``: that of arms which have another than
-    the student: a corrected teacher as it was given, or the first of several. ``equal_domains``: the rows of each of several
-    teachers have the same share of a step's loss, in all arms.
+    rows themselves; ``link``: the server that judges these, None for the teacher itself. ``mask``: how tokens are corrupted
+    where a student with ``vocab`` tokens reads them; the arm `UNMASKED` reads all as they are. ``adapters``: those of arms that
+    train no weights; ``full_rate``: the peak learning rate of arms that train all weights where the student does not, None for
+    the plan's. ``plain_teacher``: that of arms which have another than the student: a corrected teacher as it was given, or the
+    first of several. ``equal_domains``: the rows of each of several teachers have the same share of a step's loss, in all arms.
     """
 
     cut: Path
@@ -183,6 +185,7 @@ class Shared:
     quantiser: Quantiser | None = None
     data: str = ""
     rollouts: RolloutPlan | None = None
+    link: ServedLink | None = None
     mask: MaskInput | None = None
     vocab: int = 0
     adapters: AdapterPlan | None = None
@@ -233,7 +236,11 @@ class Shared:
             return Run(arm.folder, arm.label, start, teacher, rows, objective, plan, world, **how)
         own = self.rollouts.over(arm.taken * plan.rows, arm.steps * plan.rows)
         assert isinstance(rows, Rows), "masked input does not go with rollouts"
-        corpus = Rollouts(rows, start, own, bf16=plan.bf16)
+        generated = Rollouts(rows, start, own, bf16=plan.bf16)
+        corpus: Rollouts | ServedRollouts = generated
+        if self.link is not None:
+            assert isinstance(teacher, LogitCache), "of a model on a server the text's logits are captured before"
+            teacher = corpus = ServedRollouts(generated, teacher, self.link)
         return Run(arm.folder, arm.label, start, teacher, corpus, objective, plan, world, facts=corpus.facts, **how)
 
     def _rows(self, arm: Arm) -> Rows | MaskedInputs:
@@ -262,7 +269,11 @@ def train(arm: Arm, shared: Shared, *, after: float = 0.0) -> LanguageModel:
         return world.load(verified_folder(arm.student))
     run = shared.run(arm)
     run.after = after
-    run.train()
+    try:
+        run.train()
+    finally:
+        if shared.link is not None:
+            shared.link.close()
     return _finish(arm, run, shared)
 
 

@@ -125,7 +125,8 @@ class Evaluation:
             self._reference = self._several.routed
         first = world.first
         self._tasks = TaskEvaluation(measurements, settings.tasks) if settings.tasks and first else None
-        own_texts = settings.rollouts is not None and first  # then the teacher is in the memory of each process
+        served = teacher.captured is not None and teacher.captured.served  # its weights are not available
+        own_texts = settings.rollouts is not None and first and not served  # it is in the memory of each process
         self._overlap = OverlapEvaluation(measurements, self._own_teachers(), self.held_out) if own_texts else None
         self._runs: dict[str, dict[int, Measurements]] = {}
         self._start: Path | None = None  # the student before its training
@@ -133,7 +134,6 @@ class Evaluation:
         self._moved: list[Reading] = []
         self._costs: list[Reading] = []
         self.seconds = seconds  # of the last evaluation of a student
-        served = teacher.captured is not None and teacher.captured.served  # its weights are not available
         if self._measures and self._several:
             self._measure_several()
         elif self._measures and not served:

@@ -52,7 +52,7 @@ from limbeck.jobs.distil.evaluation import Evaluation, share_teacher_metrics
 from limbeck.jobs.distil.other_tokens import CrossTokenizerTeacher, TeacherSource, teacher_of
 from limbeck.jobs.distil.plan import DistilPlan, mask_of
 from limbeck.jobs.distil.request import DistilRequest
-from limbeck.jobs.distil.rollouts import rollouts_of
+from limbeck.jobs.distil.rollouts import link_of, rollouts_of
 from limbeck.jobs.distil.rounds import arms_of_rounds, make_in_rounds
 from limbeck.jobs.distil.several import SeveralTeachers
 from limbeck.jobs.distil.shared_layers import make_from_shared
@@ -380,7 +380,9 @@ class _Start:
 
     def uses(self) -> float:
         """How often each forward pass of the teacher is used for training."""
-        return self.sharing / self.source.passes(self.plan.budget.tokens, self.plan.budget.length)
+        budget, request = self.plan.budget, self.plan.request
+        judged = _generated(self.plan) if isinstance(request.teacher, ServedRef) else 0.0  # beside what was captured
+        return self.sharing / (self.source.passes(budget.tokens, budget.length) + judged)
 
     def price_of_first(self, student: LanguageModel) -> Price | None:
         """The price of the first of several teachers if it had all rows; None where there is one."""
@@ -453,6 +455,7 @@ def _shared(
         common=(settings.seed, plan.taken * budget.rows),
         data=settings.data if "sources" in store.manifest else "",
         rollouts=rollouts_of(settings),
+        link=link_of(plan.request, source, length=budget.length),
         mask=mask,
         vocab=student.vocab,
         stored=stored_as(settings, plan.request.teacher),

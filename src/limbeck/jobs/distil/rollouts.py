@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
 from limbeck.config import OFF_POLICY, DistilSettings, flag_of
 from limbeck.corpora import Document, Rows
@@ -18,8 +19,15 @@ from limbeck.models.language_model import LanguageModel
 from limbeck.planning.checks.finding import Finding
 from limbeck.probes.overlap import TOP, measure_overlap, overlap
 from limbeck.report.words import bounded, share
-from limbeck.teachers.ref import CapturedRef, LocalRef
+from limbeck.run.served_rollouts import ServedLink
+from limbeck.teachers.codec import TopK
+from limbeck.teachers.ref import CapturedRef, ServedRef
+from limbeck.teachers.remote.http import RetryPolicy
+from limbeck.teachers.remote.served import ServedTeacher, connect
 from limbeck.types import Reading
+
+if TYPE_CHECKING:
+    from limbeck.jobs.distil.other_tokens import TeacherSource
 
 _WORKED = 0.72  # of the most probable tokens both had in trainings that worked, at their beginning (arXiv 2604.13016)
 _TOGETHER = 8  # rows that are measured at once
@@ -40,18 +48,16 @@ def check_rollouts(request: DistilRequest, environment: Environment) -> None:
             )
         return
     what = f"--rollouts {settings.rollouts}"
-    if not isinstance(request.teacher, LocalRef):
-        kept = (
-            "its logits were captured on another text"
-            if isinstance(request.teacher, CapturedRef)
-            else "it is on a server"
-        )
+    if isinstance(request.teacher, CapturedRef):
         raise BadSetting(
-            f"{what}: the teacher judges what the student generates in each step, and {kept}: give the model itself as --teacher"
+            f"{what}: the teacher judges what the student generates in each step, and its logits were captured on another text: "
+            "give the model itself as --teacher, or its server"
         )
+    on_server = isinstance(request.teacher, ServedRef)
     refuse_together(
         what,
         (
+            ("--vocab", on_server and settings.vocab, "a server judges tokens by its whole vocabulary"),
             ("--cache-logits", settings.cache_logits, "a text that changes in each step cannot be captured before"),
             ("--tokenizer-align", settings.tokenizer_align, "what the student generates is judged token by token"),
             ("--qat", settings.qat, "the student would generate with other weights than those that are trained"),
@@ -72,6 +78,25 @@ def rollouts_of(settings: DistilSettings) -> RolloutPlan | None:
     if settings.rollouts is None:
         return None
     return RolloutPlan(Share.of(settings.rollouts), settings.rollout_tokens, settings.rollout_temperature)
+
+
+def link_of(request: DistilRequest, source: TeacherSource, *, length: int) -> ServedLink | None:
+    """The link to a server that judges rows of ``length`` tokens which the student generates; None where nothing needs one."""
+    settings, teacher = request.settings, request.teacher
+    if settings.rollouts is None or not isinstance(teacher, ServedRef):
+        return None
+    assert source.captured is not None, "logits of the text are captured first"
+    codec = source.captured.logits.codec
+    assert isinstance(codec, TopK), "a server gives the largest probabilities"
+
+    def connected() -> ServedTeacher:
+        retry, in_flight = RetryPolicy(limit=settings.time_limit), settings.in_flight
+        how: dict[str, Any] = {"k": codec.k, "length": length, "retry": retry, "in_flight": in_flight}
+        found = connect(teacher.address, source.about.tokenizer, **how)
+        found.expect(settings.tokens, generated=True)
+        return found
+
+    return ServedLink(connected)
 
 
 def on_own_texts(

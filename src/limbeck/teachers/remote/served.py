@@ -96,11 +96,13 @@ class ServedTeacher:
         self._pool = ThreadPoolExecutor(in_flight + in_flight // 2, thread_name_prefix="served")
         self.expect(0)
 
-    def expect(self, positions: int, *, missing: int = 0) -> None:
+    def expect(self, positions: int, *, missing: int = 0, generated: bool = False) -> None:
         """Starts a new count of missing targets, out of ``positions`` that will be queried; ``missing`` are missing already.
 
-        Without this call, or with 0 positions, the first missing target is an error.
+        Without this call, or with 0 positions, the first missing target is an error. What a student ``generated`` may be less
+        likely than a guess, so that it says nothing about the model.
         """
+        self._judges = not generated
         self._positions, self._missing = positions, missing
         self.missing: Counter[str] = Counter()
         self._messages: dict[str, str] = {}
@@ -193,7 +195,8 @@ class ServedTeacher:
         """The result of a request, or its usable part; counts what is missing. Raises BadServer as `__call__`."""
         try:
             result = future.result()
-            self._check_likelihood(result.own[prompt.counts & np.isfinite(result.own)])
+            if self._judges:
+                self._check_likelihood(result.own[prompt.counts & np.isfinite(result.own)])
             return result
         except QueryFailed as failed:
             if failed.kind == "another model":
