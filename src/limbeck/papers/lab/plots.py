@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import matplotlib as mpl
@@ -22,6 +23,7 @@ from limbeck.report.words import count
 
 _COLORS = ("#1d4ed8", "#c2410c", "#047857", "#7c3aed", "#ca8a04", "#0e7490", "#475569", "#db2777")
 _EQUAL, _ASIDE = 0.01, 0.02  # FLOPs that are equal, as a share of them, and how far apart their points are drawn
+_LABEL = 14  # characters in a line of an arm's name
 _STYLE = {"axes.spines.top": False, "axes.spines.right": False, "font.size": 9, "legend.frameon": False}
 
 
@@ -279,7 +281,7 @@ def draw_by_arm(right: Mapping[str, Mapping[str, Sequence[float]]], *, guess: fl
         axes.axhline(guess, color="#94a3b8", linestyle=":")
         axes.set(ylim=(0, None), ylabel="answered right")
         axes.set_xticks(
-            range(len(arms)), [arm.replace(", ", ",\n").replace(" pre", "\npre") for arm in arms], fontsize=7
+            range(len(arms)), [fill(arm, _LABEL) for arm in arms], fontsize=7
         )
         axes.legend(fontsize=7)
 
