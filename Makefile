@@ -61,7 +61,7 @@ site: .venv/.ready
 	@echo "build/site/index.html"
 
 long: .venv/.ready
-	$(BIN)/python -m pytest -m long -n auto --dist load
+	$(BIN)/python -m pytest -m long -n auto --dist worksteal
 
 extras: .venv/.ready
 	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints/cpu.txt --editable '.[gguf,onnx,quant,eval,llamacpp,tensorboard,peft,trl]'
@@ -79,10 +79,11 @@ newest: .venv/.ready
 
 with-newest: .venv-newest/.ready
 	.venv-newest/bin/python -m pytest -n auto --dist loadfile $(ONLY)
-	.venv-newest/bin/python -m pytest -m long -n auto --dist load $(OF_TRANSFORMERS)
+	.venv-newest/bin/python -m pytest -m long -n auto --dist worksteal $(or $(ONLY),$(OF_TRANSFORMERS))
 
 oldest: .venv-oldest/.ready
 	.venv-oldest/bin/python -m pytest -n auto --dist loadfile $(ONLY)
+	.venv-oldest/bin/python -m pytest -m long -n auto --dist worksteal $(or $(ONLY),$(OF_TRANSFORMERS))
 
 studies: .venv/.ready
 	@set -e; for study in docs/results/*.sh; do echo "== $$study"; PATH="$(CURDIR)/$(BIN):$$PATH" bash "$$study"; done

@@ -27,6 +27,7 @@ def ends(pipe, how):
     os.kill(os.getpid(), how) if how else os._exit(3)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("read", ["from a file", "from standard input"])
 def test_a_script_without_a_guard_of_its_main_module_starts_processes(tmp_path, read):
     script = tmp_path / "script.py"

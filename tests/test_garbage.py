@@ -19,6 +19,7 @@ def searching() -> Iterator[None]:
     gc.freeze()
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("searching")
 def test_what_was_loaded_is_old_and_still_garbage_once_it_is() -> None:
     begun = []

@@ -72,6 +72,7 @@ def test_the_criterion_is_that_which_stood_before_the_first_run():
     assert criterion.digest() == hashlib.sha256(file.read_bytes()).hexdigest()[:16] == DIGEST
 
 
+@pytest.mark.long
 def test_made_runs_are_judged_by_the_criterion(runs, tmp_path):
     found = judged(runs, tmp_path / "out")
     arms = ("same start, equal tokens", "pruned, equal tokens", "same start, equal FLOPs")
@@ -99,6 +100,7 @@ def test_made_runs_are_judged_by_the_criterion(runs, tmp_path):
     assert all(a < b for a, b in pairwise(sizes))
 
 
+@pytest.mark.long
 def test_a_rate_that_suits_one_end_decides_nothing(runs, tmp_path):
     for rate, level in {"1e-3": 2.3, "2e-3": 2.305, "4e-3": 2.9}.items():
         measured(runs / "rates" / f"16m-{rate}" / "measurements" / "student-seed290.safetensors", level, 0)
@@ -143,6 +145,7 @@ def test_each_shape_has_its_verdict(levels, more, shape, valley, plan):
     assert criterion.valley(better, doubt=True) == criterion.plan(better, doubt=True) == "inconclusive"
 
 
+@pytest.mark.long
 def test_students_have_as_many_flops(runs):
     study = script("law-smollm2")
     budget = study.spent(runs, "16m", TWICE)
@@ -216,6 +219,7 @@ def test_stories_are_held_out_healed_on_or_read_by_students(tmp_path):
     assert sorted(chain.from_iterable(found.values())) == sorted(f"story {number}" for number in range(37))
 
 
+@pytest.mark.long
 def test_the_page_is_written_from_the_results(runs, tmp_path):
     out = tmp_path / "out"
     judged(runs, out)

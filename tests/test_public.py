@@ -36,6 +36,7 @@ def shown(*arguments: str, **environment: str) -> tuple[int, str]:
     return process.returncode, process.stdout + process.stderr
 
 
+@pytest.mark.long
 def test_every_public_name_is_there_and_has_a_type():
     tree = ast.parse(Path(limbeck.__file__).read_text(encoding="utf-8"))
     typed = {
@@ -113,6 +114,7 @@ def test_the_objective_that_was_meant(said, meant):
         parse(said)
 
 
+@pytest.mark.long
 def test_the_command_line_shows_its_version_and_the_flag_that_was_meant():
     assert shown("--version") == (0, f"limbeck {limbeck.__version__}\n")
     status, text = shown("distil", "--max-seq-len", "3")
@@ -122,6 +124,7 @@ def test_the_command_line_shows_its_version_and_the_flag_that_was_meant():
     assert "--lr" not in text
 
 
+@pytest.mark.long
 def test_old_spellings_are_aliases_that_help_does_not_show():
     for old, value, message in (
         ("--length", "x", "--seq-len: expected a count such as 250k, 6M or 1.3B, got 'x'"),
@@ -278,6 +281,7 @@ def test_a_flag_that_is_given_twice_is_refused(words):
     assert f"{words[0].partition('=')[0]} is given 2 times, and only the last would count: give it once" in text
 
 
+@pytest.mark.long
 def test_values_by_position_may_be_several():
     status, text = shown("cache", "merge", "out", "shard-1", "shard-2")
     assert (status, "is given" in text) == (2, False), "there are no such shards"

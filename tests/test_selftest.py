@@ -13,6 +13,7 @@ def rows():
     return selftest.run_selftest()
 
 
+@pytest.mark.long
 def test_every_objective_passes_in_both_precisions(rows):
     assert {row.objective for row in rows} >= set(OF_TOKENS)
     assert {row.dtype for row in rows} == {"float32", "bfloat16"}
@@ -20,6 +21,7 @@ def test_every_objective_passes_in_both_precisions(rows):
     assert [row for row in rows if not row.passed] == []
 
 
+@pytest.mark.long
 def test_bfloat16_is_seen_to_be_coarser(rows):
     error = {(row.objective, row.dtype): row.gradient_error for row in rows}
     assert all(error[name, "bfloat16"] > 10 * error[name, "float32"] for name in OF_TOKENS)

@@ -80,6 +80,7 @@ def runs(tmp_path_factory) -> Path:
     return here
 
 
+@pytest.mark.long
 def test_runs_in_which_all_claims_hold_are_judged_so(runs, tmp_path):
     script("smollm2").judge(runs, tmp_path / "out")
     found = json.loads((tmp_path / "out" / "results.json").read_text())
@@ -168,6 +169,7 @@ def folder(runs, tmp_path) -> Path:
     return tmp_path / "out"
 
 
+@pytest.mark.long
 def test_the_page_is_written_from_the_results(folder):
     page = script("smollm2_page")
     page.write(str(folder))
@@ -193,6 +195,7 @@ def test_the_page_is_written_from_the_results(folder):
     assert teacher[1] > max(others[shown - 1 :]), "and the slowest"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("verdict", ["refuted", "inconclusive"])
 def test_what_is_said_follows_the_verdicts(folder, verdict):
     results = json.loads((folder / "results.json").read_text())

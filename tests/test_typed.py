@@ -50,6 +50,7 @@ def folder(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.long
 def test_mypy_finds_wrong_uses_and_no_others(folder):
     """Torch and its like are not followed, which would take a minute: to the checker they are Any, as they are to limbeck."""
     others = "\n".join(
@@ -66,6 +67,7 @@ def test_mypy_finds_wrong_uses_and_no_others(folder):
     ], done.stdout + done.stderr
 
 
+@pytest.mark.long
 def test_pyright_finds_wrong_uses_and_no_others(folder):
     places = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     pyright = shutil.which("basedpyright", path=places) or shutil.which("pyright", path=places)

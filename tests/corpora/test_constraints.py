@@ -142,6 +142,7 @@ def test_a_constraint_is_followed_or_not(family, arguments, right, wrong):
     assert not any(constraint.follows(answer) for answer in BLANK)
 
 
+@pytest.mark.long
 @given(st.text(max_size=60) | st.text(' \n-*#."{}[]:,aA1é\0', max_size=60))
 @example("\0" * 50)
 @example("\ud800")

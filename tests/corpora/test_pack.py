@@ -306,6 +306,7 @@ def test_a_layout_holds_places_far_in_a_text(far):
     assert (place >= 0).tolist() == [False, *[True] * 4, False, *[True] * 6]
 
 
+@pytest.mark.long
 def test_few_rows_have_much_padding():
     documents = [[True] * int(n) for n in np.random.default_rng(0).lognormal(5, 1, 3000).astype(int) + 2]
     batch = epoch(Rows(store_of([[[(0, learned) for learned in document] for document in documents]]), length=256))
@@ -494,6 +495,7 @@ def test_a_packed_document_is_read_as_if_it_were_alone(attention):
     assert compared > len(batch.tokens)  # some rows hold several
 
 
+@pytest.mark.long
 def test_the_loss_of_real_stories_is_the_published_one(stories_llama, stories, tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(stories_llama)
     model = LlamaForCausalLM.from_pretrained(stories_llama).eval()

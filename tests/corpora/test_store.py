@@ -441,6 +441,7 @@ def test_a_text_that_has_its_frame_already_is_read_back(tokenizer, tmp_path):
     assert sorted(text_of(store, i, spelled).decode() for i in range(4)) == sorted(texts)
 
 
+@pytest.mark.long
 def test_one_long_text_is_split_into_passages_of_which_nothing_is_lost(tokenizer, tmp_path):
     paragraphs = [f"paragraph {i}\nof some lines\n\n" * 3 for i in range(3000)]
     (tmp_path / "a.txt").write_text("".join(paragraphs))

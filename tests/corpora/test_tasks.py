@@ -263,6 +263,7 @@ expressions = st.recursive(
 )
 
 
+@pytest.mark.long
 @given(expressions)
 def test_an_expression_is_read_back(expression):
     assert listops.parse(listops.render(expression)) == expression

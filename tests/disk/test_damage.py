@@ -102,6 +102,7 @@ def check_all_are_noticed(folder: Path) -> None:
     assert check_folder(folder).damaged == {}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["written", "pretrain"])
 def test_verify_finds_a_changed_bit_in_every_file(name, folder_of):
     check_all_are_noticed(folder_of(name))
@@ -133,6 +134,7 @@ def check_each_is_harmless(
     return refused
 
 
+@pytest.mark.long
 def test_a_job_that_goes_on_notices_what_changed(made, folder_of, tmp_path):
     folder_of("pretrain")  # imports everything
     job, out = made[0]["pretrain"], tmp_path / "out"
@@ -229,6 +231,7 @@ def read_or_refused(read: Callable[[Path], Any], file: Path) -> Any:
         return None if str(file) in str(error) else error
 
 
+@pytest.mark.long
 def test_each_bit_of_lines_is_noticed(tmp_path):
     file = tmp_path / "lines.jsonl"
     rows = [{"a": 1, "b": "x"}, {"a": 2, "b": "y"}]
@@ -245,6 +248,7 @@ def test_each_bit_of_lines_is_noticed(tmp_path):
         assert read_lines(file) == rows[: data[: end + 1].count(b"\n")]
 
 
+@pytest.mark.long
 def test_each_bit_of_json_is_noticed(tmp_path):
     file, value = tmp_path / "a.json", {"a": 1e-05, "b": {"c": ["x", None]}}
     write_json(file, value)
@@ -364,6 +368,7 @@ def strip(folder: Path) -> None:
             path.write_text(re.sub(r', "crc32": "[0-9a-f]{8}"\}', "}", path.read_text()))
 
 
+@pytest.mark.long
 def test_a_folder_of_an_earlier_version_is_gone_on_with(made, folder_of, tmp_path):
     folder_of("pretrain")
     job, out = made[0]["pretrain"], tmp_path / "out"

@@ -69,6 +69,7 @@ COMMANDS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_second_command_in_a_folder_names_the_first(command, here, tmp_path):
     if command == "merge":

@@ -42,6 +42,7 @@ def continue_from_each(job: Job, out: Path, copies: Path, *, every: int) -> None
         assert result(out) == expected, state.name
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("name", "every"), [("written", 11), ("pretrain", 23)])
 def test_a_job_goes_on_wherever_it_was_stopped(name, every, job_of, tmp_path):
     continue_from_each(job_of(name), tmp_path / "out", tmp_path / "stops", every=every)
@@ -57,6 +58,7 @@ def test_a_job_goes_on_from_each_of_its_file_operations(name, every, job_of, tmp
     continue_from_each(job_of(name), tmp_path / "out", tmp_path / "stops", every=every)
 
 
+@pytest.mark.long
 def test_a_kill_leaves_what_the_copies_show(job_of, tmp_path):
     job, out = job_of("written"), tmp_path / "out"
     states = stops(job, out, tmp_path / "stops")

@@ -66,6 +66,7 @@ def with_split(name: str) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(state)), **special)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", CONFIGS)
 def test_the_import_gives_the_model_back(name, tmp_path):
     # Transformers gives folders of Qwen2 the split of Qwen2, whatever their files say

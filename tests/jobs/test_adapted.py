@@ -51,6 +51,7 @@ def done(here) -> Path:
     return here / "out"
 
 
+@pytest.mark.long
 def test_the_student_is_the_untrained_one_with_its_adapters_and_nothing_else_moved(done, tmp_path):
     import_model(ImportSettings(model=str(done / "adapter"), out=tmp_path / "merged"))
     merged, student, base = (
@@ -62,6 +63,7 @@ def test_the_student_is_the_untrained_one_with_its_adapters_and_nothing_else_mov
     assert moved == {name for name in base if "_proj" in name}
 
 
+@pytest.mark.long
 def test_equal_compute_is_what_the_formula_of_flops_says(done, here):
     """A step: 6 FLOPs a multiplied weight, or 4 where it is frozen and 6 an adapter's number, and the teacher's 2."""
     student, teacher = (Size.of(load_config(folder)) for folder in (done / "cut", here / "teacher"))
@@ -96,6 +98,7 @@ def test_equal_compute_is_what_the_formula_of_flops_says(done, here):
     assert price.ratio == pytest.approx((adapted + taught + 0.5 * whole / 3) / adapted)
 
 
+@pytest.mark.long
 def test_a_run_says_that_adapters_were_trained(done):
     run = json.loads((done / "run.json").read_text())
     differences = {one["name"] for one in json.loads((done / "verdict.json").read_text())["differences"]}
@@ -132,6 +135,7 @@ def test_what_does_not_go_with_adapters_is_refused_with_its_reason(given, messag
         check_adapters(settings(**given), Environment(alone(), bf16=False))
 
 
+@pytest.mark.long
 def test_memory_is_that_of_adapters_where_no_baseline_trains_all_weights(done):
     few = settings(rank=RANK, baselines="cut,cut+ce")
     adapters = StudentAdapters.of(few, load_config(done / "cut"), length=LENGTH)

@@ -240,6 +240,7 @@ def write(folder: Path, ours: Side, theirs: Side, log_p: np.ndarray) -> None:
     write_aligned(folder, documents(), tokens=ours.store.tokens, facts=dict)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("length", [5, 16, 10_000])
 def test_a_row_hears_of_the_chunks_that_are_whole_in_it(pair, tmp_path, byte_level, length):
     ours, theirs, _ = pair
@@ -669,6 +670,7 @@ def test_a_family_of_objectives_hears_all_that_one_of_them_does(here, tmp_path):
     assert facts[0]["chunks"] < plain["chunks"]
 
 
+@pytest.mark.long
 def test_sampled_logits_are_refused_for_sorted_probabilities(here, tmp_path):
     keys = {
         "teacher": str(here / "teacher"),
@@ -682,6 +684,7 @@ def test_sampled_logits_are_refused_for_sorted_probabilities(here, tmp_path):
         distil(here, str(tmp_path / "bad"), teacher=str(tmp_path / "drawn"), data=None, objective="CrossEntropy + ULD")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("keys", "error", "says"),
     [
@@ -714,6 +717,7 @@ def test_conversations_are_refused(here, tmp_path):
         distil(here, str(tmp_path / "bad"), data=str(file))
 
 
+@pytest.mark.long
 def test_the_doctor_looks_at_both_tokenizers(here):
     keys = {"teacher": str(here / "teacher"), "student": str(here / "student"), "data": str(here / "text.jsonl")}
     found = limbeck.doctor(**keys)

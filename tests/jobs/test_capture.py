@@ -124,6 +124,7 @@ def test_another_text_or_length_is_refused(here, keys, named):
         distil(here, "other", **keys)
 
 
+@pytest.mark.long
 def test_the_kind_is_chosen_by_what_was_measured(here):
     """This teacher is flat, so its likeliest outcomes leave out much."""
     ask(here, "chosen", kind="auto")
@@ -133,6 +134,7 @@ def test_the_kind_is_chosen_by_what_was_measured(here):
     assert drawn["bias"]["low"] < 0.02 < 0.1 < coarse["bias"]["low"]
 
 
+@pytest.mark.long
 def test_a_student_sees_no_row_that_was_not_answered(here):
     ask(here, "some", tokens="500")
     rows = Captured(here / "some").logits.rows
@@ -224,6 +226,7 @@ def test_a_student_that_was_killed_goes_on_from_the_answers(here):
     assert weights[0] == weights[1]
 
 
+@pytest.mark.long
 def test_processes_with_a_part_of_the_teacher_each_capture_what_one_does(here, tmp_path):
     """The first leads, and writes the same bits; the second has no result."""
 
@@ -244,6 +247,7 @@ def test_processes_with_a_part_of_the_teacher_each_capture_what_one_does(here, t
     assert ours == theirs
 
 
+@pytest.mark.long
 def test_a_trimmed_teacher_in_parts_is_captured_as_one_in_memory(here, tmp_path):
     """The first process chooses the vocabulary, all measure together what it leaves out, and the logits are the same."""
 
@@ -264,6 +268,7 @@ def test_a_trimmed_teacher_in_parts_is_captured_as_one_in_memory(here, tmp_path)
     assert (found.ids == whole.ids).float().mean() > 0.99
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("more", [{"stream": True}, {"params": "9k"}])
 def test_what_needs_the_whole_teacher_is_refused_where_it_is_spread(here, tmp_path, more):
     def work(world):
@@ -279,6 +284,7 @@ def test_what_needs_the_whole_teacher_is_refused_where_it_is_spread(here, tmp_pa
     assert not (tmp_path / "never").exists()
 
 
+@pytest.mark.long
 def test_shards_of_several_machines_are_the_whole(here, tmp_path):
     folders = [here / f"shard{i}" for i in (1, 2, 3)]
     for i, folder in enumerate(folders, start=1):
@@ -313,6 +319,7 @@ class Machines:
             report(task, 0.0)
 
 
+@pytest.mark.long
 def test_a_capture_by_workers_has_the_bytes_of_one_process(here, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(spread, "cluster", lambda *_, **__: nullcontext(Machines()))
     result = ask(here, tmp_path / "out", ray="auto")
@@ -384,6 +391,7 @@ def test_what_does_not_go_with_a_cluster_is_refused(here, tmp_path, more, said):
     assert not (tmp_path / "no").exists()
 
 
+@pytest.mark.long
 def test_shards_of_different_things_are_not_merged(here, tmp_path):
     ask(here, "one", shard="1/2")
     ask(here, "two", shard="2/2", seed=5)
@@ -396,6 +404,7 @@ def test_shards_of_different_things_are_not_merged(here, tmp_path):
         merge(tmp_path / "full", [here / "one", here / "half"])
 
 
+@pytest.mark.long
 def test_a_merge_that_was_killed_anywhere_is_done_by_the_same_command(here, tmp_path):
     shards, out = [here / "left", here / "right"], tmp_path / "out"
     for i, folder in enumerate(shards, start=1):
@@ -497,6 +506,7 @@ def test_verify_looks_at_the_text_too_and_at_any_folder(here, tmp_path, monkeypa
         shutil.rmtree(broken)
 
 
+@pytest.mark.long
 def test_the_commands_of_a_cache_speak(here, monkeypatch, capsys):
     def run(*argv, status=0):
         monkeypatch.setattr(sys, "argv", ["limbeck", "cache", *map(str, argv)])
@@ -549,6 +559,7 @@ def test_the_bias_of_top_k_outcomes_is_that_of_the_certificate(here):
     assert told.bias.value > 0.05
 
 
+@pytest.mark.long
 def test_sampled_outcomes_have_no_bias_and_noise_that_falls_with_their_number(here):
     teacher = frozen(llama(tok=tokenizer(), seed=2))
     few, many = certify(
@@ -570,6 +581,7 @@ def test_a_shard_is_one_of_several(value, here):
         ask(here, "no", shard=value)
 
 
+@pytest.mark.long
 def test_too_few_bytes_and_too_many_machines_are_errors(here):
     with pytest.raises(
         BadSetting, match=r"--bytes-per-token 4: 4 bytes a token hold 0 outcomes of .* give \d+ or more"

@@ -139,6 +139,7 @@ def done(here):
     return here / "out", limbeck.distil(**settings(here, "out", keep_attention=1))
 
 
+@pytest.mark.long
 def test_the_layer_whose_loss_harms_recall_most_keeps_attention(done):
     out, _ = done
     said = read_json(out / "conversion.json")
@@ -153,6 +154,7 @@ def test_the_layer_whose_loss_harms_recall_most_keeps_attention(done):
     assert not (out / "matching").exists()
 
 
+@pytest.mark.long
 def test_all_arms_read_as_many_tokens(done):
     out, _ = done
     said = json.loads((out / "conversion.json").read_text())
@@ -167,6 +169,7 @@ def test_all_arms_read_as_many_tokens(done):
     assert steps["student"] * read + sum(said["tokens"].values()) == plan["steps"] * read
 
 
+@pytest.mark.long
 def test_recall_stands_beside_perplexity_against_attention(done):
     out, result = done
     readings = result["readings"]
@@ -193,6 +196,7 @@ def test_recall_stands_beside_perplexity_against_attention(done):
     assert str(out) in alone["counted_in"]
 
 
+@pytest.mark.long
 def test_the_student_reads_on_where_matching_ended_so_all_arms_read_the_same_text(here, done, monkeypatch):
     """Rows by the run that takes them, of seeds 0 and 1: those of matching and of the student are those of attention."""
     taken, take = {}, Rows.take
@@ -229,6 +233,7 @@ def made(here: Path, out: str, steps: int = 30, **more) -> Path:
     return make_converted(plan, teacher, store, environment=environment)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("stage", ["mixers", "blocks"])
 def test_a_run_stopped_in_a_stage_goes_on_and_ends_with_the_same_bits(here, stage, monkeypatch):
     step, count = Match.__call__, []
@@ -264,6 +269,7 @@ def test_damage_is_measured_as_the_mixers_are_used(here, monkeypatch):
     assert all(row["damage"] != 0 for row in harm[1:])
 
 
+@pytest.mark.long
 def test_a_cut_is_converted_by_place_without_matching(here):
     folder = made(here, "cut-first", shape="layers=2,hidden=24", mixers="gdn,attention", match="none")
     student, base = load(folder), load(folder.parent / "base")
@@ -321,11 +327,13 @@ def test_a_budget_of_parameters_is_that_of_the_converted_student(here, mixer, ke
     assert 0.8 * 40_000 < Size.of(student).parameters <= 40_000
 
 
+@pytest.mark.long
 def test_a_student_that_is_cut_and_converted_stays_within_its_budget(here):
     folder = made(here, "within", params="40k", mixers="gdn", match="none")
     assert load(folder).parameters_count <= 40_000
 
 
+@pytest.mark.long
 def test_the_doctor_looks_at_what_will_be_made_and_at_matching(here, monkeypatch):
     with_mixers = settings(here, "looked-at", mixers="gdn", shrink=1.1)
     peaks, sizes, largest = [], [], {"matching": 2**60}
@@ -353,6 +361,7 @@ def test_a_run_whose_matching_does_not_fit_is_stopped_before_it(here, monkeypatc
     assert not (here / "does-not-fit" / "attention").exists()
 
 
+@pytest.mark.long
 def test_weights_that_only_the_conversion_needs_are_gone_when_training_begins(here, monkeypatch):
     held = []
 
@@ -383,6 +392,7 @@ def test_a_window_larger_than_a_row_is_noted(here):
     ]
 
 
+@pytest.mark.long
 def test_an_arm_with_other_layers_is_timed_by_itself(done):
     out, _ = done
     told = json.loads((out / "run.json").read_text())["estimate"]["step_seconds"]
@@ -400,6 +410,7 @@ def test_one_document_is_reported_without_an_interval(here):
     assert "has 0.500 nats more in all and 0.500 nats more on recall hits" in proof.sentence()
 
 
+@pytest.mark.long
 def test_what_is_kept_of_a_text_is_counted_and_reported(done):
     out, _ = done
     run = json.loads((out / "run.json").read_text())

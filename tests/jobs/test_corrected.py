@@ -54,6 +54,7 @@ def nats(folder: Path) -> dict[str, float]:
     return {row["model"]: row["value"] for row in read_lines(folder / "readings.jsonl") if row["name"] == "held_out"}
 
 
+@pytest.mark.long
 def test_a_mixture_is_read_by_its_weights(here, tmp_path, monkeypatch):
     other, read = write_corpus(tmp_path, 60), []
 
@@ -68,6 +69,7 @@ def test_a_mixture_is_read_by_its_weights(here, tmp_path, monkeypatch):
     assert span.shares.tolist() == pytest.approx([0.9, 0.1], abs=0.01)  # of rows, which are not all full
 
 
+@pytest.mark.long
 def test_the_baseline_is_the_distillation_from_the_teacher_as_given_bit_by_bit(done, here, tmp_path):
     distil(here, tmp_path / "plain", baselines="none")
     plain, baseline, student = (
@@ -81,6 +83,7 @@ def test_the_baseline_is_the_distillation_from_the_teacher_as_given_bit_by_bit(d
     assert found["teacher"] < found["teacher-given"]
 
 
+@pytest.mark.long
 def test_equal_compute_counts_the_correction(done, here):
     """By hand, in FLOPs: the student's steps with the teacher's forward pass, and 1,024 tokens of the adapters on the teacher."""
     student, teacher = (Size.of(load_config(folder)) for folder in (done / "cut", here / "teacher"))
@@ -99,6 +102,7 @@ def test_equal_compute_counts_the_correction(done, here):
     assert steps["uncorrected@flops"] == round(4 * (512 * taught + tuned) / (512 * taught))
 
 
+@pytest.mark.long
 def test_a_run_says_what_the_correction_changed(done, tmp_path):
     page = (done / "report.html").read_text().replace("&nbsp;", " ")
     for words in ("teacher as given", "from the teacher as given, equal compute", "The teacher was corrected first"):

@@ -41,6 +41,7 @@ def pretrained(data, out, **how):
     return limbeck.pretrain(**{**size, "data": data, "out": str(out), "threads": 1, **how})
 
 
+@pytest.mark.long
 def test_a_killed_training_on_a_mixture_continues_to_the_same_bits(data, tmp_path, monkeypatch):
     pretrained(data, tmp_path / "whole")
     found = read_json(tmp_path / "whole" / "run.json")["mixture"]
@@ -179,6 +180,7 @@ def test_stages_begin_with_steps():
         blend_of("a:1;annealed:b:1", steps=10, rows=4, schedule="cosine")
 
 
+@pytest.mark.long
 def test_settings_that_need_the_text_in_one_piece_are_refused(data, tmp_path):
     write_teacher(tmp_path)
     asked = {"teacher": str(tmp_path / "teacher"), "data": data, "out": str(tmp_path / "out"), "params": "9k"}

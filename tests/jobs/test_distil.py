@@ -122,6 +122,7 @@ def test_the_student_is_an_ordinary_model_within_its_budget(done, here):
     assert (out / "student" / "README.md").read_text().startswith("---\nlibrary_name: transformers")
 
 
+@pytest.mark.long
 def test_a_finished_run_is_not_done_again(done, here):
     out, result = done
     before = {p: p.stat().st_mtime_ns for p in out.rglob("*.safetensors")}
@@ -141,6 +142,7 @@ def test_a_finished_run_is_not_done_again(done, here):
     assert again["verdict"] == result["verdict"]
 
 
+@pytest.mark.long
 def test_seeds_are_added_to_a_run_that_had_fewer(done, here, monkeypatch):
     """What is there stays, the new seed is the one of a run that had it from the start, and fewer are refused.
 
@@ -225,6 +227,7 @@ def test_a_killed_command_given_again_ends_with_the_same_bits(plain, here):
         assert weights(out / student) == weights(plain / student)
 
 
+@pytest.mark.long
 def test_another_text_of_a_users_objective_is_another_run(here, tmp_path):
     file = tmp_path / "mine.py"
     head = "from limbeck.objectives import ForwardKL\n\n\nclass Mine(ForwardKL):\n    def forward(self, *a):\n"
@@ -343,6 +346,7 @@ def test_what_needs_all_weights_in_one_process_is_refused_on_shards(here):
     check_mesh(DistilSettings(mesh="shard"), environment)
 
 
+@pytest.mark.long
 def test_shrink_probe_and_doctor_speak_json(here, monkeypatch, capsys):
     def run(*argv):
         monkeypatch.setattr(sys, "argv", ["limbeck", *map(str, argv)])

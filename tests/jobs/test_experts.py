@@ -37,6 +37,7 @@ def asked(here: Path, teacher: str, out: Path, **more):
     return {"teacher": str(here / teacher), "data": str(here / "text.jsonl"), "length": LENGTH, "out": out} | more
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", EXPERTS)
 def test_shrink_makes_a_dense_student_and_says_of_what(method, here, tmp_path):
     limbeck.shrink(**asked(here, "qwen2_moe", tmp_path / "out", params="15k", experts=method))

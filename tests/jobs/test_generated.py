@@ -200,6 +200,7 @@ def test_a_text_is_continued(here):
     assert not (here / "greedy" / "text.jsonl.part").exists()
 
 
+@pytest.mark.long
 def test_samples_are_distinct_and_named_by_the_seed(here):
     found = ask(here, "thrice", samples=3, tokens=3 * 8 * 10 + 7)
     rows = read_lines(here / "thrice" / "text.jsonl")
@@ -315,6 +316,7 @@ def hasty(monkeypatch):
     monkeypatch.setattr(completions, "RetryPolicy", lambda limit: retry)
 
 
+@pytest.mark.long
 def test_a_server_writes_what_the_model_does(here, model):
     with serving(model) as server:
         found = ask(here, "served", teacher=server.url, temperature=0, price="1000,2000")
@@ -331,6 +333,7 @@ def test_a_server_writes_what_the_model_does(here, model):
 FAULTS = ("reset", "busy", "broken", "torn", "garbled", "unfinished", "slow")
 
 
+@pytest.mark.long
 def test_faults_of_a_server_do_not_show_in_the_text(here, model, hasty):
     with serving(model) as server:
         ask(here, "smooth", teacher=server.url, data=str(here / "chat.jsonl"), samples=4)
@@ -443,6 +446,7 @@ def test_a_system_message_that_cannot_be_read_is_refused(here, tmp_path, keys, s
         ask(tmp_path, "out", teacher=str(here / "teacher"), **data, **keys)
 
 
+@pytest.mark.long
 def test_a_prompt_without_a_completion_is_named_and_queried_again(here, model, hasty):
     """One of thirty is borne, two are not; what was answered is not asked for again."""
     prompts = [document.text for document in read(str(here / "prompts.jsonl"))]

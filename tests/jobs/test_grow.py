@@ -36,6 +36,7 @@ def grow(here: Path, out: Path, **more: Any) -> Any:
     return limbeck.grow(**(asked | {"out": out} | more))
 
 
+@pytest.mark.long
 def test_a_grown_model_is_described_and_trained_on(here, tmp_path):
     card = " ".join((here / "grown" / "README.md").read_text().split())
     assert "# seed0, grown" in card
@@ -51,6 +52,7 @@ def test_a_grown_model_is_described_and_trained_on(here, tmp_path):
     assert "grown from seed0 (28.2 k) by new layers between its own and distilled with `CrossEntropy()`" in trained
 
 
+@pytest.mark.long
 def test_measurements_say_what_growth_changed(here, tmp_path):
     exact = grow(here, tmp_path / "exact")
     assert exact.parameters > 2 * exact.grown_from

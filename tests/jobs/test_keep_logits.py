@@ -129,6 +129,7 @@ def test_a_run_that_reads_its_text_often_keeps_the_teachers_logits(here, monkeyp
     assert weights(here / "from-logits") == weights(here / "kept")
 
 
+@pytest.mark.long
 def test_a_flag_keeps_no_logits(here):
     limbeck.distil(**keys(here, cache_logits=False), out=here / "live")
     assert not (here / "live" / "captured").exists()
@@ -172,6 +173,7 @@ def test_what_a_teacher_does_not_do_is_refused(here):
         limbeck.distil(**keys(here, cache_logits=True, tokenizer_align="bytes"), out=here / "no")
 
 
+@pytest.mark.long
 def test_a_capture_stopped_before_its_card_gets_one(here, tmp_path, monkeypatch):
     """The certificate, by which a run knows that its capture came to the end, is written last."""
     from limbeck.jobs.capture import here as job

@@ -50,6 +50,7 @@ def steps(folder: Path) -> int:
     return len(read_lines(folder / "metrics.jsonl"))
 
 
+@pytest.mark.long
 def test_each_student_costs_the_tokens_of_one_that_shares_nothing(done):
     """1k tokens are 8 steps: 4 of a student's own, 4 of each of the two in the auxiliary's training."""
     assert steps(done / "shared") == 2 * 4
@@ -58,6 +59,7 @@ def test_each_student_costs_the_tokens_of_one_that_shares_nothing(done):
         assert steps(done / member / "baselines" / "layers+kd-seed0") == 8
 
 
+@pytest.mark.long
 def test_students_are_expanded_from_what_was_trained_once(done, here):
     auxiliary, sharing = load_shared(done / "shared" / "layers")
     assert (sharing.layers, sharing.stages) == (3, 2)
@@ -69,6 +71,7 @@ def test_students_are_expanded_from_what_was_trained_once(done, here):
     assert not list(done.rglob("step-*"))
 
 
+@pytest.mark.long
 def test_shared_layers_are_expanded_later(done, tmp_path, monkeypatch):
     layers = str(done / "shared" / "layers")
     made = limbeck.grow(model=layers, shape="layers=2", seq_len=32, threads=1, out=tmp_path / "out")
@@ -95,6 +98,7 @@ def test_shared_layers_are_expanded_later(done, tmp_path, monkeypatch):
         assert not (tmp_path / "no").exists()
 
 
+@pytest.mark.long
 def test_the_cost_of_shared_layers_is_said_whole_and_by_student(done):
     lineage = json.loads((done / "2-layers" / "student" / "lineage.json").read_text())
     shared = lineage["learngene"]
@@ -109,6 +113,7 @@ def test_the_cost_of_shared_layers_is_said_whole_and_by_student(done):
         assert said in file.read_text().replace("&nbsp;", " ")
 
 
+@pytest.mark.long
 def test_the_control_is_the_teachers_layers_at_equal_tokens(done):
     verdict = json.loads((done / "2-layers" / "verdict.json").read_text())
     assert "layers+kd - student" in {one["name"] for one in verdict["differences"]}
@@ -176,6 +181,7 @@ def test_what_cannot_be_shared_is_an_error_before_anything_is_written(here, chan
     assert not (here / "refused" / "shared").exists()
 
 
+@pytest.mark.long
 def test_depths_without_shared_layers_are_pruned_one_by_one(here):
     distil(here, "plain", depths="2", learngene=None, baselines="none")
     assert load(here / "plain" / "2-layers" / "student").config.num_hidden_layers == 2

@@ -60,6 +60,7 @@ def distil(here: Path, out: Path, **more):
     return limbeck.distil(**(asked | {"out": out} | more))
 
 
+@pytest.mark.long
 def test_one_command_makes_factors_and_distils_them(here, run):
     cut, student, teacher = load(run / "cut"), load(run / "student"), load(here / "teacher")
     assert cut.config.factors == load(here / "factors").config.factors  # as of shrink

@@ -177,6 +177,7 @@ def trained(folder: Path, **changes):
     return pretrain(**(usual | changes))
 
 
+@pytest.mark.long
 def test_a_mixture_is_trained_with_what_was_planned_in_its_record(tmp_path, capsys):
     write_corpus(tmp_path)
     result = trained(tmp_path)

@@ -131,6 +131,7 @@ def trained(*, bf16: bool, steps: int = 20) -> tuple[torch.Tensor, list[float]]:
     return first, losses
 
 
+@pytest.mark.long
 def test_losses_in_mixed_precision_agree_with_those_of_float32():
     """The guard of the default: the first gradient points the same way, and twenty losses are within half a percent."""
     (exact, losses), (rounded, others) = (trained(bf16=bf16) for bf16 in (False, True))

@@ -95,6 +95,7 @@ def test_a_run_counts_and_says_what_its_student_wrote(here):
     assert "On texts that each model generates itself" in page
 
 
+@pytest.mark.long
 def test_the_doctor_says_how_near_a_student_is_to_its_teacher_on_its_own_texts(here):
     how = {
         "teacher": str(here / "teacher"),

@@ -44,6 +44,7 @@ def frame(folder) -> list[int | None]:
     return TokenStore.open(folder / "data" / "train").manifest["made_from"]["frame"]
 
 
+@pytest.mark.long
 def test_a_measured_opening_is_kept_and_reaches_text_answers_and_student(given, measured, tmp_path):
     separator = load(given["teacher"]).tokenizer.convert_tokens_to_ids(SEPARATOR)
     out = tmp_path / "captured"
@@ -65,6 +66,7 @@ def test_a_measured_opening_is_kept_and_reaches_text_answers_and_student(given, 
     assert student.config.bos_token_id == separator
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("asked", "token"), [("none", None), ("<|eos|>", "<|eos|>")])
 def test_what_is_asked_for_is_taken_without_a_measurement(given, measured, tmp_path, asked, token):
     out = tmp_path / "captured"
@@ -77,6 +79,7 @@ def test_what_is_asked_for_is_taken_without_a_measurement(given, measured, tmp_p
         capture(CaptureSettings(**given, tokens=640, out=out))
 
 
+@pytest.mark.long
 def test_a_run_of_an_earlier_version_goes_on_as_it_began(given, measured, tmp_path, monkeypatch):
     out = tmp_path / "captured"
     monkeypatch.setattr(opening, "_is_asked", lambda settings, about: False)  # as it was then
@@ -89,6 +92,7 @@ def test_a_run_of_an_earlier_version_goes_on_as_it_began(given, measured, tmp_pa
     assert frame(out) == before
 
 
+@pytest.mark.long
 def test_a_probe_outside_a_run_measures_and_one_in_a_run_reads_its_text(given, measured, tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(

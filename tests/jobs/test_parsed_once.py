@@ -4,6 +4,8 @@ import ast
 import json
 from pathlib import Path
 
+import pytest
+
 import limbeck
 from limbeck.objectives import spec as spec_module
 from tests.helpers.models import texts, write_teacher
@@ -11,6 +13,7 @@ from tests.helpers.models import texts, write_teacher
 JOBS = Path(limbeck.__file__).parent / "jobs"
 
 
+@pytest.mark.long
 def test_a_run_parses_its_objective_once(tmp_path, monkeypatch):
     parsed = []
     parse = spec_module.parse

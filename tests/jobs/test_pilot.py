@@ -104,6 +104,7 @@ def whole(tmp_path_factory):
     return data, points(folder / "whole"), said.get()
 
 
+@pytest.mark.long
 def test_a_pilot_measures_every_student_of_every_teacher_in_both_arms(whole):
     _, found, said = whole
     assert set(found) == {(None, "fresh", 0), *((f"t{i}", arm, 0) for i in range(3) for arm in ("cut", "fresh"))}
@@ -257,6 +258,7 @@ def test_a_pilot_grows_each_teacher_from_the_one_below(tmp_path, monkeypatch):
         limbeck.pilot(**asked)
 
 
+@pytest.mark.long
 def test_a_folder_of_other_data_is_refused(whole, tmp_path):
     data, *_ = whole
     other = write_corpus(tmp_path, 50)
@@ -264,6 +266,7 @@ def test_a_folder_of_other_data_is_refused(whole, tmp_path):
         limbeck.pilot(data=str(other), out=data.with_name("whole"), scale="smoke", students="1", teachers="3", seeds=1)
 
 
+@pytest.mark.long
 def test_a_folder_of_another_version_is_refused(whole, tmp_path):
     data, *_ = whole
     run = json.loads((data.with_name("whole") / "run.json").read_text())
@@ -287,6 +290,7 @@ def test_cached_hidden_states_give_the_teachers_logits(tmp_path):
         HiddenStates(tmp_path / "kept", expect={"teacher": "b"})
 
 
+@pytest.mark.long
 def test_a_capture_that_was_stopped_goes_on_where_it_stood(tmp_path):
     tok = tokenizer()
     teacher = frozen(llama(layers=2, seed=1, tok=tok))

@@ -92,6 +92,7 @@ def test_json_is_one_object_that_any_parser_reads(limbeck):
     assert result["costs"][0]["flops"] == 6 * 6e8 * 1e10
 
 
+@pytest.mark.long
 def test_bare_sizes_need_neither_torch_nor_scipy():
     code = (
         "import sys; from limbeck.api import plan; plan(params='600M', tokens='10B', candidates='4B');"
@@ -109,6 +110,7 @@ def hub_cache(home, name, folder) -> None:
     (model / "snapshots" / commit / "config.json").write_bytes((folder / "config.json").read_bytes())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("hub", [False, True])
 @pytest.mark.parametrize(
     "flags", ["--params 2M --tokens 100M --candidates MODEL,50M", "--teacher MODEL --gpu L4 --shrink 2"]
@@ -213,6 +215,7 @@ def test_a_pilot_is_the_third_planner(limbeck, tmp_path):
     assert "skipped row 46: student_loss is missing" in out
 
 
+@pytest.mark.long
 def test_a_pilot_large_enough_predicts_losses(limbeck, tmp_path, monkeypatch):
     monkeypatch.setattr(fit, "fit_distillation_law", partial(fit.fit_distillation_law, draws=5))
     write_points(runs()[:60], tmp_path / "points.parquet")

@@ -64,6 +64,7 @@ def test_a_model_goes_on_with_its_tokenizer_and_its_card_names_it(here):
     assert digest in page
 
 
+@pytest.mark.long
 def test_a_model_stopped_on_its_way_ends_with_the_same_bits(here, tmp_path, monkeypatch):
     count = []
 

@@ -27,6 +27,7 @@ def measured(here, **more):
     return limbeck.probe(model=str(here / "teacher"), threads=1, **data, **more)
 
 
+@pytest.mark.long
 def test_a_model_in_parts_is_measured_as_one_in_memory(here, tmp_path):
     """Beside a teacher, with probes that read rows and one that generates; speed alone is left out."""
     how = MEASURED | {"teacher": str(here / "teacher")}
@@ -47,6 +48,7 @@ def test_a_model_in_parts_is_measured_as_one_in_memory(here, tmp_path):
     assert kept == list(first)
 
 
+@pytest.mark.long
 def test_what_needs_the_model_in_one_process_is_refused(here):
     def work(world):
         with pytest.raises(BadSetting, match=r"--mesh replicate: probe is one process.* give --mesh shard"):

@@ -58,6 +58,7 @@ def measured(out: Path, name: str) -> Measurements:
     return Measurements.load(out / "measurements" / f"{name}-seed0.safetensors")
 
 
+@pytest.mark.long
 def test_the_student_holds_what_the_file_reads_again(done):
     """Each matrix of the folder is what `gguf` makes of its own blocks, so an export writes the codes that were trained."""
     student = load(done / "student")
@@ -72,6 +73,7 @@ def test_the_student_holds_what_the_file_reads_again(done):
     assert "quantised" not in load(done / "cut").lineage
 
 
+@pytest.mark.long
 def test_an_export_holds_the_trained_values(done, tmp_path):
     """Of each tensor the file has the type of the training, and its numbers, read again, are the student's."""
     student = load(done / "student")
@@ -85,6 +87,7 @@ def test_an_export_holds_the_trained_values(done, tmp_path):
         assert np.array_equal(file.values(there), family_of(config).write(name, ours[name], config)), name
 
 
+@pytest.mark.long
 def test_an_export_to_another_format_says_that_it_rounds_again(done, tmp_path):
     student, said = load(done / "student"), {}
     for kind in ("q4_0", "f32", "q8_0", "bf16"):
@@ -95,6 +98,7 @@ def test_an_export_to_another_format_says_that_it_rounds_again(done, tmp_path):
     assert "gguf:q8_0 rounds its numbers once more" in said["q8_0"][0]
 
 
+@pytest.mark.long
 def test_what_is_measured_is_the_quantised_student(done):
     """The folder, loaded as any model, has the nats of the report; quantising it once more changes nothing."""
     found = limbeck.probe(str(done / "student"), probe="likelihood", length=32, threads=1).readings
@@ -106,6 +110,7 @@ def test_what_is_measured_is_the_quantised_student(done):
     assert all(torch.equal(a, b) for a, b in zip(before, again.model.parameters(), strict=True))
 
 
+@pytest.mark.long
 def test_quantising_afterwards_is_the_control(here, done):
     """ptq is the training without --qat, quantised at its end; the report has the paired difference and says what was done."""
     limbeck.distil(**keys(here, qat=None, baselines=(), student_dtype="float32"), out=here / "plain")
@@ -125,6 +130,7 @@ def test_quantising_afterwards_is_the_control(here, done):
     assert json.loads((done / "run.json").read_text())["quantised"]["kind"] == "q4_0"
 
 
+@pytest.mark.long
 def test_the_start_is_measured_with_quantised_weights(here, done):
     """The baseline cut has the loss that a probe finds for it once it is quantised, and not the one of its own weights."""
     cut = load(done / "cut")
@@ -140,6 +146,7 @@ def test_the_start_is_measured_with_quantised_weights(here, done):
     assert losses[0] != pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.long
 def test_a_run_killed_in_its_training_ends_with_the_same_bits(here, done, tmp_path):
     out, saved = tmp_path / "out", []
     from limbeck.run import saver as of_run
@@ -174,6 +181,7 @@ def test_a_run_killed_in_its_training_ends_with_the_same_bits(here, done, tmp_pa
     assert {name: mine[name] for name in weights} == {name: theirs[name] for name in weights}
 
 
+@pytest.mark.long
 def test_a_quantised_student_can_be_trained_further_in_full(here, done, tmp_path):
     more = {"student": str(done / "student"), "qat": None, "baselines": (), "tokens": "300"}
     limbeck.distil(**keys(here, **more), out=tmp_path / "out")
@@ -214,6 +222,7 @@ def test_what_cannot_be_is_refused_before_anything_is_read(here, tmp_path, more,
         limbeck.distil(**given, out=tmp_path / "out")
 
 
+@pytest.mark.long
 def test_a_capture_cuts_students_whose_rows_blocks_divide(here, tmp_path):
     """And a quantised training begins with one when the teacher is gone."""
     shutil.copytree(here / "teacher", tmp_path / "teacher")

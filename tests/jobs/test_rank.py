@@ -80,6 +80,7 @@ def nats(model, *parts):
     return float(log_q[-size - 1 : -1].gather(-1, whole[0, -size:, None]).sum())
 
 
+@pytest.mark.long
 def test_the_best_rationale_is_written_first(limbeck, student, tmp_path, monkeypatch):
     thoughts = ["the cat sat", "a mat while one dog ran", "two red birds", "rain and sun"]
     asked = [{"role": "user", "content": "how many?"}]

@@ -228,6 +228,7 @@ def test_a_known_answer_that_does_not_fit_the_context_is_left_out(here, tmp_path
         planned(here, baselines="answers", **given)
 
 
+@pytest.mark.long
 def test_a_stopped_run_ends_as_one_that_was_not(made, here, tmp_path):
     _, out = made
     with stopped_before(2):
@@ -242,6 +243,7 @@ def test_a_stopped_run_ends_as_one_that_was_not(made, here, tmp_path):
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
 
 
+@pytest.mark.long
 def test_adapters_are_trained_by_a_reward_of_all_checks(here, tmp_path):
     how: dict[str, Any] = {"trained": "lora", "rank": 2, "reward": "checks(all=true, beta=0)", "baselines": "none"}
     result = tune(here, tmp_path / "run", data=str(here / "plain.jsonl"), tokens=200, **how)
@@ -250,6 +252,7 @@ def test_adapters_are_trained_by_a_reward_of_all_checks(here, tmp_path):
     assert json.loads((tmp_path / "run" / "run.json").read_text())["signature"]["reward"] == "checks(beta=0,all=true)"
 
 
+@pytest.mark.long
 def test_rationales_are_rewarded_by_the_known_answer(here, tmp_path):
     how: dict[str, Any] = {"reward": "latent(mark=1)", "data": str(here / "plain.jsonl"), "baselines": "none"}
     result = tune(here, tmp_path / "run", tokens=300, **how)

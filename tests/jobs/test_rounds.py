@@ -209,11 +209,13 @@ def done(run):
     return run[0]
 
 
+@pytest.mark.long
 def test_rounds_read_the_text_of_a_run_without_them(run):
     read = run[1]
     assert read["1 round #0"] + read["student #0"] == read["fresh+kd #0"]
 
 
+@pytest.mark.long
 def test_rounds_share_the_tokens_of_the_run(done):
     first, last, fresh = (
         read_lines(done / folder / "metrics.jsonl") for folder in ("rounds/1", ".", "baselines/fresh+kd-seed0")
@@ -223,6 +225,7 @@ def test_rounds_share_the_tokens_of_the_run(done):
     assert not list(done.rglob("checkpoint-*"))
 
 
+@pytest.mark.long
 def test_the_lineage_has_the_teachers_units_and_the_rounds(done, here):
     teacher, student = load(here / "teacher"), load(done / "student")
     found = student.lineage
@@ -245,6 +248,7 @@ def test_the_lineage_has_the_teachers_units_and_the_rounds(done, here):
     assert pruned_in(json.loads((done / "rounds" / "1" / "cut" / "lineage.json").read_text())) == ""
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("stopped_at", [3, 11])
 def test_a_run_stopped_in_a_round_goes_on_and_ends_with_the_same_bits(done, here, monkeypatch, stopped_at):
     count = []
@@ -296,6 +300,7 @@ def no_step(*_, **__):
     raise AssertionError("a step was trained")
 
 
+@pytest.mark.long
 def test_the_doctors_errors_come_before_the_first_round(here, monkeypatch):
     pairs = []
     findings_with("error", monkeypatch, pairs)
@@ -306,6 +311,7 @@ def test_the_doctors_errors_come_before_the_first_round(here, monkeypatch):
     assert not (here / "ill" / "rounds").exists()
 
 
+@pytest.mark.long
 def test_too_few_held_out_documents_are_an_error_before_the_first_round(here, monkeypatch):
     monkeypatch.setattr(arms, "train_step", no_step)
     few = here / "few.jsonl"
@@ -315,6 +321,7 @@ def test_too_few_held_out_documents_are_an_error_before_the_first_round(here, mo
     assert not (here / "unwatched" / "rounds").exists()
 
 
+@pytest.mark.long
 def test_a_runs_warnings_are_said_once_and_its_estimates_count_the_rounds(run):
     said = " ".join(run[2].split())
     assert said.count("a sign") == 1
@@ -330,6 +337,7 @@ def test_later_rounds_are_estimated_by_their_flops():
     assert "2.00 GiB" in said
 
 
+@pytest.mark.long
 def test_captured_logits_serve_all_rounds(here):
     capture = {
         "teacher": str(here / "teacher"),

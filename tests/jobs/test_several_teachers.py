@@ -142,6 +142,7 @@ def test_equal_weights_of_domains_make_another_student_and_are_part_of_the_run(d
     assert [one.get("domain_weights") for one in signatures] == ["equal", None]
 
 
+@pytest.mark.long
 def test_equal_compute_counts_the_teacher_of_each_row(done, here):
     """By hand, in FLOPs of a token: the student's step, and the forward pass of A for a row in four, of B for the others."""
     sizes = [Size.of(load_config(folder)) for folder in (done / "cut", here / "A", here / "B")]
@@ -157,6 +158,7 @@ def test_equal_compute_counts_the_teacher_of_each_row(done, here):
     assert run["signature"]["domains"] == [["math", str(here / "math.jsonl")], ["code", str(here / "code.jsonl")]]
 
 
+@pytest.mark.long
 def test_held_out_text_is_measured_by_domain_and_the_teacher_is_each_documents_own(done):
     store, folder = TokenStore.open(done / "data" / "held_out"), done / "measurements"
     source = store.source_of(np.arange(store.documents))
@@ -199,6 +201,7 @@ def test_on_standard_tasks_models_are_compared_with_the_first_teacher(tmp_path, 
     assert domains_note(run, tasks=True) == domains_note(run, tasks=False) + said
 
 
+@pytest.mark.long
 def test_a_run_says_who_taught_what(done):
     page = (done / "report.html").read_text().replace("&nbsp;", " ")
     for words in ("A student of A and B", "By domain", "teacher of code: B", "from one teacher, equal compute"):

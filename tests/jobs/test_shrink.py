@@ -56,6 +56,7 @@ def assert_same_student(a: Path, b: Path) -> None:
         assert (a / name).read_bytes() == (b / name).read_bytes(), name
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("more", [{}, {"method": "gradient", "depth": "angular"}, {"vocab": 275, "params": "15k"}])
 def test_a_student_of_a_teacher_larger_than_memory_is_the_same(more, here, tmp_path, monkeypatch, capsys):
     shrink(here, tmp_path / "resident", **more)
@@ -83,6 +84,7 @@ def test_greedy_needs_the_teacher_in_memory(here, tmp_path, little):
     assert not (tmp_path / "out" / "config.json").exists()
 
 
+@pytest.mark.long
 def test_a_student_is_not_rounded_to_the_format_that_its_teacher_computes_in(tmp_path, monkeypatch):
     monkeypatch.setattr("limbeck.jobs.common.environment._automatic", lambda *given: True)
     save(llama(layers=2, hidden=48, tok=tokenizer()), tmp_path / "teacher")
@@ -106,6 +108,7 @@ def _killed_while_writing(here: Path, out: Path) -> None:
     shrink(here, out)
 
 
+@pytest.mark.long
 def test_a_command_that_is_killed_leaves_no_half_student_and_can_be_repeated(here, tmp_path, little):
     process = get_context("fork").Process(target=_killed_while_writing, args=(here, tmp_path / "out"))
     process.start()
@@ -119,6 +122,7 @@ def test_a_command_that_is_killed_leaves_no_half_student_and_can_be_repeated(her
     assert_same_student(tmp_path / "out", tmp_path / "again")
 
 
+@pytest.mark.long
 def test_a_capture_layer_by_layer_cuts_students_too(here, tmp_path):
     asked = {"teacher": str(here / "teacher"), "data": str(here / "text.jsonl"), "params": "30k", "length": LENGTH}
     asked |= {"kind": "drawn", "threads": 1, "tokens": "1k"}
@@ -127,6 +131,7 @@ def test_a_capture_layer_by_layer_cuts_students_too(here, tmp_path):
     assert_same_student(tmp_path / "resident" / "cut" / "30k", tmp_path / "streamed" / "cut" / "30k")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mixers", [None, "gdn"])
 def test_captured_logits_need_no_teacher_in_memory_for_their_student(mixers, here, tmp_path, monkeypatch):
     limbeck.capture(

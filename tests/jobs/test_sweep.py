@@ -97,6 +97,7 @@ def weights(folder: Path) -> bytes:
     return (folder / "student" / "model.safetensors").read_bytes()
 
 
+@pytest.mark.long
 def test_each_student_is_the_one_trained_alone(done, here):
     out, result, _ = done
     assert set(result["members"]) == {"40k", "25k"}
@@ -106,6 +107,7 @@ def test_each_student_is_the_one_trained_alone(done, here):
         assert result["members"][size]["readings"]["student"]["held_out"]["value"] > 0
 
 
+@pytest.mark.long
 def test_the_report_shows_what_a_size_buys(done):
     out, result, _ = done
     page = (out / "report.html").read_text()
@@ -120,6 +122,7 @@ def test_the_report_shows_what_a_size_buys(done):
         assert (out / size / "report.html").exists()
 
 
+@pytest.mark.long
 def test_a_finished_family_is_not_done_again(done, here):
     out, result, _ = done
     before = {p: p.stat().st_mtime_ns for p in out.rglob("*.safetensors")}
@@ -169,6 +172,7 @@ def test_a_teacher_computes_once_per_step():
     assert len(asked) == 3
 
 
+@pytest.mark.long
 def test_students_of_a_family_share_the_teachers_passes(done):
     """Apart from what measures it and cuts out of it, a family asks its teacher as often as one student does."""
     out, _, asked = done
@@ -225,6 +229,7 @@ def test_students_of_several_objectives(here):
     assert "Quality by objective" in page  # one size makes no curve over sizes
 
 
+@pytest.mark.long
 def test_a_report_is_made_of_the_students_that_have_begun(done, here):
     out, _, _ = done
     shutil.copytree(out, here / "begun")

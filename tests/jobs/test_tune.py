@@ -166,6 +166,7 @@ def test_the_best_of_several_rates_is_taken_on_documents_that_judge_nothing(here
     assert tune(here, out, tokens=2048, **rates).verdict
 
 
+@pytest.mark.long
 def test_a_stage_of_a_mixture_begins_where_it_is_asked_for_though_other_rows_are_read(here, tmp_path, capsys):
     """Half of the steps on each source, at whatever share of replay."""
     for name in ("a", "b"):
@@ -178,6 +179,7 @@ def test_a_stage_of_a_mixture_begins_where_it_is_asked_for_though_other_rows_are
     assert read[0] / sum(read) == pytest.approx(0.5, abs=0.05)
 
 
+@pytest.mark.long
 def test_documents_begin_in_the_tuned_model_as_they_were_trained(here, tmp_path):
     tune(here, tmp_path / "run", data=str(here / "text.jsonl"), frame="none", tokens=128)
     assert load(here / "teacher").tokenizer.bos_token is not None
@@ -236,6 +238,7 @@ def test_another_objective_is_compared_with_cross_entropy(here, tmp_path):
     assert "the same tuning by cross-entropy" in (tmp_path / "run" / "report.html").read_text()
 
 
+@pytest.mark.long
 def test_a_run_does_not_continue_with_other_text_of_replay(here, tmp_path):
     other = tmp_path / "other.jsonl"
     other.write_text((here / "text.jsonl").read_text())

@@ -77,6 +77,7 @@ def test_findings_by_what_is_known():
     assert list(knowledge(None, "t", anyway=False)) == []
 
 
+@pytest.mark.long
 def test_random_weights_teach_nobody(tmp_path):
     common = {"teacher": str(write_teacher(tmp_path)), "data": str(write_corpus(tmp_path)), "length": 16}
     common |= {"any_teacher": False}
@@ -92,6 +93,7 @@ def test_random_weights_teach_nobody(tmp_path):
     assert [f["level"] for f in doctor(mute)["findings"] if f["check"] == "knowledge"] == ["warning"]
 
 
+@pytest.mark.long
 def test_the_builtin_teacher_predicts_its_text():
     found = doctor(DistilSettings(tokens=20_000))
     (finding,) = [f for f in found["findings"] if f["check"] == "knowledge"]

@@ -58,6 +58,7 @@ def weights(folder: Path) -> bytes:
     return (folder / "model.safetensors").read_bytes()
 
 
+@pytest.mark.long
 def test_a_run_has_one_trimmed_vocabulary(here, done):
     student, teacher = load(done / "student"), load(here / "teacher")
     vocabulary = open_vocabulary(done / "vocabulary")
@@ -84,6 +85,7 @@ def test_a_run_has_one_trimmed_vocabulary(here, done):
     )
 
 
+@pytest.mark.long
 def test_what_the_teacher_says_of_other_tokens_is_measured_with_the_whole_head(here, done):
     """The mass that is left out is 1 less that of the kept tokens, on the documents that the vocabulary's folder names."""
     found = run_of(done)["vocabulary"]["left_out"]
@@ -106,6 +108,7 @@ def test_what_the_teacher_says_of_other_tokens_is_measured_with_the_whole_head(h
     assert bits["whole"] - bits["trimmed"] == pytest.approx(gained, rel=1e-3)
 
 
+@pytest.mark.long
 def test_processes_read_their_parts_of_the_kept_rows(here, done, tmp_path):
     """No process reads more, and what is left out is measured as by one process."""
     shutil.copytree(done / "vocabulary", tmp_path / "vocabulary")
@@ -131,6 +134,7 @@ def test_processes_read_their_parts_of_the_kept_rows(here, done, tmp_path):
     assert found["bits_per_byte"]["trimmed"] == pytest.approx(expected["bits_per_byte"]["trimmed"], rel=1e-5)
 
 
+@pytest.mark.long
 def test_a_teacher_is_trimmed_for_a_student_that_is(here, done):
     """Without --vocab: the student's folder says that its vocabulary was trimmed, and its tokens say to which."""
     more = {"vocab": None, "params": None, "student": str(done / "student"), "tokens": "300"}
@@ -141,6 +145,7 @@ def test_a_teacher_is_trimmed_for_a_student_that_is(here, done):
     assert (here / "again" / "vocabulary").is_dir()
 
 
+@pytest.mark.long
 def test_a_whole_student_is_trimmed_with_its_teacher(here, tmp_path):
     save(llama(layers=1, hidden=32, tok=tokenizer(360), seed=3), tmp_path / "small")
     more = {"params": None, "student": str(tmp_path / "small"), "tokens": "300"}
@@ -150,6 +155,7 @@ def test_a_whole_student_is_trimmed_with_its_teacher(here, tmp_path):
     assert start.head.weight.equal(whole.head.weight[vocabulary.kept])
 
 
+@pytest.mark.long
 def test_a_student_of_other_segmentation_is_refused(here, done, tmp_path):
     """Its tokens are among the teacher's, but a merge is missing."""
     student = load(done / "student")
@@ -162,6 +168,7 @@ def test_a_student_of_other_segmentation_is_refused(here, done, tmp_path):
         limbeck.distil(**keys(here, **more), out=tmp_path / "out")
 
 
+@pytest.mark.long
 def test_a_number_of_tokens_says_what_is_lost(here, tmp_path, capsys):
     limbeck.shrink(
         **{k: v for k, v in keys(here).items() if k in ("teacher", "data", "length")}, params="15k", vocab=275,
@@ -190,6 +197,7 @@ def test_a_vocabulary_that_cannot_be_is_refused_before_anything_is_kept(here, tm
     assert not (tmp_path / "out" / "run.json").exists()
 
 
+@pytest.mark.long
 def test_another_vocabulary_does_not_take_a_run_over(here, done):
     before = run_of(done)
     for other in ({"vocab": "auto:50"}, {"vocab": 280}):
@@ -201,12 +209,14 @@ def test_another_vocabulary_does_not_take_a_run_over(here, done):
     assert open_vocabulary(done / "vocabulary").digest == before["signature"]["vocabulary"]
 
 
+@pytest.mark.long
 def test_the_same_command_goes_on(here, done):
     before = weights(done / "student")
     limbeck.distil(**keys(here), out=done)
     assert weights(done / "student") == before
 
 
+@pytest.mark.long
 def test_the_doctor_speaks_of_the_trimmed_student(here):
     found = limbeck.doctor(**keys(here))
     assert found.ok
@@ -216,6 +226,7 @@ def test_the_doctor_speaks_of_the_trimmed_student(here):
     assert few.ok
 
 
+@pytest.mark.long
 def test_what_does_not_go_with_a_trimmed_vocabulary_is_said(here, tmp_path):
     with pytest.raises(BadSetting, match="which is not trimmed"):
         limbeck.distil(
@@ -230,6 +241,7 @@ def test_what_does_not_go_with_a_trimmed_vocabulary_is_said(here, tmp_path):
         limbeck.capture(teacher=str(here / "teacher"), data="x", vocab="auto", text=True, out=tmp_path / "c")
 
 
+@pytest.mark.long
 def test_captured_logits_are_over_the_trimmed_vocabulary(here, done, tmp_path):
     """And a student of them is cut out of the trimmed teacher."""
     asked = {key: value for key, value in keys(here).items() if key not in ("params", "baselines", "batch_tokens")}
@@ -250,6 +262,7 @@ def test_captured_logits_are_over_the_trimmed_vocabulary(here, done, tmp_path):
         limbeck.distil(**given, vocab=280, out=tmp_path / "other")
 
 
+@pytest.mark.long
 def test_shards_of_a_trimmed_capture_are_merged(here, tmp_path):
     from limbeck.jobs.capture.merge import merge
 
@@ -279,6 +292,7 @@ def test_mixers_take_the_trimmed_vocabulary(here, tmp_path):
     assert student.lineage["vocabulary"]["of"] == "teacher"
 
 
+@pytest.mark.long
 def test_the_report_says_what_was_trimmed(here, done):
     from limbeck.report.vocabulary import vocabulary_note
 
@@ -292,6 +306,7 @@ def test_the_report_says_what_was_trimmed(here, done):
     assert "tokens are kept" in (done / "report.html").read_text()
 
 
+@pytest.mark.long
 def test_a_probe_trims_the_teacher_of_a_trimmed_student(here, done):
     """The run itself measured the same of its trimmed teacher, on what it held out."""
     found = limbeck.probe(
@@ -353,6 +368,7 @@ def captured_whole(here) -> Path:
     return captured(here, "whole", kind="drawn")
 
 
+@pytest.mark.long
 def test_captured_logits_of_all_tokens_are_restricted(here, captured_whole, tmp_path):
     """Outcomes of dropped tokens count nothing, the others sum to 1; the text has the same rows with other ids."""
     import torch
@@ -398,6 +414,7 @@ def captured_top(here) -> Path:
     return captured(here, "top", kind="coarse")
 
 
+@pytest.mark.long
 def test_top_logits_of_all_tokens_are_restricted_and_what_is_unknown_is_said(here, captured_top, tmp_path):
     from limbeck.corpora import Rows
 
@@ -425,6 +442,7 @@ def test_top_logits_of_all_tokens_are_restricted_and_what_is_unknown_is_said(her
         limbeck.distil(**given | {"objective": "ULD"}, out=tmp_path / "b")
 
 
+@pytest.mark.long
 def test_a_servers_logits_are_captured_whole_and_restricted_then(here, tmp_path):
     save(llama(layers=1, hidden=32, tok=tokenizer(360), seed=3), tmp_path / "small")
     teacher = load(here / "teacher")
@@ -442,6 +460,7 @@ def test_a_servers_logits_are_captured_whole_and_restricted_then(here, tmp_path)
     assert 0 < found["rest"] < 1
 
 
+@pytest.mark.long
 def test_captured_logits_are_restricted_for_a_student_that_is_trimmed(here, done, captured_whole, tmp_path):
     """Without --vocab, as the live teacher is."""
     more = {
@@ -462,6 +481,7 @@ def test_captured_logits_are_restricted_for_a_student_that_is_trimmed(here, done
     assert limbeck.doctor(**given, student=str(done / "student")).ok
 
 
+@pytest.mark.long
 def test_captured_text_beyond_a_student_is_named(here, captured_whole, tmp_path):
     asked = {k: v for k, v in keys(here).items() if k in ("teacher", "data", "length")}
     limbeck.shrink(**asked, params="15k", vocab=275, out=tmp_path / "small")
@@ -478,6 +498,7 @@ def test_captured_text_beyond_a_student_is_named(here, captured_whole, tmp_path)
         limbeck.distil(**given, student=str(tmp_path / "small"), out=tmp_path / "out")
 
 
+@pytest.mark.long
 def test_a_streamed_teacher_is_trimmed_as_one_in_memory(here, done, tmp_path):
     """The same vocabulary, logits and measured mass, bit by bit but for the order of sums."""
     asked = {key: value for key, value in keys(here).items() if key not in ("params", "baselines", "batch_tokens")}
@@ -495,6 +516,7 @@ def test_a_streamed_teacher_is_trimmed_as_one_in_memory(here, done, tmp_path):
     assert left[1]["worst"] == pytest.approx(left[0]["worst"], rel=1e-4)
 
 
+@pytest.mark.long
 def test_a_run_that_came_to_nothing_leaves_its_vocabulary_to_no_other(here, tmp_path):
     """It ends after its vocabulary was chosen; a run without --vocab in the same folder has all tokens."""
     out = tmp_path / "out"

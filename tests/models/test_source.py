@@ -22,6 +22,7 @@ assert not {"torch", "transformers"} & set(sys.modules), "slow ones were loaded"
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("job", "keys"),
     [

@@ -241,6 +241,7 @@ def captured(here: Path, out: str, **keys):
     return limbeck.capture(**(usual | {"kind": "drawn", "out": here / out} | keys))
 
 
+@pytest.mark.long
 def test_a_streamed_capture_is_that_of_the_teacher_in_memory(here, capsys):
     found = captured(here, "streamed", stream=True, device_memory="12MiB")
     printed = capsys.readouterr().err
@@ -270,6 +271,7 @@ def test_a_streamed_capture_is_that_of_the_teacher_in_memory(here, capsys):
     assert result["verdict"]
 
 
+@pytest.mark.long
 def test_a_streamed_capture_that_is_killed_goes_on(here):
     keys = {"stream": True, "device_memory": "12MiB"}
     process = get_context("fork").Process(target=captured, args=(here, "killed"), kwargs=keys)
@@ -286,6 +288,7 @@ def test_a_streamed_capture_that_is_killed_goes_on(here):
     assert not [path for path in (here / "killed").iterdir() if path.name.startswith("tmp")]
 
 
+@pytest.mark.long
 def test_a_memory_limit_without_streaming_is_refused(here):
     with pytest.raises(
         BadSetting, match=r"--device-memory 1.00 GiB: it limits a teacher that is read layer by layer; add --stream"

@@ -345,6 +345,7 @@ def test_the_ids_of_configurations_stay(tmp_path):
     assert needed_ids(tmp_path / "teacher") == {0, 1, 2}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["gpt2", "llama2", "gpt_neox_20b", "storyllamas_4096"])
 def test_real_tokenizers_segment_stories_as_before(test_data, stories, name):
     tok = load_tokenizer(test_data / "tokenizers" / name)

@@ -172,6 +172,7 @@ def twice(tmp_path_factory):
     return reproduced_twice("arithmetic", folder / "out", scales=SCALES, tiny=TINY, lost=lost)
 
 
+@pytest.mark.long
 def test_a_page_has_claims_and_criteria(twice):
     page = (twice[3] / "README.md").read_text()
     assert page.count("Confirmed: ") == len(twice[0]["judged"]) == 3
@@ -181,12 +182,14 @@ def test_a_page_has_claims_and_criteria(twice):
     assert page.count("With fewer than 3 seeds: inconclusive.") == len(twice[0]["judged"])
 
 
+@pytest.mark.long
 def test_a_lost_cell_alone_is_trained_again(twice):
     first, again, kept, _ = twice
     assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
     assert [one["seen"] for one in again["judged"]] == [one["seen"] for one in first["judged"]]
 
 
+@pytest.mark.long
 def test_plain_is_read_twice_and_scratchpads_after_as_many_steps(twice):
     formats = twice[0]["numbers"]["formats"]
     assert set(formats["plain"]["20"][0]["by_steps"]) == {"2", "4"}
@@ -195,6 +198,7 @@ def test_plain_is_read_twice_and_scratchpads_after_as_many_steps(twice):
     assert set(twice[0]["numbers"]["rates"]) == {"plain", "simplified"}
 
 
+@pytest.mark.long
 def test_plain_alone_is_trained_on_fewer_sums_and_read_once(twice):
     numbers, seen = twice[0]["numbers"], [one["seen"] for one in twice[0]["judged"]]
     assert set(numbers["formats"]["plain"]) == {"10", "20", "40"}

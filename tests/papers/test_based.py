@@ -101,6 +101,7 @@ def twice(tmp_path_factory):
     return reproduced_twice("based", folder / "out", scales=SCALES, tiny=TINY, lost=lost)
 
 
+@pytest.mark.long
 def test_a_page_has_claims_criteria_and_cost(twice):
     first, _, _, out = twice
     page = (out / "README.md").read_text()
@@ -113,12 +114,14 @@ def test_a_page_has_claims_criteria_and_cost(twice):
     )  # what is timed has no seeds
 
 
+@pytest.mark.long
 def test_a_lost_training_alone_is_done_again(twice):
     first, again, kept, _ = twice
     assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
     assert [one["seen"] for one in again["judged"]] == [one["seen"] for one in first["judged"]]
 
 
+@pytest.mark.long
 def test_numbers_have_every_member_and_seed(twice):
     numbers = twice[0]["numbers"]
     assert set(numbers["families"]) == set(numbers["rates"]) == {BASED, ELU, WINDOWS, ATTENTION, "GLA"}
@@ -130,6 +133,7 @@ def test_numbers_have_every_member_and_seed(twice):
     assert set(numbers["decoding"]) == {"4", "8"}
 
 
+@pytest.mark.long
 def test_rates_are_chosen_by_trainings_as_long_as_those_that_are_judged(twice):
     cells = [read_json(path)["cell"] for path in twice[3].glob("trainings/cells/*/result.json")]
     tuning = [cell for cell in cells if cell["seed"] >= TUNING]

@@ -445,6 +445,7 @@ def test_questions_are_about_public_names_with_docstrings():
     }
 
 
+@pytest.mark.long
 def test_instructions_are_the_same_again_and_only_their_answers_are_learned(tmp_path):
     learn, held_out = write_instructions(tmp_path / "a", modules=40)
     again = write_instructions(tmp_path / "b", modules=40)

@@ -50,6 +50,7 @@ def test_a_start_without_tuning_is_itself(started):
     assert len(start["right"]) == 12
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("arm", [LATRO, ANSWERS])
 def test_the_same_cell_ends_with_the_same_numbers(started, arm):
     folder, start = started

@@ -81,6 +81,7 @@ def test_the_best_validation_is_kept_and_the_lower_loss_of_equal_ones():
     assert float(found.weights["weight"]) == 3
 
 
+@pytest.mark.long
 def test_the_same_cell_ends_with_the_same_numbers_and_half_the_epochs_are_half_the_steps(monkeypatch):
     monkeypatch.setattr(training, "_SELECTION", 4)
     monkeypatch.setattr(training, "_LEARNED", 4)

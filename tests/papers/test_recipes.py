@@ -357,6 +357,7 @@ def test_a_task_law_is_judged():
     assert "no law was fitted: expected models of at least 3 sizes" in found.seen
 
 
+@pytest.mark.long
 def test_the_committed_study_has_the_verdicts_of_its_page(monkeypatch):
     folder = Path(__file__).parents[2] / "docs" / "results" / "pass-until"
     results = sorted(read_results(folder / "points"), key=lambda result: result.parameters)

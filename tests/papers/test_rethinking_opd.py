@@ -61,6 +61,7 @@ def folder(tmp_path_factory):
     return folder
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", [ON, OFF])
 def test_a_distillation_ends_with_its_tokens_and_off_policy_with_the_flops_of_on_policy_too(folder, kind):
     cell = replace(CELL, name="d", kind=kind, start="student", teacher="teacher", tokens=300, rate=1e-2)

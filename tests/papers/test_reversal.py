@@ -161,6 +161,7 @@ def twice(tmp_path_factory):
     return reproduced_twice("reversal", folder / "out", scales=SCALES, tiny=TINY, lost=lost)
 
 
+@pytest.mark.long
 def test_a_page_has_claims_criteria_and_cost(twice):
     first, _, _, out = twice
     page = (out / "README.md").read_text()
@@ -171,6 +172,7 @@ def test_a_page_has_claims_criteria_and_cost(twice):
     assert all("n = 4 facts, 2 seeds" in one["seen"] for one in first["judged"])
 
 
+@pytest.mark.long
 def test_a_lost_cell_alone_is_trained_again(twice):
     first, again, kept, _ = twice
     assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
@@ -178,6 +180,7 @@ def test_a_lost_cell_alone_is_trained_again(twice):
     assert again == first
 
 
+@pytest.mark.long
 def test_numbers_have_every_kind_and_seed(twice):
     numbers = twice[0]["numbers"]
     assert set(numbers["kinds"]) == set(numbers["settings"]) == set(KINDS)
@@ -185,6 +188,7 @@ def test_numbers_have_every_kind_and_seed(twice):
     assert {"asked_mrr", "told_mrr", "asked_hits", "told_hits"} < set(numbers["kinds"]["name"])
 
 
+@pytest.mark.long
 def test_trainings_of_another_version_are_refused(twice):
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(SCALES, "smoke", replace(TINY, width=10))

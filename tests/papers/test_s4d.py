@@ -146,6 +146,7 @@ def twice(tmp_path_factory):
     )
 
 
+@pytest.mark.long
 def test_a_page_has_claims_criteria_and_cost(twice):
     first, _, _, out = twice
     page = (out / "README.md").read_text()
@@ -156,12 +157,14 @@ def test_a_page_has_claims_criteria_and_cost(twice):
     assert page.count("With fewer than 3 seeds: inconclusive.") == len(first["judged"])
 
 
+@pytest.mark.long
 def test_a_lost_training_alone_is_done_again(twice):
     first, again, kept, _ = twice
     assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
     assert [one["seen"] for one in again["judged"]] == [one["seen"] for one in first["judged"]]
 
 
+@pytest.mark.long
 def test_numbers_have_every_arm_delay_and_seed(twice):
     numbers = twice[0]["numbers"]
     assert set(numbers["rates"]["delays"]) == set(numbers["rates"]["text"]) == set(ARMS)
@@ -169,6 +172,7 @@ def test_numbers_have_every_arm_delay_and_seed(twice):
     assert all(len(row) == 2 for row in numbers["text_by_seed"].values())
 
 
+@pytest.mark.long
 def test_what_chooses_rates_lies_apart_from_what_is_judged(twice):
     for half, cells in (("delays", 2 * 2), ("readers", 2)):  # of an arm: delays and seeds; seeds
         assert len([*twice[3].glob(f"{half}/tuning/trainings/cells/*-seed10000/result.json")]) == 2 * len(ARMS)

@@ -156,6 +156,7 @@ def twice(tmp_path_factory):
     return reproduced_twice("self-pretraining", folder / "out", scales=SCALES, tiny=TINY, lost=lost)
 
 
+@pytest.mark.long
 def test_a_page_has_claims_and_criteria(twice):
     page = (twice[3] / "README.md").read_text()
     assert page.count("Confirmed: ") == len(twice[0]["judged"]) == 3
@@ -165,12 +166,14 @@ def test_a_page_has_claims_and_criteria(twice):
     assert page.count("With fewer than 3 seeds: inconclusive.") == len(twice[0]["judged"])
 
 
+@pytest.mark.long
 def test_a_lost_cell_alone_is_trained_again(twice):
     first, again, kept, _ = twice
     assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
     assert [one["seen"] for one in again["judged"]] == [one["seen"] for one in first["judged"]]
 
 
+@pytest.mark.long
 def test_every_arm_has_its_rate_and_seeds(twice):
     numbers = twice[0]["numbers"]
     assert len(numbers["rates"]) == 6

@@ -148,6 +148,7 @@ def trained(tmp_path_factory):
     return {name: train_cell(cell, "cpu", folder=folder) for name, cell in cells.items()}
 
 
+@pytest.mark.long
 def test_cells_read_equal_tokens_or_cost_equal_flops(trained):
     plain, dearer = trained[NLL], trained[DEARER]
     assert plain["trained_steps"] == 6
@@ -157,6 +158,7 @@ def test_cells_read_equal_tokens_or_cost_equal_flops(trained):
     assert plain["learned"] == 6 * round(64 / line) * 21
 
 
+@pytest.mark.long
 def test_cells_are_measured_on_the_target_with_shots_and_on_all_skills(trained):
     for found in trained.values():
         assert (len(found["target"]), len(found["in_context"]), len(found["skills"])) == (4, 4, 8)

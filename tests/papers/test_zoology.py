@@ -38,6 +38,7 @@ def test_only_the_head_at_questions_is_left_out():
     assert len(targets) == 8 * 2
 
 
+@pytest.mark.long
 def test_the_same_cell_ends_with_the_same_bits():
     found = [train(CELL) for _ in range(2)]
     for result in found:
@@ -72,6 +73,7 @@ def test_another_rate_that_helps_counts_against_the_claim():
     assert "width, 64 on rows of 64 tokens" in judge(arms, {"H3": [0.6]}, controls, 8).claim
 
 
+@pytest.mark.long
 def test_test_rows_are_never_trained_on(monkeypatch):
     """Rows that three trainings draw, of seeds that words of 32 bits could take for one another, beside those asked about."""
     taken = {}
@@ -105,6 +107,7 @@ def twice(tmp_path_factory):
     return reproduced_twice("zoology", folder / "out", scales=SCALES, tiny=TINY, lost=lost)
 
 
+@pytest.mark.long
 def test_a_page_has_claims_criteria_and_cost(twice):
     first, _, _, out = twice
     page = (out / "README.md").read_text()
@@ -118,12 +121,14 @@ def test_a_page_has_claims_criteria_and_cost(twice):
     assert all(one["verdict"] == "inconclusive" for one in first["judged"])
 
 
+@pytest.mark.long
 def test_a_lost_cell_alone_is_trained_again(twice):
     first, again, kept, _ = twice
     assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
     assert [one["seen"] for one in again["judged"]] == [one["seen"] for one in first["judged"]]
 
 
+@pytest.mark.long
 def test_a_result_of_another_definition_is_refused_before_anything_is_trained(twice, tmp_path, monkeypatch):
     out = tmp_path / "out"
     shutil.copytree(twice[3], out)
@@ -148,6 +153,7 @@ def test_rows_whose_questions_are_all_as_far_are_near():
     assert (said["far"]["low"], said["far"]["high"]) == (0, 1)
 
 
+@pytest.mark.long
 def test_numbers_have_every_arm_and_seed(twice):
     numbers = twice[0]["numbers"]
     assert set(numbers["arms"]) == set(numbers["rates"]) == set(ARMS)

@@ -338,6 +338,7 @@ def alone(tmp_path_factory):
     return result, folder / "out"
 
 
+@pytest.mark.long
 def test_a_given_text_trains_only_what_decides(alone):
     result, out = alone
     assert len(result["judged"]) == 2
@@ -347,6 +348,7 @@ def test_a_given_text_trains_only_what_decides(alone):
     assert len(list(out.glob("tuning/trainings/cells/*/result.json"))) == 2 * len(SUITE)
 
 
+@pytest.mark.long
 def test_the_page_has_a_table_of_all_models_made_from_its_numbers(alone):
     result, out = alone
     page = (out / "README.md").read_text()
@@ -361,6 +363,7 @@ def test_the_page_has_a_table_of_all_models_made_from_its_numbers(alone):
     assert (out / "gaps.png").stat().st_size > 0
 
 
+@pytest.mark.long
 def test_a_text_that_repeats_nothing_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setitem(SCALES, "smoke", replace(TINY, factors=(1.0,)))
     monkeypatch.setattr(trainings, "run_here", here)

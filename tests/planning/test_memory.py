@@ -54,6 +54,7 @@ def kept_by_autograd(config, *, rows, length, document, bf16):
     return sum(storage.nbytes() for storage in kept.values()) / (rows * length)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("bf16", [False, True])
 @pytest.mark.parametrize("name", CONFIGS)
 def test_activations_are_counted_as_autograd_keeps_them(name, bf16):
@@ -64,6 +65,7 @@ def test_activations_are_counted_as_autograd_keeps_them(name, bf16):
     assert kept.per_token(3, checkpointed=True) < 0.6 * found
 
 
+@pytest.mark.long
 def test_attention_weights_that_bfloat16_keeps_grow_with_documents():
     """2 bytes of 4 heads for each earlier token of a block: of 256 tokens 128, then 256; of 128 tokens 128."""
     long, short = (
@@ -96,6 +98,7 @@ def parts(**how):
     return size, estimate(size, size, **usual | how, use=use, config=CONFIGS["llama"])
 
 
+@pytest.mark.long
 def test_micro_batches_and_checkpointing_take_from_activations_alone():
     (_, usual), (_, one), (_, twice) = parts(), parts(rows=1), parts(checkpointed=True)
     assert one.bytes["activations"] == pytest.approx(usual.bytes["activations"] / 16)  # of 1,024 tokens 64

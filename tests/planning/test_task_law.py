@@ -59,6 +59,7 @@ def test_different_instances_are_predicted_better_one_by_one():
     assert instance < 0.1
 
 
+@pytest.mark.long
 def test_intervals_of_predictions_hold_new_models():
     held = []
     for seed in range(12):

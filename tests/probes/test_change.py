@@ -36,6 +36,7 @@ def pair():
     return start, end
 
 
+@pytest.mark.long
 def test_a_model_is_where_it_was():
     start, end = animal("llama"), animal("llama")
     moved = matrices_moved(start, end)
@@ -46,6 +47,7 @@ def test_a_model_is_where_it_was():
     assert tangent_alignment(start, end, [packed()]) == pytest.approx(1.0)
 
 
+@pytest.mark.long
 def test_weights_are_unchanged_by_the_measurement():
     start, end = animal("llama"), animal("llama")
     before = deepcopy(end.model.state_dict())
@@ -91,6 +93,7 @@ def test_alignment_is_the_cosine_of_gram_matrices_and_blind_to_turns():
     assert np.isnan(alignment(a[:6], b[:6], document[:6]).low)
 
 
+@pytest.mark.long
 def test_the_tangent_kernel_is_that_of_exact_gradients(pair):
     batch = packed()
     rows, chosen = _chosen([batch], OUTPUTS)

@@ -65,6 +65,7 @@ def test_tasks_are_always_the_same_and_never_in_their_training_text(name, tmp_pa
     assert file.read_bytes() == again.read_bytes()
 
 
+@pytest.mark.long
 def test_a_test_sum_is_in_training_in_neither_order(tmp_path):
     file = write_task_text("addition", tmp_path / "text.jsonl", 20_000)
     prompts = {json.loads(line)["text"].split("=")[0] for line in file.read_text().splitlines()}
@@ -130,6 +131,7 @@ def test_exact_probabilities_are_those_of_the_dense_model(model):
     assert log_probability(model, task)[0] == pytest.approx(float(last + ended), abs=1e-5)
 
 
+@pytest.mark.long
 def test_samples_pass_with_the_exact_probabilities(model):
     task = probable_answers(model)
     exact = np.exp(log_probability(model, task))
@@ -144,6 +146,7 @@ def test_samples_pass_with_the_exact_probabilities(model):
     assert max(c.successes for c in counts) > 20
 
 
+@pytest.mark.long
 def test_counts_do_not_depend_on_the_batch(model):
     task = probable_answers(model)
     few, many = (pass_until(model, task, successes=3, max_samples=6000, seed=1, rows=rows) for rows in (300, 4096))
@@ -153,6 +156,7 @@ def test_counts_do_not_depend_on_the_batch(model):
     assert all(c.successes == 3 or c.capped for c in few)
 
 
+@pytest.mark.long
 def test_the_pass_rate_of_several_answers_is_the_sum_over_them(model):
     one, two = (Task("t", (Instance("a+b=", (answer,)),)) for answer in ("a", "b"))
     both = Task("t", (Instance("a+b=", ("a", "b")),))
@@ -221,6 +225,7 @@ def test_the_censored_mean_recovers_a_mean_of_different_instances():
     assert held.low < p.mean() < held.high
 
 
+@pytest.mark.long
 def test_one_success_has_no_unbiased_estimate_and_a_remedy():
     counts = [Count("", 1, 10, capped=False), Count("", 1, 20, capped=False)]
     with pytest.raises(BadSetting, match="--successes 2"):
@@ -262,6 +267,7 @@ def test_a_wrong_flag_of_the_probe_is_one_message(limbeck, flags, words):
     assert all(word in err for word in words), err
 
 
+@pytest.mark.long
 def test_a_result_is_kept_instance_by_instance(limbeck, model, tmp_path):
     save(model, tmp_path / "model")
     task = probable_answers(model)

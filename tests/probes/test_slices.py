@@ -251,6 +251,7 @@ def test_a_model_in_a_run_is_measured_on_what_the_run_held_out(made, in_a_run, t
     assert f"; {len(texts) - held_out.documents} it was trained on are left out" in texts_read["likelihood"]
 
 
+@pytest.mark.long
 def test_a_run_without_its_stores_is_split_again(made, in_a_run, tmp_path, capsys):
     folder, model, *_ = made
     save(model, tmp_path / "run" / "student")

@@ -221,6 +221,7 @@ def test_a_model_that_evaluates_gets_all_expressions():
 # Reversal
 
 
+@pytest.mark.long
 def test_a_model_of_one_direction_is_at_chance_in_the_other():
     facts = known_facts()
     forward = {fact.forward: fact.object for fact in facts}

@@ -70,6 +70,7 @@ def test_passes_and_nats_are_read_of_a_target_and_guards(tmp_path, monkeypatch):
     assert "+66.7 points" in context.notes[0]
 
 
+@pytest.mark.long
 def test_nats_of_a_text_are_those_of_the_probe_of_likelihood(tmp_path):
     write_teacher(tmp_path)
     write_corpus(tmp_path)

@@ -230,6 +230,7 @@ def test_an_answer_is_scored_as_greedy_generation_and_likelihood_have_it(name, m
     np.testing.assert_allclose(found.nats, [float(one.nats[0]) for one in alone], rtol=1e-4)
 
 
+@pytest.mark.long
 def test_readings_are_of_all_forms_and_lengths_that_fit():
     model = dict(islice(models(), 1, 2))["attention"]
     texts = [

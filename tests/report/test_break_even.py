@@ -154,12 +154,14 @@ def forward(folder) -> float:
     return 2 * (config.num_hidden_layers * (layer + 2 * head * seen) + hidden * config.vocab_size)
 
 
+@pytest.mark.long
 def test_a_live_pass_is_charged_for_each_step(here, planned):
     (found,) = planned("live", params="30k")
     ratio = 1 + forward(here / "teacher") / (3 * forward(here / "live" / "cut"))
     assert found == {"student": 50, "cut+ce": 50, "cut+ce@flops": round(50 * ratio)}
 
 
+@pytest.mark.long
 def test_kept_logits_are_charged_once_whatever_the_epochs(here, planned):
     """100 rows are read four times in 50 steps of eight: a quarter of a pass for each token."""
     kept = {"teacher": str(here / "logits"), "params": "30k"}
@@ -174,6 +176,7 @@ def test_kept_logits_are_charged_once_whatever_the_epochs(here, planned):
     assert found["cut+ce@flops"] == round(50 * (1 + price / 4))
 
 
+@pytest.mark.long
 def test_the_students_of_a_family_pay_equal_parts_of_one_pass(here, planned):
     """Cross-entropy at equal compute spends on all of them what the family spent, the teacher's one pass among it."""
     small, large = planned("family", params="25k,40k")
@@ -188,6 +191,7 @@ def test_the_students_of_a_family_pay_equal_parts_of_one_pass(here, planned):
     assert [found["cut+ce@flops"] for found in kept] == [round(50 * (1 + theirs / 8 / (3 * one))) for one in ours]
 
 
+@pytest.mark.long
 def test_a_student_that_needs_no_teacher_pays_none(here, planned):
     """Of three objectives two share the pass; what is trained with cross-entropy is no part of it."""
     objectives = ["CrossEntropy", "ForwardKL", "ReverseKL"]
@@ -239,6 +243,7 @@ def test_the_doctor_reports_the_uses_of_a_pass(here, monkeypatch, keys, uses):
     assert said == [uses]
 
 
+@pytest.mark.long
 def test_a_finding_about_compute_is_among_the_doctors(here):
     """A pass of the teacher costs a small student more than its own step, one of the teacher's size a third of it."""
 

@@ -41,6 +41,7 @@ def figures(page):
     return {found[1]: found[0] for found in re.finditer(r'<svg[^>]* aria-label="([^"]*)".*?</svg>', page, re.DOTALL)}
 
 
+@pytest.mark.long
 def test_losses_stand_beside_the_teachers_level(folder):  # noqa: F811
     found = figures(write_report(folder).read_text())
     assert set(found) == {
@@ -56,6 +57,7 @@ def test_losses_stand_beside_the_teachers_level(folder):  # noqa: F811
         assert "var(--teacher)" in figure
 
 
+@pytest.mark.long
 def test_losses_of_a_run_whose_teacher_was_not_measured_have_no_level(folder):  # noqa: F811
     rows = (folder / "readings.jsonl").read_text().splitlines(keepends=True)
     (folder / "readings.jsonl").write_text("".join(row for row in rows if '"teacher"' not in row))
@@ -64,6 +66,7 @@ def test_losses_of_a_run_whose_teacher_was_not_measured_have_no_level(folder):  
     assert "Dashed" not in page
 
 
+@pytest.mark.long
 def test_reliability_is_plotted_from_measurements_and_absent_without(folder):  # noqa: F811
     assert "Confidence and accuracy" not in write_report(folder).read_text()
     bins = np.zeros((6, BINS, 3))
@@ -79,6 +82,7 @@ def test_reliability_is_plotted_from_measurements_and_absent_without(folder):  #
     assert "overconfident" in page
 
 
+@pytest.mark.long
 def test_held_out_loss_during_training_is_drawn_and_its_cost_stated(folder):  # noqa: F811
     """Two measurements of 0.5 s each; the cost is beside the seconds that the steps of all trainings took."""
     steps = [row for path in folder.rglob("metrics.jsonl") for row in read_lines(path)]
@@ -134,6 +138,7 @@ def test_a_sweep_shows_greedy_and_sampled_text_of_each_model():
     }
 
 
+@pytest.mark.long
 def test_sampled_text_stands_beside_greedy_text_where_there_is_some(folder):  # noqa: F811
     assert "sampled" not in write_report(folder).read_text()
     rows = json.loads((folder / "samples.json").read_text())

@@ -82,6 +82,7 @@ def test_without_a_size_a_step_computes_its_terms_as_they_are_and_less_where_it_
     assert small.sizes == [9, 5, 4]
 
 
+@pytest.mark.long
 def test_a_row_that_does_not_fit_is_an_error_that_says_what_would():
     student, micro = llama(seed=2, tok=TOK), MicroBatch(4, remedy=lambda: "--seq-len 8 needs 1 GiB")
     before = copy.deepcopy(student.model.state_dict())
@@ -93,6 +94,7 @@ def test_a_row_that_does_not_fit_is_an_error_that_says_what_would():
     assert all(p.grad is None for p in student.model.parameters())
 
 
+@pytest.mark.long
 def test_what_can_be_spared_is_spared_before_a_row_is_too_much():
     student = llama(seed=2, tok=TOK)
     small = Small(student, 0)
@@ -125,6 +127,7 @@ def test_failed_allocations_are_known_by_class_or_text(error, expected):
     assert is_allocation(error) is expected
 
 
+@pytest.mark.long
 def test_a_run_keeps_the_size_that_fitted_and_continues_with_it(tmp_path):
     """With memory for 2 rows it ends with the bits of a run that was given 2, stopped in between or not."""
     data = tmp_path / "data"
@@ -168,6 +171,7 @@ def _in_little_memory(sizes):
     sizes.put((micro.rows, found.loss))
 
 
+@pytest.mark.long
 def test_a_step_goes_on_where_the_system_refuses_memory():
     sizes = FORK.Queue()
     process = FORK.Process(target=_in_little_memory, args=(sizes,))
@@ -178,6 +182,7 @@ def test_a_step_goes_on_where_the_system_refuses_memory():
     assert 3 < loss < 12
 
 
+@pytest.mark.long
 def test_layers_are_computed_twice_once_a_single_row_is_too_much(tmp_path, monkeypatch):
     """Only where that is left to memory; and the run that continues begins with it."""
     data = tmp_path / "data"

@@ -83,6 +83,7 @@ def test_the_doctor_reports_the_source_of_a_rate():
     assert rate_finding(DistilSettings(lr=0.5), 10**9).message == "0.5, as asked"
 
 
+@pytest.mark.long
 def test_the_doctor_names_the_rate_of_a_run_that_was_begun(tmp_path):
     write_teacher(tmp_path)
     about = {"teacher": str(tmp_path / "teacher"), "data": str(write_corpus(tmp_path)), "params": 9_000, "length": 32}
@@ -189,6 +190,7 @@ def test_a_model_from_scratch_keeps_the_rate_that_it_began_with(tmp_path, monkey
     assert pretrain(settings)["lr"] == 4e-3
 
 
+@pytest.mark.long
 def test_a_run_of_state_spaces_that_an_older_version_began_is_not_continued(tmp_path, monkeypatch):
     settings = PretrainSettings(
         data=str(write_corpus(tmp_path)),

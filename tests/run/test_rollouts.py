@@ -129,6 +129,7 @@ def test_of_a_conversation_a_turn_is_answered_after_all_that_came_before_it():
     assert len(generated.texts) >= 4
 
 
+@pytest.mark.long
 def test_a_stopped_training_writes_the_same_again(store, tmp_path):
     def run(folder, steps):
         student = llama(seed=2, tok=tokenizer())
@@ -176,6 +177,7 @@ def test_a_report_says_how_long_texts_became():
     assert generated_in([{}]) == ""
 
 
+@pytest.mark.long
 def test_prompts_are_as_random_where_few_rows_are_generated(store):
     """Whether a row is generated says nothing of where its prompts end: these reach from none to half of a document."""
     rollouts, lengths = generating(store, share=Share(0.1, 0.1)), []

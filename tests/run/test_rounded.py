@@ -66,6 +66,7 @@ def test_the_first_update_is_that_of_adamw():
     assert state["exp_avg"].dtype == state["exp_avg_sq"].dtype == torch.bfloat16
 
 
+@pytest.mark.long
 def test_later_updates_follow_it_and_pieces_change_nothing(monkeypatch):
     """After 30 steps they differ by the rounding of moments, a few parts in a thousand of the way."""
     (one, other), optimizers = pair()
@@ -97,6 +98,7 @@ def test_weights_in_bfloat16_take_up_what_rounding_to_nearest_would_lose():
     assert float(weight.detach().float().mean()) == pytest.approx(0.95, abs=0.002)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", [{}, {"weights": "bfloat16", "bf16": True}], ids=["float32", "bfloat16"])
 def test_a_stopped_run_continues_to_the_same_bits(tmp_path, how):
     data = tmp_path / "data"

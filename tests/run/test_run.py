@@ -106,6 +106,7 @@ def test_a_killed_run_continues_to_the_same_bits(whole, tmp_path, at_step):
     assert [[row[k] for k in same] for row in again] == [[row[k] for k in same] for row in rows]
 
 
+@pytest.mark.long
 def test_a_killed_run_draws_the_dropout_it_would_have_drawn(whole, tmp_path):
     data, *_ = whole
     runs = [build(tmp_path / name, data, student=with_dropout) for name in ("whole", "other")]
@@ -120,6 +121,7 @@ def test_a_killed_run_draws_the_dropout_it_would_have_drawn(whole, tmp_path):
     assert torch.equal(weights(run), expected)
 
 
+@pytest.mark.long
 def test_a_run_is_saved_by_the_clock_too(whole, tmp_path):
     data, expected, _, _ = whole
     start_and_kill(tmp_path, data, 3, save_every=1000, save_minutes=0.0)
@@ -142,6 +144,7 @@ def test_the_time_of_a_step_is_that_of_the_whole_batch(whole, tmp_path, monkeypa
     assert not checkpoints(tmp_path / "run")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_the_current_step_and_prints_how_to_continue(whole, tmp_path, number):
     data, expected, _, _ = whole
@@ -153,6 +156,7 @@ def test_a_signal_saves_the_current_step_and_prints_how_to_continue(whole, tmp_p
     assert torch.equal(weights(run), expected)
 
 
+@pytest.mark.long
 def test_a_checkpoint_cut_short_is_not_taken_for_one(whole, tmp_path):
     data, expected, _, _ = whole
     start_and_kill(tmp_path, data, 12)

@@ -69,6 +69,7 @@ def test_a_checkpoint_holds_the_weights_of_its_step_while_later_ones_change_them
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("checkpoint")]
 
 
+@pytest.mark.long
 def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(tmp_path, monkeypatch):
     data = tmp_path / "data"
     data.mkdir()

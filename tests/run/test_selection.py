@@ -110,6 +110,7 @@ def test_an_average_of_known_weights(how, expected):
     assert model.weight.item() == pytest.approx(expected)
 
 
+@pytest.mark.long
 def test_a_training_ends_when_patience_runs_out_and_has_its_best_weights(data, tmp_path):
     """Losses after 0, 4, 8, 12, 16 steps: the lowest is after 8, and two measurements later it ends."""
     losses = (5.0, 4.0, 3.0, 3.5, 3.2, 1.0, 1.0)
@@ -133,6 +134,7 @@ def test_a_training_ends_when_patience_runs_out_and_has_its_best_weights(data, t
     assert read_lines(run.folder / "metrics.jsonl") == rows  # nothing was trained any more
 
 
+@pytest.mark.long
 def test_without_patience_all_steps_are_trained_and_the_best_are_kept(data, tmp_path):
     losses = (5.0, 4.0, 3.0, 3.5, 3.2, 3.1, 3.3)
     plain = build(tmp_path / "plain", data, make=CrossEntropy)
@@ -143,6 +145,7 @@ def test_without_patience_all_steps_are_trained_and_the_best_are_kept(data, tmp_
     assert torch.equal(weights(run), weights(plain))  # nothing of the training changed
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("average", "best"), [("ema:0.9", False), ("ema:0.9", True), ("last:0.5", False)])
 @pytest.mark.parametrize("killed_at", [8, 20])
 def test_a_killed_run_goes_on_to_the_same_average_and_the_same_best(data, tmp_path, average, best, killed_at):
@@ -167,6 +170,7 @@ def test_patience_that_was_used_up_in_part_is_continued(data, tmp_path):
     assert (run.done, run.selection.step) == (16, 4)
 
 
+@pytest.mark.long
 def test_runs_in_lockstep_end_each_by_its_own_losses(data, tmp_path):
     runs = []
     for name, losses in (("a", (3.0, 2.0, 2.5, 2.5, 2.5, 2.5, 2.5)), ("b", (3.0, 2.9, 2.8, 2.7, 2.6, 2.5, 2.4))):

@@ -94,6 +94,7 @@ def test_shards_make_the_training_of_one_process(one, tmp_path, count, mesh):
         torch.testing.assert_close(torch.tensor(found), weights(expected), rtol=0, atol=1e-4)
 
 
+@pytest.mark.long
 def test_a_student_that_is_read_in_parts_trains_as_one_in_memory(one, tmp_path):
     data, _ = one
     save(llama(seed=2, tok=tokenizer()), tmp_path / "start")
@@ -130,6 +131,7 @@ def test_no_process_keeps_whole_gradients_between_micro_batches():
     assert on_ranks(2, work) == [["DTensor"]] * 2
 
 
+@pytest.mark.long
 def test_a_checkpoint_is_continued_by_another_number_of_processes(one, tmp_path):
     """Every tensor of the train state has the same bits after the switch, in both directions."""
     data, folder = one
@@ -201,6 +203,7 @@ def test_a_mesh_is_read_and_must_fit_the_processes():
             layout_of(text, 4)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("tied", [True, False])
 def test_weights_gathered_in_bfloat16_train_as_under_autocast(one, tmp_path, tied):
     """The gradients are summed in float32 and the weights stay in it; the loss differs by what bfloat16 rounds."""
@@ -252,6 +255,7 @@ def test_moments_and_weights_are_rounded_alike_however_many_processes_hold_them(
 HALVES = {"optimizer": "adamw-bf16", "weights": "bfloat16", "bf16": True, "schedule": "constant"}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", [{"optimizer": "adamw-bf16"}, HALVES], ids=["moments", "weights"])
 def test_weights_and_moments_in_bfloat16_are_sharded_and_continued_by_another_number(one, tmp_path, how):
     """Matrices are in parts, also of bfloat16; losses are those of one process, and each continues what the other began."""
@@ -348,6 +352,7 @@ def test_damage_in_the_part_of_one_process_is_one_error_on_all(tmp_path):
     assert on_ranks(2, work) == ["told", "told"]
 
 
+@pytest.mark.long
 def test_held_out_text_that_shards_measure_together_changes_no_bit(one, tmp_path):
     """Each rank measures its own rows; the sums are those of all, and the training is as without."""
     data, _ = one
@@ -369,6 +374,7 @@ def test_held_out_text_that_shards_measure_together_changes_no_bit(one, tmp_path
     assert first["predictions"] == int((rows.weight > 0).sum())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("tied", [True, False])
 def test_a_leader_computes_with_the_others_as_if_it_were_alone(tmp_path, tied):
     """Rows that do not divide by the processes, several batches, and a model that is packed: the logits are the same."""
@@ -406,6 +412,7 @@ def test_a_leader_computes_with_the_others_as_if_it_were_alone(tmp_path, tied):
         torch.testing.assert_close(torch.tensor(logits), whole_model(rows).logits(), rtol=0, atol=1e-5)
 
 
+@pytest.mark.long
 def test_models_in_parts_are_led_together(tmp_path):
     """As a probe measures a model beside its teacher, both with embedding and head in parts too."""
     rows, seeds = batch(3), (5, 6)
@@ -439,6 +446,7 @@ def test_a_folder_that_not_all_processes_see_stops_all_of_them(tmp_path, monkeyp
     assert second == []
 
 
+@pytest.mark.long
 def test_clocks_and_host_names_that_differ_change_nothing(one, tmp_path, monkeypatch):
     """A process whose clock runs ahead does not save by it: the first one decides for all."""
     data, _ = one
@@ -459,6 +467,7 @@ def test_clocks_and_host_names_that_differ_change_nothing(one, tmp_path, monkeyp
     assert on_ranks(2, work) == [([3], ["versions"]), ([3], [])]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("background", [False, True])
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_full_disk_of_one_process_is_one_error_on_all(one, tmp_path, monkeypatch, rank, background):
@@ -483,6 +492,7 @@ def test_a_full_disk_of_one_process_is_one_error_on_all(one, tmp_path, monkeypat
     assert not list(tmp_path.glob("*step*"))
 
 
+@pytest.mark.long
 def test_a_checkpoint_that_the_first_process_cannot_complete_is_one_error_on_all(one, tmp_path, monkeypatch):
     data, _ = one
     write = of_save.write_json
@@ -503,6 +513,7 @@ def test_a_checkpoint_that_the_first_process_cannot_complete_is_one_error_on_all
     assert not list(tmp_path.glob("*step*"))
 
 
+@pytest.mark.long
 def test_processes_that_write_in_the_background_write_the_same_and_each_checks_a_part_of_it(one, tmp_path, monkeypatch):
     """A damaged part of one is the error of all."""
     data, _ = one

@@ -77,6 +77,7 @@ def test_a_tracker_gets_the_rows_of_the_files(tmp_path, opened):
     assert fake.ended == [True]
 
 
+@pytest.mark.long
 def test_a_training_goes_on_without_a_tracker_that_fails(tmp_path, opened, capsys):
     data = tmp_path / "data"
     data.mkdir()
@@ -92,6 +93,7 @@ def test_a_training_goes_on_without_a_tracker_that_fails(tmp_path, opened, capsy
     assert max(step for step, _ in opened.opened[0].logged) == 2
 
 
+@pytest.mark.long
 def test_a_killed_training_is_continued_in_its_tracker(tmp_path, opened):
     data = tmp_path / "data"
     data.mkdir()

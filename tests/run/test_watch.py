@@ -30,6 +30,7 @@ def without_time(folder):
     return [{key: row[key] for key in row if key != "seconds"} for row in read_lines(folder / "held_out.jsonl")]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("student", [None, with_dropout])
 def test_the_weights_have_the_same_bits_with_and_without_it(tmp_path, student):
     data = tmp_path / "data"
@@ -50,6 +51,7 @@ def test_the_weights_have_the_same_bits_with_and_without_it(tmp_path, student):
     assert not (tmp_path / "a" / "held_out.jsonl").exists()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("at_step", [1, 7])
 def test_a_killed_run_measures_what_it_would_have_measured(tmp_path, at_step):
     data, whole, killed = tmp_path / "data", tmp_path / "whole", tmp_path / "killed"

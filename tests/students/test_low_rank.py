@@ -93,6 +93,7 @@ def test_moments_are_those_of_the_inputs_of_each_map_at_positions_that_count():
         torch.testing.assert_close(found[name].size, x.abs().mean(0))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("sparse", [0.0, 0.02])
 def test_a_student_of_factors_computes_the_same_as_multiplied_out_and_is_as_small_as_counted(sparse, tmp_path):
     teacher, batch = animal("llama"), packed()

@@ -92,6 +92,7 @@ def test_blocks_and_hidden_states_on_disk_change_no_score(name, tmp_path, monkey
     assert_same(gradients, score(load(folder), sample(), method="gradient"))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["gpt2", "olmo2"])
 def test_weighted_inputs_and_angles_over_layers_are_the_same_too(name, tmp_path, monkeypatch):
     folder = on_disk(name, tmp_path)
@@ -178,6 +179,7 @@ def test_nan_among_the_weights_is_an_error_even_if_nothing_is_computed(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["teacher"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", ["activation", "gradient"])
 def test_about_a_layer_is_in_memory_when_a_deep_model_is_scored_and_a_tensor_when_it_is_cut(method, tmp_path):
     config = LlamaConfig(

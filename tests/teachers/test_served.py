@@ -115,6 +115,7 @@ FAULTS = (
 )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("protocol", ["vllm", "sglang"])
 def test_no_wrong_answer_reaches_a_student(model, protocol):
     """Over a thousand queries per kind of server, a third of them with every known fault: the model's value or none."""
@@ -305,6 +306,7 @@ def capture(here, server, out, **keys):
     return limbeck.capture(**(usual | keys))
 
 
+@pytest.mark.long
 def test_a_server_is_captured(here, model):
     with serving(model) as server:
         result = capture(here, server, "answers")
@@ -325,6 +327,7 @@ def test_a_server_is_captured(here, model):
     assert verify(here / "answers", rows=2, seed=0, console=console)["ok"]
 
 
+@pytest.mark.long
 def test_a_student_learns_what_a_server_answered(here, model, monkeypatch):
     """A server fails for some documents. They are counted in the folder, and not learned."""
     with serving(model) as server:
@@ -416,6 +419,7 @@ def test_a_pair_that_does_not_fit_is_an_error_before_any_query(here, model):
         assert not server.queries
 
 
+@pytest.mark.long
 def test_rows_leave_room_for_the_tokens_that_a_query_needs(here, tmp_path):
     """Without --seq-len, where the server's context is that of the model's configuration."""
     short = llama(hidden=16, tok=tokenizer(), seed=5)
@@ -454,6 +458,7 @@ def test_a_client_that_is_closed_amid_a_request_leaves_no_connection_open(model,
     assert made[0].sock is None
 
 
+@pytest.mark.long
 def test_a_capture_that_a_server_stopped_goes_on(here, model):
     """Captured rows are not queried again, and the logits equal those of an uninterrupted capture."""
     keys = {"in_flight": 1, "time_limit": 5.0}  # eight rows at once
@@ -472,6 +477,7 @@ def test_a_capture_that_a_server_stopped_goes_on(here, model):
         assert file.read_bytes() == (here / "stopped" / "answers" / file.name).read_bytes()
 
 
+@pytest.mark.long
 def test_a_key_is_shown_to_the_server_and_to_nobody_else(here, model, monkeypatch, capfd):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     with serving(model, key=KEY) as server:
@@ -557,6 +563,7 @@ def test_a_server_that_passes_over_echo_is_named_as_such(model, protocol):
     refused(BadServer, f"{named}.*capture --text", model, protocol)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("fault", "message"), [("headers", "time limit: no response within 0.5 s"), ("flood", "response too large")]
 )
@@ -591,6 +598,7 @@ def test_nonsense_stops_a_capture(model, protocol, fault, message):
             capture(teacher)
 
 
+@pytest.mark.long
 def test_flags_of_a_served_teacher(here, model):
     with pytest.raises(BadSetting, match=r"a server does not give its tokenizer: give the .* with --tokenizer"):
         limbeck.capture(teacher="http://host/v1#m", out=here / "no")
