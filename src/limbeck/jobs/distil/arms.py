@@ -193,6 +193,11 @@ class Shared:
     plain_teacher: Teacher | None = None
     equal_domains: bool = False
 
+    def close(self) -> None:
+        """Closes what a run of an arm may have opened; the next run opens it again."""
+        if self.link is not None:
+            self.link.close()
+
     def blend(self, steps: int) -> Blend | None:
         """How rows are shared among the sources of a mixture over ``steps`` steps, those before this training among them."""
         return blend_of(self.data, steps=steps, rows=self.plan.rows, schedule=self.plan.schedule) if self.data else None
@@ -272,8 +277,7 @@ def train(arm: Arm, shared: Shared, *, after: float = 0.0) -> LanguageModel:
     try:
         run.train()
     finally:
-        if shared.link is not None:
-            shared.link.close()
+        shared.close()
     return _finish(arm, run, shared)
 
 

@@ -32,6 +32,13 @@ class TimeEstimate:
 
 def estimate_time(arms: Sequence[Arm], cost: Cost, shared: Shared) -> TimeEstimate:
     """The estimate from some real steps of each kind of arm, at the current load of this machine."""
+    try:
+        return _measured(arms, cost, shared)
+    finally:
+        shared.close()
+
+
+def _measured(arms: Sequence[Arm], cost: Cost, shared: Shared) -> TimeEstimate:
     world, step_seconds = shared.environment.world, {}
     if shared.rollouts:
         shared = replace(shared, rollouts=shared.rollouts.steady)
