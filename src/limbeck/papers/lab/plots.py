@@ -280,9 +280,7 @@ def draw_by_arm(right: Mapping[str, Mapping[str, Sequence[float]]], *, guess: fl
             )  # fmt: skip
         axes.axhline(guess, color="#94a3b8", linestyle=":")
         axes.set(ylim=(0, None), ylabel="answered right")
-        axes.set_xticks(
-            range(len(arms)), [fill(arm, _LABEL) for arm in arms], fontsize=7
-        )
+        axes.set_xticks(range(len(arms)), [fill(arm, _LABEL) for arm in arms], fontsize=7)
         axes.legend(fontsize=7)
 
 
