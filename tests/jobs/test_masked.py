@@ -98,3 +98,25 @@ def test_what_a_student_generates_cannot_be_masked():
     settings = DistilSettings(teacher="teacher", mask_input=0.4, rollouts=0.5)
     with pytest.raises(BadSetting, match="--mask-input does not go with --rollouts"):
         mask_of(settings)
+
+
+@pytest.mark.parametrize(
+    ("data", "level", "says"),
+    [
+        ("asked.jsonl", None, ""),
+        ("text.jsonl", "warning", "none of the first 64 documents has a prompt"),
+        ("few.jsonl", "error", "none of the first 3 documents has a prompt"),
+        ("some.jsonl", "warning", "3 of the first 6 documents have no prompt, and stay as they are"),
+    ],
+)
+def test_the_doctor_looks_for_answers_to_mask(here, data, level, says):
+    lines = (here / "text.jsonl").read_text().splitlines(keepends=True)
+    (here / "few.jsonl").write_text("".join(lines[:3]))
+    (here / "some.jsonl").write_text(
+        "".join(lines[:3] + (here / "asked.jsonl").read_text().splitlines(keepends=True)[:3])
+    )
+    given = {"teacher": str(here / "teacher"), "data": str(here / data), "shrink": 2.0, "mask_input": 0.4}
+    found = limbeck.doctor(**given | TINY, any_teacher=True)
+    findings = [one for one in found.findings if one["check"] == "masked input"]
+    assert [one["level"] for one in findings] == ([level] if level else [])
+    assert all(says in one["message"] for one in findings)

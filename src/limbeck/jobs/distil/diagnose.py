@@ -161,3 +161,18 @@ def diagnose(
         )
     run = replace(run, teachers=sizes_together(request))
     return found + unpacked + examine(pair, run, texts=texts, chat=chat and not aligned, aligned=aligned, uses=uses)
+
+
+def masked(settings: DistilSettings, sample: Sample) -> list[Finding]:
+    """Whether there are answers whose tokens can be corrupted; nothing without --mask-input, or where all have a prompt."""
+    if settings.mask_input is None or not sample.documents:
+        return []
+    without = sum(one.messages is None and not one.prompt for one in sample.documents)
+    if not without:
+        return []
+    remedy = "give conversations or prompts with completions, or leave --mask-input out"
+    if without < len(sample.documents):
+        message = f"{without} of the first {len(sample.documents)} documents have no prompt, and stay as they are"
+        return [Finding("masked input", "warning", message, remedy)]
+    message = f"none of the first {len(sample.documents)} documents has a prompt: of such text all would be corrupted"
+    return [Finding("masked input", "error" if sample.whole else "warning", message, remedy)]

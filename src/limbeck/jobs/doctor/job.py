@@ -21,7 +21,7 @@ from limbeck.jobs.distil.adapters import check_adapters
 from limbeck.jobs.distil.align import check_student
 from limbeck.jobs.distil.conversion import Planned, check_conversion
 from limbeck.jobs.distil.correction import check_correction
-from limbeck.jobs.distil.diagnose import diagnose, what_is_known
+from limbeck.jobs.distil.diagnose import diagnose, masked, what_is_known
 from limbeck.jobs.distil.plan import DistilPlan, planned_config
 from limbeck.jobs.distil.request import DistilRequest
 from limbeck.jobs.distil.rollouts import check_rollouts, on_own_texts
@@ -88,6 +88,7 @@ def _examined(request: DistilRequest, logits: dict[str, Any]) -> dict[str, Any]:
     kept = _kept_rate(request, logits, environment)
     findings = diagnose(request, pair, sample, length=length, environment=environment, uses=uses, kept=kept)
     findings += unreadable(sample, teacher)
+    findings += masked(settings, sample)
     findings += packed_documents(
         sample.documents, reads, packing=packing_in_settings(settings), length=length, context=reads.context
     )
