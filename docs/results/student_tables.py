@@ -194,7 +194,7 @@ def aligned() -> str:
                 [
                     f"`{found['teacher']['name'].rpartition('/')[2]}`",
                     f"{tokenizer}, {found['students'][tokenizer]['vocab']}",
-                    f"`{one['objective']}`",
+                    f"`{one['objective']}`" + (" of shared tokens" if "shared" in one["tokenizer"] else ""),
                     f"{one['bits_per_byte']['value']:.3f}",
                     *above,
                 ]
