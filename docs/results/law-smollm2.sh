@@ -1,6 +1,6 @@
 # One rung of the capacity-gap ladder with a real teacher at its top: students of 10M parameters of teachers of 16M to 111M, three
-# seeds. Some four hours of one core; each command continues where it was stopped. LIMBECK_TEST_DATA names a folder with
-# text/tinystories; the teacher comes out of a package, once.
+# seeds. Some two hours of two cores, as most of it runs two at a time; each command continues where it was stopped.
+# LIMBECK_TEST_DATA names a folder with text/tinystories; the teacher comes out of a package, once.
 set -eu
 export OMP_NUM_THREADS=1
 text=$LIMBECK_TEST_DATA/text/tinystories out=runs/law-smollm2 study="python docs/results/law-smollm2.py"
@@ -15,43 +15,67 @@ shape=$($study shape 111m)
 small=$($study shape student)
 [ -e $out/start/config.json ] || limbeck shrink --teacher $out/whole --data $out/text/heal.jsonl $rows $small --out $out/start
 
-# Teachers: pruned, and healed on the first half of the stories. The whole one is given, so that it is not pruned.
-limbeck capture --teacher $out/whole --data $out/text/heal.jsonl --eval-data $out/text/held_out.jsonl $rows $few --out $out/heal
-for teacher in 16m 25m 45m; do
-  shape=$($study shape $teacher)
-  limbeck distil --teacher $out/heal $shape --objective "$both" --tokens 400k --batch-tokens 1536 --lr 2e-3 \
-    --seed 290 --baselines none $few --out $out/teachers/$teacher
-done
-limbeck distil --teacher $out/heal --student $out/whole --objective "$both" --tokens 400k --batch-tokens 1536 --lr 3e-4 \
-  --seed 290 --baselines none $few --out $out/teachers/111m
+# Two functions at once. It fails where one of them does.
+together() {
+  "$1" & one=$!
+  "$2" & two=$!
+  failed=0
+  wait $one || failed=1
+  wait $two || failed=1
+  return $failed
+}
 
-# Each teacher's logits of the second half, once.
-for teacher in 16m 25m 45m 111m; do
-  limbeck capture --teacher $out/teachers/$teacher/student --data $out/text/train.jsonl --eval-data $out/text/held_out.jsonl \
-    $rows $few --out $out/logits/$teacher
-done
-limbeck capture --teacher $out/whole --data $out/text/train.jsonl --eval-data $out/text/held_out.jsonl $rows $few --out $out/logits/whole
+# Teachers: pruned, and healed on the first half of the stories. The whole one is given, so that it is not pruned.
+# Then each teacher's logits of the second half, once.
+limbeck capture --teacher $out/whole --data $out/text/heal.jsonl --eval-data $out/text/held_out.jsonl $rows $few --out $out/heal
+logits() {
+  limbeck capture --teacher "$1" --data $out/text/train.jsonl --eval-data $out/text/held_out.jsonl $rows $few --out $out/logits/$2
+}
+pruned_teachers() {
+  for teacher in 16m 25m 45m; do
+    shape=$($study shape $teacher)
+    limbeck distil --teacher $out/heal $shape --objective "$both" --tokens 400k --batch-tokens 1536 --lr 2e-3 \
+      --seed 290 --baselines none $few --out $out/teachers/$teacher
+    logits $out/teachers/$teacher/student $teacher
+  done
+}
+whole_teacher() {
+  limbeck distil --teacher $out/heal --student $out/whole --objective "$both" --tokens 400k --batch-tokens 1536 --lr 3e-4 \
+    --seed 290 --baselines none $few --out $out/teachers/111m
+  logits $out/teachers/111m/student 111m
+  logits $out/whole whole
+}
+together pruned_teachers whole_teacher
 
 kd() { limbeck distil --objective "$both" --batch-tokens 1536 --baselines none $few "$@"; }
-for teacher in 16m 111m; do
+rates() {
   for lr in 1e-3 2e-3 4e-3; do
-    kd --teacher $out/logits/$teacher --student $out/start --tokens 200k --seed 290 --lr $lr --out $out/rates/$teacher-$lr
+    kd --teacher $out/logits/$1 --student $out/start --tokens 200k --seed 290 --lr $lr --out $out/rates/$1-$lr
   done
-done
+}
+rates_of_smallest() { rates 16m; }
+rates_of_largest() { rates 111m; }
+together rates_of_smallest rates_of_largest
+
 seeds="--seed 300 --seeds 3 $($study rate $out)"
-for teacher in 16m 25m 45m 111m whole; do
-  kd --teacher $out/logits/$teacher --student $out/start --tokens 637k $seeds --out $out/same/$teacher
-done
-for teacher in 16m 25m 45m 111m; do
-  kd --teacher $out/logits/$teacher $small --tokens 637k $seeds --out $out/pruned/$teacher
-done
-for teacher in 25m 45m 111m; do
-  tokens=$($study tokens $out $teacher)
-  kd --teacher $out/logits/$teacher --student $out/start $tokens $seeds --out $out/flops/$teacher
-done
 ce() { limbeck distil --objective CrossEntropy --batch-tokens 1536 --baselines none $few "$@"; }
-ce --teacher $out/logits/16m --student $out/start --tokens 637k $seeds --out $out/text-alone/tokens
-tokens=$($study tokens $out text)
-ce --teacher $out/logits/16m --student $out/start $tokens $seeds --out $out/text-alone/flops
+at_equal_tokens() {
+  for teacher in 16m 25m 45m 111m whole; do
+    kd --teacher $out/logits/$teacher --student $out/start --tokens 637k $seeds --out $out/same/$teacher
+  done
+  ce --teacher $out/logits/16m --student $out/start --tokens 637k $seeds --out $out/text-alone/tokens
+}
+others() {
+  for teacher in 16m 25m 45m 111m; do
+    kd --teacher $out/logits/$teacher $small --tokens 637k $seeds --out $out/pruned/$teacher
+  done
+  for teacher in 25m 45m 111m; do
+    tokens=$($study tokens $out $teacher)
+    kd --teacher $out/logits/$teacher --student $out/start $tokens $seeds --out $out/flops/$teacher
+  done
+  tokens=$($study tokens $out text)
+  ce --teacher $out/logits/16m --student $out/start $tokens $seeds --out $out/text-alone/flops
+}
+together at_equal_tokens others
 $study judge $out docs/results/law-smollm2
 python docs/results/index.py
