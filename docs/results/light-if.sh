@@ -2,7 +2,7 @@
 # tokens, on as many at random, and one stopped at the same entropy; three seeds, half an hour of one core. Stopped, it goes on.
 set -eu
 export OMP_NUM_THREADS=1
-limbeck reproduce light-if --scale small --seed 300 --seeds 3 --workers 2 --device cpu --out runs/light-if
+limbeck reproduce light-if --scale small --seed 300 --seeds 3 --workers 1 --device cpu --out runs/light-if
 to=docs/results/light-if
 mkdir -p "$to"
 for file in README.md reproduction.json light-if.png; do cp "runs/light-if/$file" "$to/"; done

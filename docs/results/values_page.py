@@ -78,7 +78,23 @@ def what_it_says(found):
         lines.append(
             f"- **{source.capitalize()}.** {head} {rest if reads(found, source) else NOTHING.capitalize() + '.'}"
         )
-    return "\n".join(lines)
+    return "\n".join(lines) + without_width(found)
+
+
+def without_width(found):
+    """Of a source where attention reads back nothing in any row: how much it may be by documents alone; else ""."""
+    some = {source: found["levels"][source][BUDGETS[0]][ATTENTION]["lengths"][str(LENGTH)] for source in SOURCES}
+    ends = [
+        f"{100 * one['shown']['high']:.1f} % ({source})"
+        for source, one in some.items()
+        if one["back"]["low"] == one["back"]["high"]
+    ]
+    if not ends:
+        return ""
+    return (
+        "\n\nNot one value was read back, so the interval of the first claim has no width, and its verdict follows the criterion "
+        f"as it stood. Counted by documents alone, the share may be up to {' and '.join(ends)}."
+    )
 
 
 def percent(one, *, sign=""):

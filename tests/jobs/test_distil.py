@@ -390,3 +390,21 @@ def test_a_run_says_how_far_its_student_moved_from_its_start(done):
     assert found["weights_moved"] == pytest.approx(whole.moved)
     assert whole.moved > 0
     assert 0 < found["representation_alignment"] < 1
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("objective", "arms"), [("EntropySelect", ["student", "cut+ce"]), ("CrossEntropy", ["student"])]
+)
+def test_an_objective_without_a_teacher_is_compared_with_cross_entropy(here, tmp_path, objective, arms):
+    keys = {
+        "teacher": str(here / "teacher"),
+        "data": str(here / "text.jsonl"),
+        "shrink": 2.0,
+        "length": 32,
+        "threads": 1,
+    }
+    keys |= {"tokens": "1k", "batch_tokens": 128, "baselines": ("cut+ce", "cut+ce@flops"), "objective": objective}
+    limbeck.distil(**keys, out=tmp_path / "run")
+    plan = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))["plan"]
+    assert [arm["name"] for arm in plan["arms"]] == arms

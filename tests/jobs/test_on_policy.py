@@ -1,6 +1,7 @@
 """`limbeck distil --rollouts`: what is refused and why, and what a run says of the rows that its student generated."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -43,6 +44,15 @@ def test_what_does_not_go_with_rollouts_is_refused_with_its_reason(given, said, 
     settings = {"teacher": str(here / "teacher"), "objective": "ReverseKL", "rollouts": "0.5"} | given
     with pytest.raises(BadSetting, match=said):
         check_rollouts(DistilRequest.of(DistilSettings(**settings)), Environment(alone(), bf16=False))
+
+
+def test_a_server_judges_rows_of_one_process(here):
+    given = {"teacher": "http://127.0.0.1:9/v1", "tokenizer": "t", "objective": "ReverseKL", "rollouts": "0.5"}
+    two = replace(alone(), rank=0, size=2)
+    with pytest.raises(
+        BadSetting, match="one process captures the text's logits and trains: start this command without torchrun"
+    ):
+        check_rollouts(DistilRequest.of(DistilSettings(**given)), Environment(two, bf16=False))
 
 
 @pytest.mark.parametrize("text", ["1.5", "-0.1", "half", "0:0.5:1", "nan", ""])

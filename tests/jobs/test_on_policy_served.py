@@ -113,7 +113,7 @@ def test_positions_without_a_valid_response_do_not_count(here):
 def distil(here, out, **keys):
     usual = {"student": str(here / "student"), "data": str(here / "text.jsonl"), "tokens": "1k", "length": LENGTH}
     usual |= {"batch_tokens": 128, "objective": "ReverseKL", "rollouts": 0.5, "rollout_tokens": 8, "threads": 1}
-    return limbeck.distil(**(usual | {"baselines": "off-policy", "out": out} | keys))
+    return limbeck.distil(**(usual | {"baselines": "off-policy,off-policy@flops", "out": out} | keys))
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +138,13 @@ def test_a_server_judges_what_a_student_writes(here, flat, tmp_path):
     # of the same rows in the first step: over fewer outcomes a divergence is smaller
     assert 0 < served[0]["loss_nats"] < own[0]["loss_nats"]
     run = json.loads((tmp_path / "served" / "run.json").read_text(encoding="utf-8"))
-    assert run["teacher"]["passes"] == pytest.approx(1.5, abs=0.1)  # the text once, and half of the rows besides
+    # the text once, and half of the rows besides, which the baseline on the text alone does not pay
+    about = run["teacher"]
+    assert (about["passes"], about["judged"]) == (pytest.approx(1.0, abs=0.1), 0.5)
+    steps = {arm["name"]: arm["steps"] for arm in run["plan"]["arms"]}
+    off = 1 + about["price"] * about["passes"]
+    on = off + 0.5 * about["price"] + 0.5 / 3
+    assert steps["off-policy@flops"] == round(steps["student"] * on / off)
     page = (tmp_path / "served" / "report.html").read_text(encoding="utf-8")
     assert "It generated " in page
     assert "On texts that each model generates itself" not in page  # which needs the teacher's weights
@@ -155,7 +161,7 @@ def test_a_server_that_fails_in_a_training_ends_it_with_its_reason(here, flat, t
             return ask(self, batch)
 
         monkeypatch.setattr(ServedLink, "__call__", failing)
-        with pytest.raises(BadServer, match="run the same command again"):
+        with pytest.raises(BadServer, match=r"continues from its last checkpoint: .*run the same command again"):
             distil(here, tmp_path / "run", **keys)
         monkeypatch.setattr(ServedLink, "__call__", ask)
         server.faults = {}

@@ -279,6 +279,7 @@ def test_a_mistake_in_the_rank_does_not_keep_the_folder(here, tmp_path):
             {"baselines": "ce"},
             "by cross-entropy where --objective is another, and it would be the same model",
         ),
+        ({"baselines": "ce", "objective": "0.4*CrossEntropy + 0.6*CrossEntropy"}, "it would be the same model"),
         ({"baselines": "ce", "objective": "DPO"}, "and with pairs that is chosen"),
         ({"mask_input": 0.4, "objective": "DPO"}, "--objective DPO compares two completions .* of masked input"),
         ({"baselines": "cut+ce"}, "unknown baseline 'cut\\+ce'"),

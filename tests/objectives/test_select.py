@@ -154,6 +154,14 @@ def test_a_step_counts_its_own_tokens_once_in_whatever_parts():
     check()
 
 
+def test_an_attribute_of_that_name_is_no_buffer_of_sums():
+    class Named(CrossEntropy):
+        tally = ("a", "list")
+
+    assert Named().tallies() == []
+    assert len((0.5 * EntropySelect() + 0.5 * Named()).tallies()) == 1
+
+
 @pytest.mark.parametrize("values", [{"keep": 0}, {"keep": 1}, {"weight": -0.1}, {"weight": 1.5}])
 def test_parameters_out_of_range_are_refused(values):
     (name,) = values

@@ -46,7 +46,7 @@ class DocumentChunks:
     def single(self) -> Bool[np.ndarray, " n"]:
         """Which of our tokens are a common chunk that is a single token on their side too: the same bytes in both."""
         ours, theirs = (np.bincount(side[side >= 0], minlength=self.count + 1) for side in (self.ours, self.theirs))
-        alike = (ours == 1)[: self.count + 1] & (theirs == 1)[: self.count + 1]
+        alike = (ours == 1) & (theirs == 1)
         return (self.ours >= 0) & (self.ours < self.count) & alike[np.maximum(self.ours, 0)]
 
     def log_p(self, theirs: Float[np.ndarray, " m"]) -> tuple[Bool[np.ndarray, " n"], Float[np.ndarray, " n"]]:

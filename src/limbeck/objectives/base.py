@@ -156,8 +156,8 @@ class Objective(torch.nn.Module, ABC):
 
         The step sets them to 0 before its first token, and `advance` finds the sums over all ranks.
         """
-        found = (getattr(part, "tally", None) for part in self.modules() if isinstance(part, Objective))
-        return [tally for tally in found if tally is not None]
+        found = (dict(part.named_buffers(recurse=False)) for part in self.modules() if isinstance(part, Objective))
+        return [buffers["tally"] for buffers in found if "tally" in buffers]
 
     def advance(self, loss: float) -> None:
         """Called after each optimiser step with its mean loss in nats, the same on every rank. Schedules advance here only.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -44,8 +45,9 @@ class ObjectiveSpec:
 
     @property
     def is_cross_entropy(self) -> bool:
-        """Whether it is cross-entropy of the text alone, with the weight 1."""
-        return type(self.objective) is CrossEntropy
+        """Whether it is cross-entropy of the text alone, whose weights add up to 1."""
+        terms = terms_of(self.objective)
+        return all(type(term) is CrossEntropy for _, term in terms) and math.isclose(sum(w for w, _ in terms), 1.0)
 
     @property
     def compares_pairs(self) -> bool:

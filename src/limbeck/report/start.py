@@ -116,5 +116,10 @@ def price_of(run: Mapping[str, Any]) -> Price | None:
         return None
     once = teacher.get("price", teacher["parameters"] / (3 * student["parameters"]))
     return Price(
-        once, 1 / forward, teacher.get("generated", 0.0), teacher.get("forward", 1 / 3), teacher.get("corrected", 0.0)
+        once,
+        1 / forward,
+        generated=teacher.get("generated", 0.0),
+        forward=teacher.get("forward", 1 / 3),
+        corrected=teacher.get("corrected", 0.0),
+        judged=teacher.get("judged", 0.0),
     )

@@ -100,6 +100,7 @@ def used_table(trained: Sequence[Trained], run: Mapping[str, Any], start: Start)
     with_teacher = 1 + float(teacher.get("price") or 0.0) * passes
     with_first = 1 + float(teacher.get("price_of_first") or 0.0) * passes
     generating = float(teacher.get("generated") or 0.0) * float(teacher.get("forward") or 1 / 3)
+    generating += float(teacher.get("price") or 0.0) * float(teacher.get("judged") or 0.0)
     whole = float((run.get("adapters") or {}).get("whole") or 1.0)
 
     def once(arm: str) -> float:

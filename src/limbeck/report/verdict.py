@@ -335,7 +335,8 @@ def _overfits(alone: Sequence[Measurements], longer: Sequence[Measurements]) -> 
 
 def _compute(method: str, price: Price) -> str:
     """The arithmetic of equal compute, where no arm was trained for it."""
-    paid = "a forward pass" if price.uses == 1 else f"{1 / price.uses:.2f} forward passes"
+    passes = 1 / price.uses + price.judged
+    paid = "a forward pass" if passes == 1 else f"{passes:.2f} forward passes"
     return (
         f"equal tokens are not equal compute: each token of {method} also cost {paid} of the teacher"
         + (f" and {price.generated:.2f} of the student, to generate it," if price.generated else ",")

@@ -20,6 +20,8 @@ from limbeck.host import sent
 from limbeck.teachers.alignment import AlignedTeacher
 from limbeck.types import Batch, Sparse
 
+_LEAST = 2.0**-24  # of the rest: divergences that divide by it stay finite, and float32 tells no less from 1
+
 
 class SharedTokensTeacher:
     """A `limbeck.types.Teacher` for the rows of a student with another tokenizer; ``vocab`` is the size of that.
@@ -55,8 +57,7 @@ class SharedTokensTeacher:
         first = torch.arange(k, device=target.device) == 0
         weight = torch.where(alone, first.float(), sent(torch.from_numpy(p), target.device))
         own = torch.where(alone, target[:, None], sent(torch.from_numpy(ids), target.device))
-        rest = (1 - weight.double().sum(-1)).clamp(min=0).float()
-        rest = torch.where(rest > 1e-6, rest, 0.0)  # rounding
+        rest = (1 - weight.double().sum(-1)).clamp(min=_LEAST).float()
         return Sparse(own, weight.log(), weight, self.vocab, rest.log())
 
 

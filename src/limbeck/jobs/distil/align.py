@@ -82,10 +82,14 @@ class AlignedTexts:
         """
         if align == SHARED:
             for spec in objectives:
-                if spec.needs_teacher and (reason := why_not(TopK(vocab=_LITTLE, k=1), spec.objective)):
+                reason = why_not(TopK(vocab=_LITTLE, k=1), spec.objective) if spec.needs_teacher else ""
+                if any(term.largest for term in spec.terms):
+                    reason = f"{spec.canonical}: sorted, they say nothing of a part of the teacher's tokens. "
+                if reason:
                     raise BadSetting(
                         f"--tokenizer-align {align}: it gives the teacher's largest probabilities of tokens that both have, and "
-                        f"the rest. {reason}, or ALM and ULD with --tokenizer-align bytes"
+                        f"the rest. {reason.partition('. ')[0]}. Use ForwardKL, SkewKL or TAID, or ALM and ULD with "
+                        "--tokenizer-align bytes"
                     )
             return cls(_LARGEST, 0.0, tokens=True)
         terms = [term for spec in objectives for term in spec.terms if term.needs_teacher]

@@ -119,8 +119,10 @@ def arms_of(
         arms[-1] = replace(arms[-1], adapters=by_adapters)
     for seed in seeds:
         for name in settings.compared:
-            if name == "cut" or (name.startswith("cut+ce") and not objective.needs_teacher):
+            if name == "cut" or (name == "cut+ce" and objective.is_cross_entropy):
                 continue  # cut needs no training; cut+ce would repeat the student
+            if name == "cut+ce@flops" and not objective.needs_teacher:
+                continue  # equal tokens are equal compute
             if name == "one-teacher@flops" and one_teacher_steps == steps and "one-teacher" in settings.compared:
                 continue  # teachers of one size: equal tokens are equal compute
             arm = Arm(name, seed, out / "baselines" / f"{name}-seed{seed}", CE, steps - matched, taken=taken)

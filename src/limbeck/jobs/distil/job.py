@@ -380,9 +380,7 @@ class _Start:
 
     def uses(self) -> float:
         """How often each forward pass of the teacher is used for training."""
-        budget, request = self.plan.budget, self.plan.request
-        judged = _generated(self.plan) if isinstance(request.teacher, ServedRef) else 0.0  # beside what was captured
-        return self.sharing / (self.source.passes(budget.tokens, budget.length) + judged)
+        return self.sharing / self.source.passes(self.plan.budget.tokens, self.plan.budget.length)
 
     def price_of_first(self, student: LanguageModel) -> Price | None:
         """The price of the first of several teachers if it had all rows; None where there is one."""
@@ -402,6 +400,7 @@ class _Start:
             "length": self.plan.budget.length,
             "uses": self.uses(),
             "generated": _generated(self.plan),
+            "judged": _generated(self.plan) if isinstance(self.plan.request.teacher, ServedRef) else 0.0,
         }
         price = Price.of(*sizes, **how, adapters=self.plan.adapters.size if self.plan.adapters else None)
         if (correction := self.plan.correction) is None:
@@ -455,7 +454,7 @@ def _shared(
         common=(settings.seed, plan.taken * budget.rows),
         data=settings.data if "sources" in store.manifest else "",
         rollouts=rollouts_of(settings),
-        link=link_of(plan.request, source, length=budget.length),
+        link=link_of(plan.request, source, length=budget.length, ranks=environment.world.size),
         mask=mask,
         vocab=student.vocab,
         stored=stored_as(settings, plan.request.teacher),
@@ -606,6 +605,7 @@ def _priced(price: Price | None, students: int, first: Price | None) -> dict[str
     if price is None:
         return {"passes": 0.0}
     generated = {"generated": price.generated, "forward": price.forward} if price.generated else {}
+    generated |= {"judged": price.judged} if price.judged else {}
     generated |= {"corrected": price.corrected} if price.corrected else {}
     generated |= {"price_of_first": first.step} if first else {}
     return {"passes": 1 / price.uses, "price": price.step, "students": students} | generated

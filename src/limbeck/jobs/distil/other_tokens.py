@@ -86,7 +86,8 @@ class CrossTokenizerTeacher:
         self._student = Reader(student.tokenizer, student.end, student.vocab)
         self._spelled = [TokenBytes(m.tokenizer, name=m.name) for m in (student, self.about)]
         self._needed = needed
-        self._same = self._spelled[1].same_in(self._spelled[0], ends=(self.about.end, student.end))
+        same = self._spelled[1].same_in(self._spelled[0], ends=(self.about.end, student.end))
+        self._same = np.where(same < student.vocab, same, -1)  # some tokenizers have tokens that their model has not
         self._aligned: AlignedTeacher | SharedTokensTeacher | None = None
         self.rows: int | None = None
 
@@ -265,15 +266,17 @@ class CrossTokenizerTeacher:
                 if not read[document] or store.starts[document] == store.starts[document + 1]:
                     continue  # not in the rows of this run, or empty
                 first, chunks = int(store.starts[document]), chunks_of(ours, theirs, document)
+                predicted = int(store.learned(first + 1, int(store.starts[document + 1])).sum())
                 if chunks is None:
-                    tally.miss(store.bytes_of(document))
+                    tally.miss(store.bytes_of(document), predicted)
                     continue
                 start, stop = int(self._theirs.starts[document]), int(self._theirs.starts[document + 1])
                 place = queried.predicted(start, stop)[0]
                 if mass is not None:  # the mass that follows each of the teacher's tokens
                     chunks = chunks.merged(_at(mass, np.append(place[1:], -1)) > self._needed.merge)
                 found = chunks.log_p(_at(log_p, place))
-                tally.add(chunks, *found, segment=layout.predicted(first, first + len(chunks.ours))[1])
+                segment = layout.predicted(first, first + len(chunks.ours))[1]
+                tally.add(chunks, *found, segment=segment, predicted=predicted)
                 meets = np.where(chunks.meets > 0, place[chunks.meets], -1)  # the position that predicts the token
                 meets[meets >= len(log_p)] = -1
                 if tokens is not None:
@@ -304,14 +307,23 @@ class Tally:
         self._queried, self._shared = queried, shared
         self._met, self._mass = 0, 0.0
 
-    def miss(self, size: int) -> None:
-        """Counts a document that is not the same bytes in both tokenizers."""
-        self._add(documents=1, unread=1, bytes=size)
+    def miss(self, size: int, predicted: int) -> None:
+        """Counts a document that is not the same bytes in both tokenizers, and how many of its tokens are predicted."""
+        self._add(documents=1, unread=1, bytes=size, predictions=predicted)
 
     def add(
-        self, chunks: DocumentChunks, ends: np.ndarray, log_p: np.ndarray, *, segment: Int64[np.ndarray, " n"]
+        self,
+        chunks: DocumentChunks,
+        ends: np.ndarray,
+        log_p: np.ndarray,
+        *,
+        segment: Int64[np.ndarray, " n"],
+        predicted: int,
     ) -> None:
-        """Counts a document. ``segment``: for each of its tokens, the part of the student's rows in which it is predicted."""
+        """Counts a document, of whose tokens so many are ``predicted``.
+
+        ``segment``: for each of its tokens, the part of the student's rows in which it is predicted.
+        """
         last = np.flatnonzero(ends)
         begin = np.concatenate([[0], last[:-1] + 1])
         # the first token of a document is not predicted, so its chunk has no target
@@ -323,7 +335,7 @@ class Tally:
             bytes=int(chunks.sizes[1:].sum()),
             bytes_with_target=int(sizes[target].sum()),
             chunks=int(target.sum()),
-            predictions=len(chunks.ours) - 1,
+            predictions=predicted,
             student_tokens=int((last - begin + 1)[target].sum()),
             teacher_tokens=int(np.isin(chunks.theirs, members).sum()),
         )

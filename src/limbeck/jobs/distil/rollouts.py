@@ -54,6 +54,11 @@ def check_rollouts(request: DistilRequest, environment: Environment) -> None:
             "give the model itself as --teacher, or its server"
         )
     on_server = isinstance(request.teacher, ServedRef)
+    if on_server and environment.world.size > 1:
+        raise BadSetting(
+            f"{what}: with a teacher on a server one process captures the text's logits and trains: start this command without "
+            "torchrun"
+        )
     refuse_together(
         what,
         (
@@ -80,10 +85,10 @@ def rollouts_of(settings: DistilSettings) -> RolloutPlan | None:
     return RolloutPlan(Share.of(settings.rollouts), settings.rollout_tokens, settings.rollout_temperature)
 
 
-def link_of(request: DistilRequest, source: TeacherSource, *, length: int) -> ServedLink | None:
+def link_of(request: DistilRequest, source: TeacherSource, *, length: int, ranks: int) -> ServedLink | None:
     """The link to a server that judges rows of ``length`` tokens which the student generates; None where nothing needs one."""
-    settings, teacher = request.settings, request.teacher
-    if settings.rollouts is None or not isinstance(teacher, ServedRef):
+    settings, teacher, text = request.settings, request.teacher, request.settings.rollouts
+    if text is None or not isinstance(teacher, ServedRef):
         return None
     assert source.captured is not None, "logits of the text are captured first"
     codec = source.captured.logits.codec
@@ -93,7 +98,7 @@ def link_of(request: DistilRequest, source: TeacherSource, *, length: int) -> Se
         retry, in_flight = RetryPolicy(limit=settings.time_limit), settings.in_flight
         how: dict[str, Any] = {"k": codec.k, "length": length, "retry": retry, "in_flight": in_flight}
         found = connect(teacher.address, source.about.tokenizer, **how)
-        found.expect(settings.tokens, generated=True)
+        found.expect(max(1, round(settings.tokens * Share.of(text).mean / ranks)), generated=True)
         return found
 
     return ServedLink(connected)

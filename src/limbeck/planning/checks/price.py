@@ -27,7 +27,8 @@ class Price:
     often the logits of one pass are trained on: by epochs, and by students that share them. ``generated`` is the share of the
     tokens that the student generates itself, each by a forward pass of its own; ``forward`` are the FLOPs of one, in training
     steps: a third where all weights are trained, more of adapters. ``corrected``: FLOPs of tuning the teacher first,
-    by token of the student's training, in training steps.
+    by token of the student's training, in training steps. ``judged``: passes of the teacher over what the student generated, by
+    token of its training, beside those whose logits were captured.
     """
 
     step: float
@@ -35,6 +36,7 @@ class Price:
     generated: float = 0.0
     forward: float = 1 / 3
     corrected: float = 0.0
+    judged: float = 0.0
 
     @classmethod
     def of(
@@ -45,12 +47,13 @@ class Price:
         length: int,
         uses: float = 1.0,
         generated: float = 0.0,
+        judged: float = 0.0,
         adapters: AdapterSize | None = None,
     ) -> Price:
         """The price between models of these sizes in rows of ``length`` tokens; ``adapters``: those that alone are trained."""
         step = step_flops(student, length, adapters)
         forward = 1 / 3 if adapters is None else student.forward_flops(length) / step
-        return cls(teacher.forward_flops(length) / step, uses, generated, forward)
+        return cls(teacher.forward_flops(length) / step, uses, generated, forward, judged=judged)
 
     @property
     def ratio(self) -> float:
@@ -59,17 +62,22 @@ class Price:
 
     def ratio_at(self, uses: float) -> float:
         """The same ratio if each pass were used ``uses`` times."""
-        return 1 + self.step / uses + self.generated * self.forward + self.corrected
+        return 1 + self.step / uses + self._besides
 
     @property
     def ratio_off_policy(self) -> float:
         """Tokens of distillation on a text alone for the FLOPs of one token of a training in which the student generates some."""
-        return self.ratio / replace(self, generated=0.0).ratio
+        return self.ratio / replace(self, generated=0.0, judged=0.0).ratio
 
     def uses_at(self, ratio: float) -> float:
         """Uses of each pass at which cross-entropy would have ``ratio`` times the tokens; inf for a ratio of 1 or less."""
-        left = ratio - 1 - self.generated * self.forward - self.corrected
+        left = ratio - 1 - self._besides
         return self.step / left if left > 0 else math.inf
+
+    @property
+    def _besides(self) -> float:
+        """What a distilled token costs besides the student's step and the logits that can be used again."""
+        return self.generated * self.forward + self.step * self.judged + self.corrected
 
 
 def chances(price: Price, *, tokens: int, kept: bool = False) -> Iterator[Finding]:
@@ -85,6 +93,8 @@ def chances(price: Price, *, tokens: int, kept: bool = False) -> Iterator[Findin
         message += (
             f", and the student generates {price.generated:.0%} of the rows, each token by a forward pass of its own"
         )
+    if price.judged:
+        message += " and one of the teacher's, which judges it"
     if price.ratio <= WORTH:
         yield Finding("equal compute", "ok", f"{message}; distillation can be worth that")
         return

@@ -224,7 +224,9 @@ class ServedTeacher:
         missing = self._missing + self.missing.total()
         if missing > MOST_MISSING * self._positions:
             queried = f"{missing:,} of {self._positions:,} positions"
-            raise too_many_missing(self.client.address, queried, self.missing, self._messages, before=self._missing)
+            kept = "Valid responses are kept" if self._judges else "The training continues from its last checkpoint"
+            how: dict[str, Any] = {"before": self._missing, "kept": kept}
+            raise too_many_missing(self.client.address, queried, self.missing, self._messages, **how)
 
 
 def too_many_missing(
@@ -235,8 +237,11 @@ def too_many_missing(
     *,
     before: int = 0,
     remedies: Mapping[str, str] = REMEDY,
+    kept: str = "Valid responses are kept",
 ) -> BadServer:
     """The error of too many failed requests: ``what`` is how many of what, ``before`` how many of them failed earlier.
+
+    ``kept``: what the same command goes on with.
 
     ``reasons`` counts failures by kind; ``messages`` and ``remedies`` are by kind too.
     """
@@ -245,7 +250,7 @@ def too_many_missing(
     earlier = f"; {before:,} failed earlier" if before else ""
     return BadServer(
         f"{address}: {what} got no valid response, more than the {100 * MOST_MISSING:g} % allowed: {', '.join(kinds)}{earlier}. "
-        f"Valid responses are kept: {', '.join(helps) or 'check the server and its log'}, then run the same command again"
+        f"{kept}: {', '.join(helps) or 'check the server and its log'}, then run the same command again"
     )
 
 
