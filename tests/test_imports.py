@@ -31,7 +31,7 @@ LAYERS = (
     ("__main__",),
 )
 
-BUILDS = ("based",)  # papers that stand on another
+BUILDS = ("based", "minichat")  # papers that stand on another
 
 # The rooms of a part that has some, from below; those of one level do not meet. What is directly in the part is above all.
 ROOMS = {

@@ -1284,9 +1284,10 @@ def reproduce(
 
     Args:
         recipe: One of arithmetic, based, capacity-gap, compressor, distillation-law, generalization, latro,
-            learngene, light-if, lora-sb, low-resource-code, masked-thought, minima, mixture-growth, open-mopd,
-            orca2, pass-until, rethinking-opd, reversal, rich-lazy, robust-recovery, s4d, self-pretraining,
-            sft-guide, specialize, taid-gap, zoology, zoology-language, or one of a package that is installed.
+            learngene, light-if, lora-sb, low-resource-code, masked-thought, minichat, minima, mixture-growth,
+            open-mopd, orca2, pass-until, rethinking-opd, reversal, rich-lazy, robust-recovery, s4d,
+            self-pretraining, sft-guide, specialize, taid-gap, zoology, zoology-language, or one of a package that
+            is installed.
         data: Dataset to use instead of the recipe's own.
         points: Folder of a pilot to judge, instead of training one.
         scale: How large the models are: smoke takes a minute, small an hour or two on two cores, gpu needs one.

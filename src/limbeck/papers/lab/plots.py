@@ -260,10 +260,12 @@ def draw_by_width(lines: Mapping[str, Mapping[int, Sequence[float]]], samples: i
         axes.legend(fontsize=8)
 
 
-def draw_by_arm(right: Mapping[str, Mapping[str, Sequence[float]]], *, guess: float, file: Path) -> None:
+def draw_by_arm(
+    right: Mapping[str, Mapping[str, Sequence[float]]], *, guess: float, file: Path, axis: str = "answered right"
+) -> None:
     """Accuracy of each series by arm: a point for each seed and a bar at their mean. The first series has all arms.
 
-    ``guess`` is the chance level.
+    ``guess`` is the chance level, ``axis`` what is accurate.
     """
     arms = [*next(iter(right.values()))]
     with _drawn(file) as axes:
@@ -279,7 +281,7 @@ def draw_by_arm(right: Mapping[str, Mapping[str, Sequence[float]]], *, guess: fl
                 label=series,
             )  # fmt: skip
         axes.axhline(guess, color="#94a3b8", linestyle=":")
-        axes.set(ylim=(0, None), ylabel="answered right")
+        axes.set(ylim=(0, None), ylabel=axis)
         axes.set_xticks(range(len(arms)), [fill(arm, _LABEL) for arm in arms], fontsize=7)
         axes.legend(fontsize=7)
 
