@@ -150,7 +150,7 @@ def test_two_tokenizers_runs(tmp_path, stdlib):
     run("alignment.py", {"SEEDS": [0]}, tmp_path / "out", "builtin:stdlib", stdlib, 300, 6000)
     found = read(tmp_path / "out" / "results.json")
     assert names(read(RESULTS / "alignment" / "stdlib.json")) <= names(found)
-    assert len({row["bits_per_byte"]["value"] for row in found["rows"]}) == len(found["rows"]) == 6
+    assert len({row["bits_per_byte"]["value"] for row in found["rows"]}) == len(found["rows"]) == 7
 
 
 @pytest.mark.long
