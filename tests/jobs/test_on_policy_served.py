@@ -14,6 +14,7 @@ from limbeck.generation.rollouts import RolloutPlan, Rollouts, Share
 from limbeck.models.load import load
 from limbeck.models.save import save
 from limbeck.objectives import ReverseKL, fused_nats
+from limbeck.report.rollouts import generated_in
 from limbeck.run.served_rollouts import ServedLink, ServedRollouts
 from limbeck.teachers.remote.http import Address, RetryPolicy
 from limbeck.teachers.remote.served import connect
@@ -105,8 +106,13 @@ def test_positions_without_a_valid_response_do_not_count(here):
         weight = found.weight.masked_fill(lost[:, None], 0.0)
         return replace(found, weight=weight, rest=found.rest.masked_fill(lost, -torch.inf))
 
-    batch = ServedRollouts(rollouts, Captured(model), ask).take(4)
+    corpus = ServedRollouts(rollouts, Captured(model), ask)
+    batch = corpus.take(4)
     assert (batch.weight.flatten()[missing[0]] == 0).all()
+    assert corpus.facts()["unanswered"] == 3
+    row = {"rollouts": 2, "rollout_tokens": 9, "rollouts_ended": 1}
+    assert "Of 3 of these tokens the server said nothing" in generated_in([row, row | {"unanswered": 3}])
+    assert "server" not in generated_in([row, row | {"unanswered": 0}])
     assert batch.weight.sum() > 0
 
 

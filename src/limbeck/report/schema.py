@@ -251,6 +251,7 @@ class Step(TypedDict, total=False):
     rollout_tokens: Count
     rollouts_ended: Count
     rollouts_cut: Count
+    unanswered: Count
     row_tokens: Count
     passed: Count
     groups: Count

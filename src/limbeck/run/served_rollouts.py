@@ -63,6 +63,7 @@ class ServedRollouts:
     length: int = field(init=False)
     seed: int = field(init=False)
     _own: Sparse | None = field(default=None, init=False)
+    _unanswered: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
         self.name, self.vocab = self.captured.name, self.captured.vocab
@@ -71,13 +72,15 @@ class ServedRollouts:
     def take(self, rows: int) -> Batch:
         """This rank's part of the next ``rows`` global rows; those that were generated are last, and judged."""
         batch, own = self.rollouts.take(rows), self.rollouts.generated
-        self._own = None
+        self._own, self._unanswered = None, 0
         if not own:
             return batch
         of_text = len(batch.tokens) - own
         generated = batch.rows(slice(of_text, None))
         self._own = self.ask(generated)
-        weight = generated.weight * self._own.known.view(generated.weight.shape)
+        known = self._own.known.view(generated.weight.shape)
+        self._unanswered = int(((generated.weight > 0) & ~known).sum())
+        weight = generated.weight * known
         generated = replace(generated, weight=weight, row=-1 - torch.arange(own))
         return joined(batch.rows(slice(0, of_text)), generated)
 
@@ -108,8 +111,8 @@ class ServedRollouts:
         self.rollouts.load_state_dict(state)
 
     def facts(self) -> dict[str, int]:
-        """As those of the rollouts."""
-        return self.rollouts.facts()
+        """As those of the rollouts, and how many generated tokens were ``unanswered``: they do not count."""
+        return {**self.rollouts.facts(), "unanswered": self._unanswered}
 
 
 def _positions(rows: torch.Tensor, length: int) -> torch.Tensor:
