@@ -111,7 +111,7 @@ def test_positions_without_a_valid_response_do_not_count(here):
     assert (batch.weight.flatten()[missing[0]] == 0).all()
     assert corpus.facts()["unanswered"] == 3
     row = {"rollouts": 2, "rollout_tokens": 9, "rollouts_ended": 1}
-    assert "Of 3 of these tokens the server said nothing" in generated_in([row, row | {"unanswered": 3}])
+    assert "Of 3 of these tokens the server gave no distribution" in generated_in([row, row | {"unanswered": 3}])
     assert "server" not in generated_in([row, row | {"unanswered": 0}])
     assert batch.weight.sum() > 0
 

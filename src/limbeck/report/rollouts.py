@@ -23,7 +23,7 @@ def generated_in(rows: Sequence[Mapping[str, Any]]) -> str:
     part = max(1, len(generated) // _PART)
     first, last = _mean(generated[:part]), _mean(generated[-part:])
     lost = sum(row.get("unanswered", 0) for row in generated)
-    without = f" Of {count(lost)} of these tokens the server said nothing; they did not count." if lost else ""
+    without = f" Of {count(lost)} of these tokens the server gave no distribution; they did not count." if lost else ""
     return (
         f"It generated {count(texts)} texts of {count(tokens)} tokens in all. In the first steps a text had {first[0]:.0f} "
         f"tokens on average and {share(first[1])} ended by themselves, in the last {last[0]:.0f} and {share(last[1])}.{without}"
