@@ -20,7 +20,7 @@ from limbeck.report.words import share
 from limbeck.teachers.codec import TopK
 
 SHARED = "tokens"  # the kind of targets: a distribution over tokens that both have, in place of likelihoods of chunks
-_LITTLE = 8  # tokens of a vocabulary, to see what an objective can be computed from
+LITTLE = 8  # tokens of a vocabulary, to see what an objective can be computed from
 _LARGEST = 16  # of the teacher's probabilities, for such targets; the paper's API gave 5
 _UNREAD = 0.02  # share of bytes without a common text from which the doctor warns
 
@@ -82,7 +82,7 @@ class AlignedTexts:
         """
         if align == SHARED:
             for spec in objectives:
-                reason = why_not(TopK(vocab=_LITTLE, k=1), spec.objective) if spec.needs_teacher else ""
+                reason = why_not(TopK(vocab=LITTLE, k=1), spec.objective) if spec.needs_teacher else ""
                 if any(term.largest for term in spec.terms):
                     reason = f"{spec.canonical}: sorted, they say nothing of a part of the teacher's tokens. "
                 if reason:

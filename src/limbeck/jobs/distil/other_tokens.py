@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -86,10 +87,14 @@ class CrossTokenizerTeacher:
         self._student = Reader(student.tokenizer, student.end, student.vocab)
         self._spelled = [TokenBytes(m.tokenizer, name=m.name) for m in (student, self.about)]
         self._needed = needed
-        same = self._spelled[1].same_in(self._spelled[0], ends=(self.about.end, student.end))
-        self._same = np.where(same < student.vocab, same, -1)  # some tokenizers have tokens that their model has not
         self._aligned: AlignedTeacher | SharedTokensTeacher | None = None
         self.rows: int | None = None
+
+    @cached_property
+    def _same(self) -> Int64[np.ndarray, " theirs"]:
+        """The student's token with the spelling of each of the teacher's, -1 for none."""
+        same = self._spelled[1].same_in(self._spelled[0], ends=(self.about.end, self._student.end))
+        return np.where(same < self._vocab, same, -1)  # some tokenizers have tokens that their model has not
 
     @property
     def logits(self) -> AlignedTeacher | SharedTokensTeacher:

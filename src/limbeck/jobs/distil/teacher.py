@@ -25,7 +25,7 @@ from limbeck.jobs.common.captured import CERTIFICATE, DATA, Captured
 from limbeck.jobs.common.environment import Environment
 from limbeck.jobs.common.mixture import wanted_tokens
 from limbeck.jobs.common.text import stores_of
-from limbeck.jobs.distil.align import AlignedTexts
+from limbeck.jobs.distil.align import LITTLE, AlignedTexts
 from limbeck.jobs.distil.keep_logits import CAPTURED, check_keeps, keeps
 from limbeck.jobs.distil.request import DistilRequest
 from limbeck.jobs.distil.vocabulary import check_vocabulary
@@ -41,7 +41,6 @@ from limbeck.teachers.ref import CapturedRef, LocalRef, ServedRef
 from limbeck.types import Batch, Teacher
 
 _PASSED_ON = TeacherSettings.model_fields.keys() - {"length", "out", "json_", "lr", "schedule", "batch_tokens"}
-_LITTLE = 8  # size of the vocabulary on which objectives are tried
 
 
 @dataclass(frozen=True)
@@ -200,7 +199,7 @@ def adopted(request: DistilRequest) -> tuple[DistilRequest, dict[str, Any]]:
                     "without them: give a model with --student"
                 )
             if request.settings.tokenizer_align is None:
-                _check(request, TopK(vocab=_LITTLE, k=1), holds="it returns its top tokens")
+                _check(request, TopK(vocab=LITTLE, k=1), holds="it returns its top tokens")
             return request, {}
         case LocalRef():
             return request, {}

@@ -30,12 +30,11 @@ from limbeck.papers.minichat.judge import CORRUPTED, RIGHT, MarkWork, mark_all
 from limbeck.papers.minichat.judging import admission, judge_checks, judge_marks, judge_teacher
 from limbeck.papers.minima.strategies import LAW, Strategy, planned_teacher, prices_of
 from limbeck.probes.interval import Interval
-from limbeck.report.words import count, share
+from limbeck.report.words import count, share_within
 
 CHAT, TEACHER, UNTUNED = "MiniChat", "its teacher", "MiniMA, not tuned"
 TOKENS, FLOPS = "from scratch, equal tokens", "from scratch, equal FLOPs"
 SCRATCH = (TOKENS, FLOPS)
-STUDENTS = (CHAT, *SCRATCH)
 
 
 @dataclass(frozen=True)
@@ -292,7 +291,7 @@ def tables(numbers: Mapping[str, Any]) -> list[str]:
         for name in numbers["checks_passed"]
     ]
     known = [
-        f"| {name} | {share(one['value'])} ({share(one['low'])} to {share(one['high'])}) |"
+        f"| {name} | {share_within(one['value'], one['low'], one['high'])} |"
         for name, one in numbers["right_preferred"].items()
     ]
     return [
