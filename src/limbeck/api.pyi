@@ -147,6 +147,7 @@ def doctor(
     rollouts: float | str | None = None,
     rollout_tokens: int | str | None = 128,
     rollout_temperature: float | None = 1.0,
+    stop_when: str | None = None,
     seeds: int | None = 1,
     baselines: str | Sequence[str] | None = "cut,cut+ce,cut+ce@flops,fresh+kd",
     tasks: str | Sequence[str] | None = None,
@@ -276,6 +277,9 @@ def doctor(
         rollout_tokens: With --rollouts: the longest text that the student generates from a prompt. Default: 128.
         rollout_temperature: With --rollouts: temperature at which the student generates; 1 is its own
             distribution. Default: 1.0.
+        stop_when: With --rollouts: end the training once the student's own texts, measured with --eval-every,
+            pass a limit: overlap, entropy (nats a token) or ended (share of the texts) below it, or tokens of a
+            text above it. For example overlap:0.6,tokens:200. Default: never.
         seeds: Number of seeds, from --seed on. One names no winner, three do; more may be added later in the same
             --out. Default: 1.
         baselines: What the student is compared with: cut (pruned, untrained), cut+ce (trained on the text alone
@@ -513,6 +517,7 @@ def distil(
     rollouts: float | str | None = None,
     rollout_tokens: int | str | None = 128,
     rollout_temperature: float | None = 1.0,
+    stop_when: str | None = None,
     seeds: int | None = 1,
     baselines: str | Sequence[str] | None = "cut,cut+ce,cut+ce@flops,fresh+kd",
     tasks: str | Sequence[str] | None = None,
@@ -644,6 +649,9 @@ def distil(
         rollout_tokens: With --rollouts: the longest text that the student generates from a prompt. Default: 128.
         rollout_temperature: With --rollouts: temperature at which the student generates; 1 is its own
             distribution. Default: 1.0.
+        stop_when: With --rollouts: end the training once the student's own texts, measured with --eval-every,
+            pass a limit: overlap, entropy (nats a token) or ended (share of the texts) below it, or tokens of a
+            text above it. For example overlap:0.6,tokens:200. Default: never.
         seeds: Number of seeds, from --seed on. One names no winner, three do; more may be added later in the same
             --out. Default: 1.
         baselines: What the student is compared with: cut (pruned, untrained), cut+ce (trained on the text alone

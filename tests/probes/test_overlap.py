@@ -8,7 +8,7 @@ import torch
 from limbeck.corpora import Rows
 from limbeck.errors import BadSetting
 from limbeck.generation.rollouts import Continuing
-from limbeck.probes.overlap import TOP, Overlap, measure_overlap, overlap, probe_overlap
+from limbeck.probes.overlap import TOP, Overlap, in_all, measure_overlap, overlap, probe_overlap
 from tests.helpers.models import frozen, llama, stores, tokenizer
 
 LENGTH = 48
@@ -47,6 +47,12 @@ def test_the_sums_are_those_of_single_positions(text, tmp_path):
     assert readings["overlap"].low < readings["overlap"].value < readings["overlap"].high
     assert readings["kl_own_texts"].value == pytest.approx(kl / counted)
     assert 0 < readings["overlap_mass"].value < 1
+    named = in_all(again)
+    assert {name: named[name] for name in ("overlap", "kl_own_texts", "entropy_own_texts", "texts_ended")} == {
+        name: pytest.approx(readings[name].value)
+        for name in ("overlap", "kl_own_texts", "entropy_own_texts", "texts_ended")
+    }
+    assert named["tokens_own_texts"] == counted / generated.row()["rollouts"]
 
 
 def test_a_model_shares_everything_with_itself(text):

@@ -8,13 +8,13 @@ import torch
 from torch import nn
 
 from limbeck.disk import read_json, read_lines
-from limbeck.errors import BadFolder
+from limbeck.errors import BadFolder, BadSetting
 from limbeck.models.language_model import whole
 from limbeck.objectives import CrossEntropy, ForwardKL
 from limbeck.run.average import Averaging, WeightAverage
 from limbeck.run.lockstep import train_lockstep
 from limbeck.run.save import best_step, checkpoints
-from limbeck.run.selection import Rule, Selection
+from limbeck.run.selection import Limit, Rule, Selection
 from limbeck.run.step import train_step
 from limbeck.run.watch import Watch
 from tests.helpers.ranks import on_ranks
@@ -32,15 +32,26 @@ class Scripted(Watch):
     """Measures held-out losses that are given, by step."""
 
     losses: tuple[float, ...] = ()
+    overlaps: tuple[float, ...] = ()
 
     def row(self, student, step, tokens, *, bf16):
-        loss = self.losses[step // self.every]
-        return {"step": step, "tokens": tokens, "loss_nats": loss, "n": 3, "predictions": 9, "seconds": 0.0}
+        place = step // self.every
+        own = {"overlap": self.overlaps[place]} if self.overlaps else {}
+        return {
+            "step": step,
+            "tokens": tokens,
+            "loss_nats": self.losses[place],
+            "n": 3,
+            "predictions": 9,
+            "seconds": 0.0,
+            **own,
+        }
 
 
-def scripted(*losses):
+def scripted(*losses, overlaps=()):
     found = Scripted(list, 3, frozenset(), every=_EVERY).until(STEPS)
     object.__setattr__(found, "losses", losses)
+    object.__setattr__(found, "overlaps", overlaps)
     return found
 
 
@@ -69,15 +80,66 @@ def data(tmp_path_factory):
 def test_the_lowest_loss_and_the_measurements_since():
     selection = Selection(Rule(every=10, patience=2))
     seen = [(0, 5.0), (10, 4.0), (20, 4.0), (30, 3.5), (40, math.nan), (50, 3.6)]
-    assert [selection.see(*one) for one in seen] == [True, True, False, True, False, False]
+    assert [selection.see(step, {"loss_nats": loss}) for step, loss in seen] == [True, True, False, True, False, False]
     assert (selection.step, selection.loss, selection.stale, selection.over) == (30, 3.5, 2, True)
     again = Selection(Rule(every=10, patience=3))
     again.restore(selection.state())
     assert (again.step, again.loss, again.stale, again.over) == (30, 3.5, 2, False)
     never = Selection(Rule(every=1))
-    assert [never.see(step, math.inf) for step in range(9)] == [False] * 9
+    assert [never.see(step, {"loss_nats": math.inf}) for step in range(9)] == [False] * 9
     assert not never.over
     assert never.state() == {"step": None, "stale": 9}
+
+
+_LIMIT = Limit("overlap", "the overlap", 0.6, least=True)
+
+
+def test_a_limit_is_passed_on_its_own_side():
+    most = Limit("tokens_own_texts", "the tokens of a text", 200, least=False)
+    assert [_LIMIT.broken({"overlap": value}) for value in (0.7, 0.6)] == ["", ""]
+    assert _LIMIT.broken({"overlap": 0.1234}) == "the overlap was 0.123, below 0.6"
+    assert [most.broken({"tokens_own_texts": value}) for value in (100, 200)] == ["", ""]
+    assert most.broken({"tokens_own_texts": 250.4}) == "the tokens of a text was 250, above 200"
+    assert _LIMIT.broken({"loss_nats": 1.0}) == ""  # a row without what is limited
+    assert _LIMIT.broken({"overlap": math.nan})  # a comparison with NaN holds nothing
+    selection = Selection(Rule(10, limits=(_LIMIT, most)))
+    assert selection.see(0, {"loss_nats": 2.0, "overlap": 0.5, "tokens_own_texts": 300})
+    assert selection.broken == "the overlap was 0.5, below 0.6 and the tokens of a text was 300, above 200"
+    assert selection.over
+    again = Selection(Rule(10, limits=(_LIMIT, most)))
+    again.restore(selection.state())
+    assert vars(again) == vars(selection)
+
+
+def test_a_training_ends_where_a_limit_is_passed_and_stays_ended(data, tmp_path):
+    """Overlaps after 0, 4, 8, 12 steps: the fourth is too low."""
+    watch, rule = scripted(*[5.0] * 7, overlaps=(0.7, 0.6, 0.8, 0.5, 0.9, 0.9, 0.9)), Rule(_EVERY, limits=(_LIMIT,))
+    for _ in range(2):
+        run = build(tmp_path, data, make=CrossEntropy)
+        run.watch, run.rule = watch, rule
+        run.train()
+        assert (run.done, run.complete, run.selection.broken) == (12, True, "the overlap was 0.5, below 0.6")
+    assert len(read_lines(tmp_path / "metrics.jsonl")) == 12
+
+
+def test_a_start_beyond_a_limit_is_said_before_a_step(data, tmp_path):
+    run = build(tmp_path, data, make=CrossEntropy)
+    run.watch, run.rule = scripted(5.0, overlaps=(0.5,)), Rule(_EVERY, limits=(_LIMIT,))
+    with pytest.raises(BadSetting, match=r"--stop-when: before the first step the overlap was 0\.5, below 0\.6, so"):
+        run.train()
+
+
+@pytest.mark.long
+def test_two_processes_end_together_where_the_first_measures_a_limit(data, tmp_path):
+    def work(world):
+        run = build(tmp_path / "two", data, make=CrossEntropy, world=world)
+        world.place(run.student, train=True)
+        run.watch = scripted(*[5.0] * 7, overlaps=(0.7, 0.7, 0.5)) if world.first else None
+        run.rule = Rule(_EVERY, limits=(_LIMIT,))
+        run.train()
+        return run.done, run.complete
+
+    assert on_ranks(2, work) == [(8, True), (8, True)]
 
 
 def test_the_share_of_each_step_in_an_average():

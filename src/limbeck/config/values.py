@@ -35,6 +35,7 @@ ANSWERS = "answers"  # a baseline of a model that is tuned by a reward: cross-en
 # Baselines of a tuned model: all its weights, no other text, no pairs, no corrupted tokens, no other objective, known answers
 # without a reward.
 TUNED = (*FULL, "data-alone", "chosen", UNMASKED, ALL_TOKENS, ANSWERS)
+STOPS = ("overlap", "entropy", "ended", "tokens")  # what is limited of texts that a student generates itself
 OFF_POLICY = ("off-policy", "off-policy@flops")  # baselines of a student that generates a part of its text itself
 UNCORRECTED = ("uncorrected", "uncorrected@flops")  # baselines of a student whose teacher is tuned first
 ONE_TEACHER = ("one-teacher", "one-teacher@flops")  # baselines of a student of several teachers: the first for all rows
@@ -263,6 +264,27 @@ def _rollouts(value: Any) -> Any:
             f"expected a share of the rows from 0 to 1 such as 0.5, or a first and a last one such as 0:0.5, got {value!r}"
         )
     return ":".join(f"{share:g}" for share in shares) if any(shares) else None
+
+
+def _stop_when(value: Any) -> Any:
+    """Names with their limits, as in overlap:0.6,tokens:200, as text in the order of STOPS; None for none."""
+    if value is None:
+        return None
+    named = {name.strip(): limit for name, _, limit in (part.partition(":") for part in str(value).split(","))}
+    try:
+        limits = {name: float(limit) for name, limit in named.items()}
+    except ValueError:
+        limits = {}
+    shares = [limits.get(name, 0.5) for name in ("overlap", "ended")]
+    if not limits or set(limits) - set(STOPS) or not all(0 < limit < math.inf for limit in limits.values()):
+        limits = {}
+    if not limits or max(shares) > 1 or len(named) != str(value).count(",") + 1:
+        raise ValueError(
+            f"expected limits of {', '.join(STOPS[:-1])} and {STOPS[-1]}, each once and above 0, with commas between them, such "
+            "as overlap:0.6,tokens:200 (shares up to 1: end a training once less than 60 % of the most probable tokens are the "
+            f"teacher's, or a text has more than 200 tokens), got {value!r}"
+        )
+    return ",".join(f"{name}:{limits[name]:g}" for name in STOPS if name in limits)
 
 
 def _mask_input(value: Any) -> Any:
@@ -560,6 +582,7 @@ LearningRates = Annotated[
 ]
 Replay = Annotated[str | None, BeforeValidator(_replay), Accepts("str", "SOURCE:SHARE")]
 Rollouts = Annotated[str | None, BeforeValidator(_rollouts), Accepts("float | str", "SHARE[:SHARE]")]
+StopWhen = Annotated[str | None, BeforeValidator(_stop_when), Accepts("str", "NAME:LIMIT,...")]
 MaskInput = Annotated[
     str | None, BeforeValidator(_mask_input), Accepts("float | str", "SHARE[,token=ID][,warmup=SHARE]")
 ]

@@ -65,13 +65,22 @@ class Overlap:
 
 @torch.no_grad()
 def measure_overlap(
-    model: LanguageModel, teacher: LanguageModel, batches: Iterable[Batch], *, documents: int, seed: int = 0
+    model: LanguageModel,
+    teacher: LanguageModel,
+    batches: Iterable[Batch],
+    *,
+    documents: int,
+    seed: int = 0,
+    max_new_tokens: int = _NEW,
+    temperature: float = 1.0,
+    part: float = 1.0,
 ) -> Overlap:
     """Compares model and teacher on the model's own continuations of documents in ``batches``, of some thousand tokens.
 
-    Prompts and random numbers are those of all models with this ``seed``. Both models need the same tokens.
+    Prompts and random numbers are those of all models with this ``seed``. Both models need the same tokens. ``part``: of the
+    usual number of tokens.
     """
-    how = Continuing(model, _NEW, seed=seed)
+    how = Continuing(model, max_new_tokens, temperature, seed)
     sums, texts, read = np.zeros((_COLUMNS, documents)), np.zeros((2, documents)), 0
     for batch in batches:
         places = np.arange(read, read + len(batch.tokens))
@@ -87,7 +96,7 @@ def measure_overlap(
             of = rows.document.flatten()[positions.cpu()].numpy()
             for column, value in zip(sums, values, strict=True):
                 np.add.at(column, of, value.cpu().numpy())
-        if sums[0].sum() >= _ENOUGH["cuda" if model.device.type == "cuda" else "cpu"]:
+        if sums[0].sum() >= part * _ENOUGH["cuda" if model.device.type == "cuda" else "cpu"]:
             break
     return Overlap(*sums, *texts)
 
@@ -95,6 +104,21 @@ def measure_overlap(
 def together(parts: Sequence[Overlap]) -> Overlap:
     """The sums over all parts, each measured on documents of its own."""
     return Overlap(*(reduce(np.add, sums) for sums in zip(*(vars(part).values() for part in parts), strict=True)))
+
+
+def in_all(found: Overlap) -> dict[str, float]:
+    """What a row of held_out.jsonl says of a model's own texts: over all tokens, and of all texts.
+
+    ``tokens_own_texts`` are those of a text on average, its end counted.
+    """
+    tokens, texts = found.tokens.sum(), found.texts.sum()
+    return {
+        "overlap": float(found.shared.sum() / tokens),
+        "kl_own_texts": float(found.kl.sum() / tokens),
+        "entropy_own_texts": float(found.entropy.sum() / tokens),
+        "texts_ended": float(found.ended.sum() / texts),
+        "tokens_own_texts": float(tokens / texts),
+    }
 
 
 def compared(ours: Float[Tensor, "n V"], theirs: Float[Tensor, "n V"], *, top: int = TOP) -> list[Tensor]:

@@ -38,7 +38,7 @@ from limbeck.report.figures import (
 from limbeck.report.folder import RunFolder
 from limbeck.report.pretrained import trained_how
 from limbeck.report.rewarded import rewarded_rows
-from limbeck.report.rollouts import generated_in
+from limbeck.report.rollouts import generated_in, watched_in
 from limbeck.report.samples import in_whole_words
 from limbeck.report.start import Start, is_tuning, start_of
 from limbeck.report.state import fewer, state_rows
@@ -220,7 +220,7 @@ def render(found: RunFolder) -> str:
                 {name: reliability(found.measured[name]) for name in _SHOWN if name in found.measured}, start=start
             ),
             levelled=found.reading("teacher", "held_out") is not None,
-            generated=generated_in(next((curve.rows for curve in found.curves if curve.arm == "student"), [])),
+            generated=_generated(found),
             trained=_trained(found),
             surprises=_surprises(found.surprises),
             samples=in_whole_words(found.samples),
@@ -316,6 +316,14 @@ def _watched(found: RunFolder) -> str:
     training = sum(map(_seconds, found.curves))
     cost = f", which took {share(spent / training, digits=1)} of the time of the trainings" if training else ""
     return f"{counted(rows[0]['predictions'], 'prediction')} of {counted(rows[0]['n'], 'document')}{cost}"
+
+
+def _generated(found: RunFolder) -> str:
+    """What the student generated while it was trained, and what was measured of that."""
+    trained, watched = (
+        next((curve.rows for curve in curves if curve.arm == "student"), []) for curves in (found.curves, found.watched)
+    )
+    return " ".join(filter(None, (generated_in(trained), watched_in(watched))))
 
 
 def _seconds(curve: Curve) -> float:

@@ -42,6 +42,7 @@ class Plan(TypedDict, total=False):
     schedule: str
     eval_every: Count
     patience: Count | None
+    stop_when: str
 
 
 class Finding(TypedDict):
@@ -270,6 +271,7 @@ class Training(TypedDict):
     tokens: Count
     patience: Count | None
     taken_step: Count
+    broken: NotRequired[str]
 
 
 class Watched(TypedDict):
@@ -283,6 +285,11 @@ class Watched(TypedDict):
     n: Count
     predictions: Count
     seconds: Seconds
+    overlap: NotRequired[float]
+    kl_own_texts: NotRequired[float]
+    entropy_own_texts: NotRequired[float]
+    texts_ended: NotRequired[float]
+    tokens_own_texts: NotRequired[float]
 
 
 class Answered(TypedDict):

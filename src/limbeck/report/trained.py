@@ -22,7 +22,8 @@ _SEEDED = re.compile(r"(.+)-seed(\d+)")
 class Trained:
     """A training: its ``steps`` out of those it could take (``most``), tokens, and the step whose weights were taken.
 
-    ``patience``: after how many measurements without a lower held-out loss it would end, None for never.
+    ``patience``: after how many measurements without a lower held-out loss it would end, None for never. ``broken``: which limit
+    of what it generated ended it, in words, "" for none.
     """
 
     arm: str
@@ -32,6 +33,7 @@ class Trained:
     tokens: int
     taken: int
     patience: int | None
+    broken: str = ""
 
 
 def trained_in(folder: Path, run: Mapping[str, Any]) -> list[Trained]:
@@ -51,26 +53,33 @@ def trained_in(folder: Path, run: Mapping[str, Any]) -> list[Trained]:
 
 def _read(file: Path, arm: str, seed: int | None) -> Trained:
     row = read_json(file, kinds.Training)
-    return Trained(arm, seed, row["steps"], row["of"], row["tokens"], row["taken_step"], row["patience"])
+    return Trained(
+        arm, seed, row["steps"], row["of"], row["tokens"], row["taken_step"], row["patience"], row.get("broken", "")
+    )
 
 
 def chosen(trained: Sequence[Trained]) -> bool:
     """Whether any training could end early, or was not taken as it ended."""
-    return any(one.patience is not None or one.taken != one.steps for one in trained)
+    return any(one.patience is not None or one.taken != one.steps or one.broken for one in trained)
 
 
 def used_note(trained: Sequence[Trained], start: Start) -> str:
     """A sentence on the rule of all trainings, and what each used of what it could; "" where all used all."""
     if not chosen(trained):
         return ""
-    patience = trained[0].patience
-    if patience is None:
-        rule = "of each training the weights with the lowest held-out loss were taken"
-    else:
+    patience, parts = trained[0].patience, []
+    if patience is not None:
         times = "one measurement" if patience == 1 else f"{patience} measurements in a row"
-        rule = f"every training had one rule, to end after {times} without a lower held-out loss"
-    rule += ", on documents that judge nothing here"
-    equal = "; equal tokens and equal compute are what each could use at most" if patience is not None else ""
+        parts.append(f"every training had one rule, to end after {times} without a lower held-out loss")
+    elif any(one.taken != one.steps for one in trained):
+        parts.append("of each training the weights with the lowest held-out loss were taken")
+    for one in trained:
+        if one.broken:
+            seed = f" with seed {one.seed}" if len({other.seed for other in trained}) > 1 else ""
+            parts.append(f"{label(one.arm, start)}{seed} ended at step {one.steps:,}, where {one.broken} (--stop-when)")
+    rule = f"{'; '.join(parts)}, on documents that judge nothing here"
+    least = patience is not None or any(one.broken for one in trained)
+    equal = "; equal tokens and equal compute are what each could use at most" if least else ""
     arms = {name: [one for one in trained if one.arm == name] for name in dict.fromkeys(one.arm for one in trained)}
     used = "; ".join(f"{label(name, start)} {_used(runs)}" for name, runs in arms.items())
     return f"{rule}{equal}. Used: {used}"

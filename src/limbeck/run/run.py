@@ -246,11 +246,16 @@ class Run:
         """Takes in what was measured after a step, the same on all ranks; keeps the weights of the lowest loss so far."""
         if self.rule is None or self.selection is None or not self.rule.at(step, self.plan.steps):
             return
-        better = self.world.first and row is not None and self.selection.see(step, row["loss_nats"])
+        better = self.world.first and row is not None and self.selection.see(step, row)
         over = self.world.first and self.selection.over
         better, over = self.world.any(better, over)
         if not self.world.first:
             self.selection.follow(step, better=better, over=over)
+        if self.selection.broken and step == 0:
+            raise BadSetting(
+                f"--stop-when: before the first step {self.selection.broken}, so the training would end at once: give a limit "
+                "that its start is within, or train the student on a text first"
+            )
         if better:
             with average.weights() if average else nullcontext():
                 whole = self.world.gathered(self.student)

@@ -5,7 +5,7 @@ The trained weights have the same bits as without it: it uses no random numbers 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
@@ -41,7 +41,8 @@ class Watch:
 
     They are measured after each of the ``steps``, and at the end of the training; with ``every``, of a training of any length,
     after so many steps each time. ``weights`` may put others in place of the student's meanwhile. ``ranks``: the processes that
-    measure together, each with its own batches; None for one alone.
+    measure together, each with its own batches; None for one alone. ``own`` gives more columns of a row, of what the student
+    generates itself.
     """
 
     batches: Callable[[], Iterable[Batch]]
@@ -50,6 +51,7 @@ class Watch:
     weights: Callable[[], AbstractContextManager[object]] = nullcontext
     ranks: Gathering | None = None
     every: int | None = None
+    own: Callable[[LanguageModel], Mapping[str, float]] | None = None
 
     def until(self, last: int) -> Watch:
         """The same for a training with another last step."""
@@ -62,11 +64,12 @@ class Watch:
         autocast = torch.autocast(student.device.type, dtype=torch.bfloat16, enabled=bf16)
         with evaluating(student.model), torch.no_grad(), autocast, self.weights():
             found = measure(student, None, self.batches(), documents=self.documents, ranks=self.ranks)
+            own = self.own(student) if self.own else {}
         seconds = Moment.of(student.device).since(begun)
         (loss,) = bootstrap(_mean, np.stack([found.nats, found.tokens], -1)[None], positive=True)
         known = {key: value for key, value in (("low", loss.low), ("high", loss.high)) if np.isfinite(value)}
         row: dict[str, float | int] = {"step": step, "tokens": tokens, "loss_nats": loss.value, **known, "n": loss.n}
-        return row | {"predictions": round(found.tokens.sum()), "seconds": round(seconds, 4)}
+        return row | {"predictions": round(found.tokens.sum()), "seconds": round(seconds, 4), **own}
 
 
 def _mean(total: np.ndarray) -> np.ndarray:

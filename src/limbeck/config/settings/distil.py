@@ -40,6 +40,7 @@ from limbeck.config.values import (
     ObjectiveText,
     Rollouts,
     Stages,
+    StopWhen,
     TaskNames,
     by_domain,
     split_objectives,
@@ -312,6 +313,18 @@ class DistilSettings(TrainingSettings, TeacherSettings):
             synonyms=("sampling_temperature",),
         ),
     ] = Field(default=1.0, exclude=True)
+    stop_when: Annotated[
+        StopWhen,
+        Flag(
+            "End the training once the student's own texts, measured with --eval-every, pass a limit: overlap, entropy (nats a "
+            "token) or ended (share of the texts) below it, or tokens of a text above it.",
+            "On-policy",
+            needs="--rollouts",
+            default="never",
+            examples=("overlap:0.6,tokens:200",),
+            synonyms=("stop_on", "stop_condition", "early_stop_rollouts", "max_mean_length"),
+        ),
+    ] = Field(default=None, exclude=True)
     domain_weights: Annotated[
         Literal["tokens", "equal"],
         Flag(

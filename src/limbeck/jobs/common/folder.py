@@ -58,7 +58,7 @@ _LATER = (
     *("text_tokens", "cache_logits", "vocab", "frame", "qat", "warmup", "weight_decay", "max_grad_norm", "betas"),
     *("average", "eval_every", "patience", "weights"),
     *("optimizer", "weights_dtype", "dedup", "weight_bytes", "rounds", "experts", "body_params"),
-    *("rollouts", "rollout_tokens", "rollout_temperature"),
+    *("rollouts", "rollout_tokens", "rollout_temperature", "stop_when"),
     *("method", "depth"),
     "mask_input",
     "domain_weights",

@@ -22,7 +22,7 @@ BEST = "best"  # the model of the lowest held-out loss, where another became the
 
 
 def write_training(run: Run) -> None:
-    """Writes how far a training went, which is complete: steps of how many, tokens, and the step that was chosen."""
+    """Writes how far a training went, which is complete: steps of how many, tokens, chosen step, passed limit."""
     assert run.rule is not None
     assert run.selection is not None
     last = read_lines(run.folder / "metrics.jsonl")[-1]
@@ -35,6 +35,7 @@ def write_training(run: Run) -> None:
         "patience": run.rule.patience,
     }
     facts |= {"best_step": selection.step, "best_nats": loss}
+    facts |= {"broken": selection.broken} if selection.broken else {}
     facts["taken_step"] = selection.step if run.rule.best and selection.step is not None else steps
     write_json(run.folder / TRAINING, facts)
 

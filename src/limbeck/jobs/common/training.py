@@ -117,11 +117,12 @@ def optimiser_facts(plan: Plan) -> dict[str, Any]:
     return facts | {"betas": list(plan.betas)}
 
 
-def rule_facts(rule: Rule | None) -> dict[str, Any]:
-    """What follows from held-out losses as run.json stores it; nothing where nothing does."""
+def rule_facts(rule: Rule | None, stop_when: str | None = None) -> dict[str, Any]:
+    """What follows from held-out losses as run.json stores it; nothing where nothing does. ``stop_when``: the setting."""
     if rule is None:
         return {}
-    return {"eval_every": rule.every, "patience": rule.patience, "weights": "best" if rule.best else "last"}
+    facts = {"eval_every": rule.every, "patience": rule.patience, "weights": "best" if rule.best else "last"}
+    return facts | ({"stop_when": stop_when} if stop_when else {})
 
 
 def _saving(interval: int | str | None) -> tuple[int, float]:

@@ -24,6 +24,7 @@ from limbeck.jobs.common.adapters import ADAPTER, LINEAGE
 from limbeck.jobs.common.environment import Environment
 from limbeck.jobs.common.mixture import blend_of
 from limbeck.jobs.common.trained import TRAINING, place_best, write_training
+from limbeck.jobs.distil.overlap import OwnTexts
 from limbeck.jobs.distil.plan import DistilPlan
 from limbeck.models.build import new_model
 from limbeck.models.configuration import load_config
@@ -34,10 +35,11 @@ from limbeck.models.save import round_to, save
 from limbeck.objectives import CrossEntropy
 from limbeck.objectives.spec import ObjectiveSpec
 from limbeck.run.lockstep import train_lockstep
+from limbeck.run.log import console
 from limbeck.run.routed import EqualDomains, RoutedStep
 from limbeck.run.run import Plan, Run
 from limbeck.run.save import checkpoints, drop_best
-from limbeck.run.selection import Rule
+from limbeck.run.selection import Limit, Rule
 from limbeck.run.served_rollouts import ServedLink, ServedRollouts
 from limbeck.run.step import Step, train_step
 from limbeck.run.trackers import Tracked
@@ -166,7 +168,9 @@ class Shared:
     where a student with ``vocab`` tokens reads them; the arm `UNMASKED` reads all as they are. ``adapters``: those of arms that
     train no weights; ``full_rate``: the peak learning rate of arms that train all weights where the student does not, None for
     the plan's. ``plain_teacher``: that of arms which have another than the student: a corrected teacher as it was given, or the
-    first of several. ``equal_domains``: the rows of each of several teachers have the same share of a step's loss, in all arms.
+    first of several. ``own_texts``: measures what on-policy arms generate meanwhile, ``limits``: within what that stays, else
+    their training ends. ``equal_domains``: the rows of each of several teachers have the same share of a step's loss, in all
+    arms.
     """
 
     cut: Path
@@ -193,6 +197,8 @@ class Shared:
     adapters: AdapterPlan | None = None
     full_rate: float | None = None
     plain_teacher: Teacher | None = None
+    own_texts: OwnTexts | None = None
+    limits: tuple[Limit, ...] = ()
     equal_domains: bool = False
 
     def close(self) -> None:
@@ -241,6 +247,8 @@ class Shared:
         how: dict[str, Any] = {"update": update, "watch": watch, "rule": self.rule, "tracked": tracked}
         if self.rollouts is None or not arm.on_policy:
             return Run(arm.folder, arm.label, start, teacher, rows, objective, plan, world, **how)
+        how["watch"] = replace(watch, own=self.own_texts) if watch else None
+        how["rule"] = replace(self.rule, limits=self.limits) if self.rule else None
         own = self.rollouts.over(arm.taken * plan.rows, arm.steps * plan.rows)
         assert isinstance(rows, Rows), "masked input does not go with rollouts"
         generated = Rollouts(rows, start, own, bf16=plan.bf16)
@@ -314,6 +322,8 @@ def _finish(arm: Arm, run: Run, shared: Shared) -> LanguageModel:
     trained.model.zero_grad(set_to_none=True)
     if world.first and run.rule is not None:
         write_training(run)
+        if run.selection is not None and (why := run.selection.broken):
+            console.print(f"note: {arm.label} ended at step {run.done:,}, since {why} (--stop-when)")
     whole = world.gathered(trained)
     if whole is not None:
         if arm.adapters:

@@ -7,7 +7,7 @@ not measure again, and the difference of any two models has an interval over the
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from limbeck.jobs.common.seeds import by_model, each_and_all
 from limbeck.jobs.distil.arms import Arm
 from limbeck.jobs.distil.held_out_domains import DomainEvaluation
 from limbeck.jobs.distil.other_tokens import CrossTokenizerTeacher, TeacherSource, across
-from limbeck.jobs.distil.overlap import OverlapEvaluation
+from limbeck.jobs.distil.overlap import OverlapEvaluation, own_teachers
 from limbeck.jobs.distil.request import DistilRequest
 from limbeck.jobs.distil.several import SeveralTeachers
 from limbeck.jobs.distil.standard import TaskEvaluation
@@ -127,7 +127,8 @@ class Evaluation:
         self._tasks = TaskEvaluation(measurements, settings.tasks) if settings.tasks and first else None
         served = teacher.captured is not None and teacher.captured.served  # its weights are not available
         own_texts = settings.rollouts is not None and first and not served  # it is in the memory of each process
-        self._overlap = OverlapEvaluation(measurements, self._own_teachers(), self.held_out) if own_texts else None
+        teachers = own_teachers(teacher, store, self.held_out.batches) if own_texts else []
+        self._overlap = OverlapEvaluation(measurements, teachers, self.held_out) if own_texts else None
         self._runs: dict[str, dict[int, Measurements]] = {}
         self._start: Path | None = None  # the student before its training
         self._quantiser: Quantiser | None = None
@@ -148,11 +149,6 @@ class Evaluation:
     def _measures(self) -> bool:
         """Whether this rank measures."""
         return self._machine.world.first or self._together
-
-    def _own_teachers(self) -> list[tuple[LanguageModel, Callable[[], Iterable[Batch]]]]:
-        """Each teacher, with a function that gives the held-out rows that are its own."""
-        about = self._source.about
-        return self._several.own(self.held_out) if self._several else [(about, self.held_out.batches)]
 
     def _measure_several(self) -> None:
         """Measures each teacher on all held-out text; as "teacher" count on each document its own teacher's."""

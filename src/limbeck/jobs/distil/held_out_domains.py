@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool
 
 from limbeck.corpora import TokenStore
-from limbeck.jobs.common.held_out import HeldOut
 from limbeck.jobs.distil.several import SeveralTeachers
 from limbeck.models.language_model import LanguageModel
 from limbeck.probes import Measurements, fidelity, likelihood, samples
@@ -19,7 +17,7 @@ from limbeck.report.domains import HELD_OUT, KL, domains_note, gains_note
 from limbeck.report.verdict import gain_over
 from limbeck.report.words import TEACHER_OF
 from limbeck.teachers.remembered import RememberedTeacher
-from limbeck.types import Batch, Reading
+from limbeck.types import Reading
 
 _SHOWN = {"held_out": HELD_OUT, "kl_teacher_student": KL}  # readings that are given by domain too
 _SAMPLES = 3
@@ -40,14 +38,6 @@ class DomainEvaluation:
     def reader(self, name: str, model: LanguageModel) -> LanguageModel | RememberedTeacher:
         """What computes for a model of this name: a teacher that remembers, or the ``model`` itself."""
         return self._remembered.get(name, model)
-
-    def own(self, held_out: HeldOut) -> list[tuple[LanguageModel, Callable[[], Iterable[Batch]]]]:
-        """Each teacher, with a function that gives the held-out rows of its domain."""
-        return [(model, partial(self._rows, held_out, n)) for n, model in enumerate(self.models.values())]
-
-    def _rows(self, held_out: HeldOut, number: int) -> Iterator[Batch]:
-        parts = self.routed.batches(held_out.batches())
-        return (part for part in parts if int(self.routed.route(part)[0]) == number)
 
     def composed(self, each: Sequence[Measurements]) -> Measurements:
         """Of the measurements of the teachers, on each document those of its own."""

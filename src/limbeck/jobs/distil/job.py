@@ -50,6 +50,7 @@ from limbeck.jobs.distil.estimate import (
 )
 from limbeck.jobs.distil.evaluation import Evaluation, share_teacher_metrics
 from limbeck.jobs.distil.other_tokens import CrossTokenizerTeacher, TeacherSource, teacher_of
+from limbeck.jobs.distil.overlap import OwnTexts, limits_of, own_teachers
 from limbeck.jobs.distil.plan import DistilPlan, mask_of
 from limbeck.jobs.distil.request import DistilRequest
 from limbeck.jobs.distil.rollouts import link_of, rollouts_of
@@ -220,7 +221,11 @@ def prepare(
     shared = replace(shared, plan=computed(shared.plan, use))
     every = None if rule is None else rule.every
     watch = watch_of(held_out, shared.plan, length=length, environment=environment, every=every, apart=apart)
-    shared = replace(shared, watch=watch, rule=rule, tracked=tracked_of(settings, run))
+    if watch is not None and every is not None and shared.rollouts is not None and shared.link is None:
+        own = own_teachers(source, held_out, watch.batches)
+        size, temperature = settings.rollout_tokens, settings.rollout_temperature
+        shared = replace(shared, own_texts=OwnTexts(own, held_out.documents, size, temperature))
+    shared = replace(shared, watch=watch, rule=rule, limits=limits_of(settings), tracked=tracked_of(settings, run))
     if environment.world.first:
         layout = store.layout(length)
         with without_adapters(source.about):
@@ -228,7 +233,7 @@ def prepare(
         about |= source.facts | _priced(price, sharing, first) | _stated(request)
         facts = {
             "doctor": as_json(findings),
-            "plan": _plan_facts(shared.plan, layout, arms) | rule_facts(rule),
+            "plan": _plan_facts(shared.plan, layout, arms) | rule_facts(rule, settings.stop_when),
             "teacher": about,
         }
         update(settings.out, run, **facts, **_student_facts(plan, source, student, environment), **kept)

@@ -37,7 +37,7 @@ def check_rollouts(request: DistilRequest, environment: Environment) -> None:
     """Raises BadSetting for settings that do not go with rows that the student generates, each with its reason."""
     settings = request.settings
     if settings.rollouts is None:
-        for name in ("rollout_tokens", "rollout_temperature"):
+        for name in ("rollout_tokens", "rollout_temperature", "stop_when"):
             if name in settings.model_fields_set:
                 raise BadSetting(
                     f"{flag_of(DistilSettings, name)} needs --rollouts: give it, such as 0.5, or leave it out"
@@ -62,6 +62,11 @@ def check_rollouts(request: DistilRequest, environment: Environment) -> None:
     refuse_together(
         what,
         (
+            (
+                "--stop-when",
+                on_server and settings.stop_when,
+                "what the student generates is compared with its weights",
+            ),
             ("--vocab", on_server and settings.vocab, "a server judges tokens by its whole vocabulary"),
             ("--cache-logits", settings.cache_logits, "a text that changes in each step cannot be captured before"),
             ("--tokenizer-align", settings.tokenizer_align, "what the student generates is judged token by token"),
@@ -70,6 +75,16 @@ def check_rollouts(request: DistilRequest, environment: Environment) -> None:
             ("--mesh shard", environment.world.sharded, "its processes generate texts of different lengths"),
         ),
     )
+    if settings.stop_when and settings.eval_every is None:
+        raise BadSetting(
+            f"--stop-when {settings.stop_when}: needs --eval-every, the steps after which the student's own texts are measured: "
+            "give both, or leave it out"
+        )
+    if settings.stop_when and (settings.average or "").startswith("last"):
+        raise BadSetting(
+            f"--average {settings.average}: with --stop-when a training may end early, so which steps are its last is not known "
+            "before: give --average ema, or leave one of them out"
+        )
     for spec in request.objectives:
         if alone := [term for term in spec.terms if not term.needs_teacher]:
             raise BadSetting(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -115,6 +115,18 @@ class SeveralTeachers(RunTeacher):
     def routed(self, store: TokenStore, teachers: Sequence[Teacher] = ()) -> RoutedTeacher:
         """The teachers (or ``teachers`` in their places), each of the rows of its sources in a store."""
         return RoutedTeacher(teachers or self.models, partial(self._route, store))
+
+    def own(
+        self, store: TokenStore, batches: Callable[[], Iterable[Batch]]
+    ) -> list[tuple[LanguageModel, Callable[[], Iterable[Batch]]]]:
+        """Each teacher, with a function that gives the rows of its domain among ``batches`` of a store."""
+        routed = self.routed(store)
+
+        def rows(number: int) -> Iterator[Batch]:
+            parts = routed.batches(batches())
+            return (part for part in parts if int(routed.route(part)[0]) == number)
+
+        return [(model, partial(rows, number)) for number, model in enumerate(self.models)]
 
     def documents(self, store: TokenStore) -> list[Bool[np.ndarray, " documents"]]:
         """Which documents of a store are of each domain."""
