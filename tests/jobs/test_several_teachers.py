@@ -336,7 +336,7 @@ def test_a_stopped_run_continues_to_the_same_bits_and_two_processes_train_what_o
 ):
     objective = "ReverseKL" if rollouts else "ForwardKL"
     how: dict[str, Any] = {"rollouts": rollouts, "objective": objective, "seeds": 2}
-    how |= {"rollout_tokens": 8} if rollouts else {}
+    how |= {"rollout_tokens": 8, "eval_every": 4} if rollouts else {}
     distil(here, tmp_path / "whole", **how)
     step, taken = Run._step, []
 
