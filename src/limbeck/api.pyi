@@ -963,7 +963,8 @@ def capture(
         temperature: With --text or --pairs: sampling temperature; 0 takes the likeliest token. Default: 1.0.
         samples: With --text or --pairs: completions of each prompt. Default: 1.
         system: With --text or --pairs: system message that the teacher reads before each conversation, and that
-            what is kept does not have: a text, or @FILE. For example 'Think step by step.' or @how.txt.
+            what is kept does not have: a text, @FILE, or @FILE.toml with one for each value of the field
+            'strategy'. For example 'Think step by step.', @how.txt or @strategies.toml.
         price: With --text or --pairs: dollars for a million prompt tokens and a million generated tokens, to show
             what it costs. For example 0.15,0.60.
         tokenizer: Folder or hub id of the configuration and tokenizer of a teacher on a server.

@@ -406,6 +406,28 @@ def test_a_system_message_is_read_by_the_teacher_and_is_not_in_the_text(here, mo
         assert answer == {"role": "assistant", "content": text}
 
 
+def test_a_strategy_of_a_record_chooses_the_message_that_its_teacher_reads(here, tmp_path):
+    """The field may have another name; the kept text has the name of the strategy beside the answer, and not its words."""
+    (tmp_path / "how.toml").write_text('slow = "one two three four"\nfast = "five"\n')
+    kinds = ["slow", "fast", "fast", "slow"]
+    asked = lines(
+        tmp_path / "asked.jsonl",
+        [{"messages": [{"role": "user", "content": f"one {i}"}], "task": kind} for i, kind in enumerate(kinds)],
+    )
+    keys = {"teacher": str(here / "teacher"), "seed": 3}
+    together = f"@{tmp_path / 'how.toml'}"
+    ask(tmp_path, "all", data=str(asked), system=together, columns="strategy=task", **keys)
+    rows = read_lines(tmp_path / "all" / "text.jsonl")
+    assert [row["strategy"] for row in rows] == [kinds[row["prompt"]] for row in rows]
+    assert {row["strategy"] for row in rows} == {"slow", "fast"}
+    for name, message in (("slow", "one two three four"), ("fast", "five")):
+        ask(tmp_path, name, data=str(asked), system=message, **keys)
+        alone = {row["prompt"]: row["messages"] for row in read_lines(tmp_path / name / "text.jsonl")}
+        assert all(row["messages"] == alone[row["prompt"]] for row in rows if row["strategy"] == name)
+    signature = read_json(tmp_path / "all" / "run.json")["signature"]
+    assert signature["system"] == {"slow": "one two three four", "fast": "five"}
+
+
 def test_answers_that_repeat_the_system_message_are_left_out_and_counted(here, monkeypatch, tmp_path):
     monkeypatch.setattr(completions, "repeats", lambda answer, system: len(answer) % 2 == 0)
     keys = {"teacher": str(here / "teacher"), "data": str(here / "chat.jsonl")}
@@ -438,9 +460,24 @@ def test_an_answer_repeats_a_message_by_its_words_in_a_row(answer, system, found
         ({"system": " "}, "expected a message for the teacher"),
         ({"system": "@missing.txt"}, "expected a text file in UTF-8.*missing.txt"),
         ({"system": "be brief", "data": "prompts.jsonl"}, "prompts.jsonl:1: expected a conversation"),
+        ({"columns": "strategy=task"}, "--columns strategy=task: a strategy chooses among several"),
+        (
+            {"system": "be brief", "columns": "strategy=task"},
+            "--columns strategy=task: a strategy chooses among several",
+        ),
+        (
+            {"toml": "slow = 'wait'"},
+            r"chat.jsonl:1: expected a 'strategy' that --system has a message for \(slow\), got none",
+        ),
+        ({"toml": "slow = ''"}, "expected a message for each strategy.*got slow = ''"),
+        ({"toml": ""}, "expected a message for each strategy.*got none"),
+        ({"toml": "think!"}, "expected TOML with lines such as"),
     ],
 )
 def test_a_system_message_that_cannot_be_read_is_refused(here, tmp_path, keys, said):
+    if "toml" in keys:
+        (tmp_path / "how.toml").write_text(keys["toml"])
+        keys = {"system": f"@{tmp_path / 'how.toml'}"}
     data = {"data": str(here / keys.pop("data", "chat.jsonl"))}
     with pytest.raises(LimbeckError, match=said):
         ask(tmp_path, "out", teacher=str(here / "teacher"), **data, **keys)

@@ -126,13 +126,13 @@ def prompts_of(
     return found
 
 
-def under(prompts: Iterable[Prompt], system: str) -> list[Prompt]:
-    """The prompts with a system message before them, as a teacher reads them; before their own one, if they have one.
+def under(prompts: Sequence[Prompt], systems: Sequence[str]) -> list[Prompt]:
+    """The prompts with a system message before each, as a teacher reads them; before their own one, if they have one.
 
     Raises BadCorpus for a prompt that is no conversation, since only those have system messages.
     """
     found = []
-    for prompt in prompts:
+    for prompt, system in zip(prompts, systems, strict=True):
         messages = prompt.document.messages
         if messages is None:
             raise BadCorpus(

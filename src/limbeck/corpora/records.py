@@ -30,12 +30,13 @@ FORMS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 BESIDE = ("tools", "chat_template_kwargs")  # optional fields of a conversation in every form
 PROMPT = "prompt alone"
 CHECKS = ("answer", "instruction_id_list", "kwargs")  # beside a prompt in any form: what its completions are checked by
+STRATEGY = "strategy"  # beside a prompt in any form: which of several system messages its teacher reads
 Forms = Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]
 
 # The forms of records of which prompts alone are read. A preference pair that names its prompt has that alone.
 _PROMPTS: Forms = {**FORMS, PROMPT: (("prompt",), ("system",))}
 _OF_PROMPTS: Forms = {
-    form: (_PROMPTS[form][0], (*_PROMPTS[form][1], *CHECKS))
+    form: (_PROMPTS[form][0], (*_PROMPTS[form][1], *CHECKS, STRATEGY))
     for form in sorted(_PROMPTS, key=lambda form: form == preference.FORM)  # as the last one
 }
 
@@ -62,7 +63,8 @@ class Columns:
     """Field names of a dataset as (usual name, name in the dataset) pairs. Without pairs the usual names apply.
 
     ``preference``: each record is a preference pair, whatever other fields it has; otherwise none may be. ``prompts``: only the
-    prompt of a record is read, which may be all that it has, and what completions of it are checked by (`CHECKS`).
+    prompt of a record is read, which may be all that it has, what completions of it are checked by (`CHECKS`), and its
+    `STRATEGY`.
 
     Raises BadSetting for an unknown or repeated usual name, and where a form lacks a required field.
     """
@@ -81,7 +83,7 @@ class Columns:
                 )
         if len(set(ours)) < len(ours):
             raise BadSetting(f"--columns: a field is named twice among {', '.join(ours)}: give each one column")
-        if set(ours) - set(CHECKS) and not any(set(needed) <= set(ours) for needed, _ in self.forms.values()):
+        if set(ours) - {*CHECKS, STRATEGY} and not any(set(needed) <= set(ours) for needed, _ in self.forms.values()):
             raise BadSetting(
                 f"--columns: expected all fields of one form, got {', '.join(ours)}. The forms are "
                 + "; ".join(" and ".join(needed) for needed, _ in self.forms.values())
@@ -159,6 +161,8 @@ def from_record(
     if columns.prompts:
         document = document if document.rejected is None else _prompt_of_pair(document)
         document = replace(document, checked_by={key: found[key] for key in CHECKS if found.get(key) is not None})
+        if (strategy := found.get(STRATEGY)) is not None:
+            document = replace(document, strategy=_string(strategy, STRATEGY, where))
     unread = unread or tuple(str(key) for key, value in record.items() if key not in read and _holds_text(value))
     return replace(document, form=document.form or form, unread=_shared(unread))
 

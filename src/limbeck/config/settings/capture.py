@@ -178,11 +178,11 @@ class CaptureSettings(TeacherSettings):
     system: Annotated[
         str | None,
         Flag(
-            "System message that the teacher reads before each conversation, and that what is kept does not have: a text, or "
-            "@FILE.",
+            "System message that the teacher reads before each conversation, and that what is kept does not have: a text, "
+            "@FILE, or @FILE.toml with one for each value of the field 'strategy'.",
             "Generated text",
             needs="--text or --pairs",
-            examples=("'Think step by step.'", "@how.txt"),
+            examples=("'Think step by step.'", "@how.txt", "@strategies.toml"),
             synonyms=("system_prompt", "system_message", "instruction"),
         ),
     ] = Field(default=None, exclude=True)

@@ -22,12 +22,13 @@ from limbeck.corpora.prompt import repeats
 from limbeck.corpora.records import CHECKS as FIELDS_OF_CHECKS
 from limbeck.corpora.tasks.checked import Checked
 from limbeck.corpora.tasks.checked_prompts import checked_of
-from limbeck.errors import BadCorpus, BadSetting, BadTask
+from limbeck.errors import BadSetting, BadTask
 from limbeck.generation.generators import Batches, Generator, LocalGenerator, Sampling, ServedGenerator, prompt_tokens
 from limbeck.generation.served import FILTERED, ServedCompletions
 from limbeck.jobs.capture.choosing import BLANK, CHECKS, LEAKED, LIKELIHOOD, WITHHELD
 from limbeck.jobs.capture.journal import Journal
 from limbeck.jobs.capture.progress import progress
+from limbeck.jobs.capture.systems import Systems
 from limbeck.jobs.common.environment import Environment
 from limbeck.jobs.common.folder import update
 from limbeck.jobs.common.text import columns_of
@@ -63,14 +64,14 @@ _OF_A_SERVER = ("in_flight", "time_limit", "price")
 class Task:
     """Prompts, the ``model`` that completes them, and the settings; ``part`` is the file of the journal.
 
-    ``asked`` are the prompts as the model reads them, under the ``system`` message if there is one.
+    ``asked`` are the prompts as the model reads them, under the system messages of ``systems`` if there are any.
     """
 
     settings: CaptureSettings
     model: TeacherRef
     prompts: Sequence[Prompt]
     asked: Sequence[Prompt]
-    system: str
+    systems: Systems
     part: Path
     role: Literal["teacher", "student"] = "teacher"
 
@@ -177,24 +178,6 @@ def digest_of_checks(prompts: Sequence[Prompt]) -> str:
     """SHA-256 of the fields that say the checks of prompts."""
     fields = [prompt.document.checked_by for prompt in prompts]
     return hashlib.sha256(json.dumps(fields, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def system_of(settings: CaptureSettings) -> str:
-    """The system message that the teacher reads; "" for none. Raises BadSetting for an empty one, BadCorpus for a bad file."""
-    given = settings.system
-    if given is None:
-        return ""
-    text = given
-    if given.startswith("@"):
-        try:
-            text = Path(given[1:]).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise BadCorpus(f"--system {given}: expected a text file in UTF-8 after the @: {error}") from error
-    if not text.strip():
-        raise BadSetting(
-            f"--system {given}: expected a message for the teacher, got an empty one: write it, or leave it out"
-        )
-    return text.strip()
 
 
 def _most_prompts(settings: CaptureSettings) -> int | None:

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from limbeck.config import CaptureSettings
-from limbeck.corpora.prompt import digest, under
+from limbeck.corpora.prompt import digest
+from limbeck.corpora.records import STRATEGY
 from limbeck.corpora.tasks.checked import Checked
 from limbeck.disk import check_sums, claims, sums, whole
 from limbeck.ending import Ending, show_ending
@@ -42,9 +43,9 @@ from limbeck.jobs.capture.completions import (
     identity,
     problem_of,
     read_prompts,
-    system_of,
 )
 from limbeck.jobs.capture.journal import Journal
+from limbeck.jobs.capture.systems import systems_of
 from limbeck.jobs.common.environment import Environment, environment_of
 from limbeck.jobs.common.folder import claim, now, signature_of, update
 from limbeck.report.words import duration, share
@@ -73,9 +74,9 @@ def capture_text(settings: CaptureSettings) -> dict[str, Any]:
         raise BadSetting(
             "capture --text is one process: give each machine a part of the prompts as its --data, and an --out of its own"
         )
-    prompts, system = read_prompts(settings), system_of(settings)
+    prompts, systems = read_prompts(settings), systems_of(settings)
     checks = checks_of(settings, prompts)
-    task = Task(settings, source, prompts, under(prompts, system) if system else prompts, system, settings.out / PART)
+    task = Task(settings, source, prompts, systems.before(prompts), systems, settings.out / PART)
     with connected(settings, source) as teacher:
         run = claim(settings.out, _signature(task, environment, teacher))
         if run.get("written", {}).get("failed") == 0 and (settings.out / TEXT).exists():
@@ -108,8 +109,7 @@ def _go_on(
 def _signature(task: Task, environment: Environment, teacher: ServedCompletions | Path) -> dict[str, Any]:
     settings, prompts = task.settings, task.asked
     how = {name: getattr(settings, name) for name in SAMPLING} | identity(teacher, environment)
-    if task.system:
-        how["system"] = task.system
+    how |= task.systems.facts
     if settings.judge == CHECKS:
         how |= {"judge": settings.judge, "checks": digest_of_checks(task.prompts)}
     return signature_of(settings, "capture --text", prompts=digest(prompts), **how)
@@ -130,7 +130,7 @@ def _finish(
         for number in filter(journal.__contains__, range(len(prompts) * settings.samples)):
             row = journal.row(number)
             prompt, sample = divmod(number, settings.samples)
-            kind = _kind(row, task.system)
+            kind = _kind(row, task.systems.of(prompts[prompt]))
             if checks and kind in (STOP, LENGTH):
                 kind = _judged(checks[prompt], row["text"], kind)
             kinds[kind] += 1
@@ -143,11 +143,12 @@ def _finish(
                 different.add(hashlib.sha256(json.dumps(record).encode()).digest()[:16])
                 kept.add(row["tokens"])
                 about = {"finish": kind, "tokens": row["tokens"], "document": prompts[prompt].name, "prompt": prompt}
+                about |= {STRATEGY: prompts[prompt].document.strategy} if task.systems.by_strategy else {}
                 record |= {key: value for key, value in (about | {"sample": sample}).items() if key not in record}
                 file.write(json.dumps(record, ensure_ascii=False) + "\n")
     found: dict[str, Any] = {"prompts": len(prompts), "samples": kinds[STOP] + kinds[LENGTH], "stopped": kinds[STOP]}
     found |= {"distinct": len(different), "empty": kinds["empty"], "filtered": kinds["filtered"], "failed": len(failed)}
-    found |= {LEAKED: kinds[LEAKED]} if task.system else {}
+    found |= {LEAKED: kinds[LEAKED]} if task.systems else {}
     found |= {UNCHECKED: kinds[UNCHECKED], _REJECTED: kinds[_REJECTED]} if checks else {}
     found |= {"prompt_tokens": read.total, "tokens": wrote.total, "kept_tokens": kept.total}
     update(settings.out, run, written=found, ended=now(), files=sums(settings.out, [TEXT]))

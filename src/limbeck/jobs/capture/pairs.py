@@ -22,7 +22,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from limbeck.config import CaptureSettings, flag_of, require_one_teacher
-from limbeck.corpora.prompt import Prompt, digest, under
+from limbeck.corpora.prompt import Prompt, digest
 from limbeck.corpora.tasks.checked import Checked
 from limbeck.disk import check_sums, claims, sums, whole
 from limbeck.errors import BadFolder, BadSetting
@@ -54,12 +54,12 @@ from limbeck.jobs.capture.completions import (
     identity,
     problem_of,
     read_prompts,
-    system_of,
 )
 from limbeck.jobs.capture.journal import Journal
 from limbeck.jobs.capture.lengths import lengths
 from limbeck.jobs.capture.pairs_ending import show_pairs
 from limbeck.jobs.capture.scores import Judge, ScoreRow, score
+from limbeck.jobs.capture.systems import Systems, systems_of
 from limbeck.jobs.common.environment import Environment, environment_of
 from limbeck.jobs.common.folder import claim, now, signature_of, update
 from limbeck.jobs.pair.unigram import check_knowledge_of
@@ -151,29 +151,32 @@ class _Job:
     environment: Environment
     prompts: Sequence[Prompt]
     asked: Sequence[Prompt]
-    system: str
+    systems: Systems
     checks: Sequence[Checked | None]
 
     @classmethod
     def of(cls, settings: CaptureSettings, source: Any, environment: Environment) -> _Job:
         """Reads the prompts and their checks. Raises BadTask where checks judge and no prompt has one."""
-        prompts, system = read_prompts(settings), system_of(settings)
+        prompts, systems = read_prompts(settings), systems_of(settings)
         checks = checks_of(settings, prompts)
-        asked = under(prompts, system) if system else prompts
-        return cls(settings, source, environment, prompts, asked, system, checks)
+        return cls(settings, source, environment, prompts, systems.before(prompts), systems, checks)
+
+    def system(self, number: int) -> str:
+        """The system message that the teacher read before a sample, "" for none."""
+        return self.systems.of(self.prompts[number // self.settings.samples])
 
     @property
     def student(self) -> Task:
         """What the student generates."""
         settings = self.settings
         ref, part = LocalRef(str(settings.pairs)), settings.out / STUDENT
-        return Task(settings, ref, self.prompts, self.prompts, "", part, role="student")
+        return Task(settings, ref, self.prompts, self.prompts, Systems(), part, role="student")
 
     @property
     def teacher(self) -> Task:
         """What the teacher generates, with --judge author."""
         settings = self.settings
-        return Task(settings, self.source, self.prompts, self.asked, self.system, settings.out / TEACHER)
+        return Task(settings, self.source, self.prompts, self.asked, self.systems, settings.out / TEACHER)
 
     def connected(self) -> AbstractContextManager[Teacher]:
         """The teacher: a folder, a connected server, or None where checks judge.
@@ -215,8 +218,7 @@ class _Job:
             how["served"] = json.dumps(teacher.server_info, sort_keys=True)
         elif teacher is not None:
             how |= identity(teacher, self.environment)
-        if self.system:
-            how["system"] = self.system
+        how |= self.systems.facts
         if self.checks:
             how["checks"] = digest_of_checks(self.prompts)
         return signature_of(settings, "capture --pairs", prompts=digest(self.asked), **how)
@@ -241,7 +243,8 @@ def _go_on(job: _Job, run: dict[str, Any], teacher: Teacher) -> None:
             facts = _read_and_written(better) | {"tokens": texts.tokens + better.tokens}
             every = range(job.teacher.samples)
             theirs = [
-                _candidate(better.row(number), tokenizer, job.system) if number in better else None for number in every
+                _candidate(better.row(number), tokenizer, job.system(number)) if number in better else None
+                for number in every
             ]
         elif judge == LIKELIHOOD:
             assert isinstance(teacher, ServedTeacher | Path), "it scores"
