@@ -265,6 +265,61 @@ def test_rationales_are_rewarded_by_the_known_answer(here, tmp_path):
     assert all(0 <= row["contain_answer"] <= row["rollouts"] for row in rows)
 
 
+@pytest.mark.long
+def test_the_best_of_several_rates_trains_each_arm_and_a_stopped_trial_is_continued(here, tmp_path):
+    """What chose a rate judges nothing; the chosen training is that of the rate alone, and a killed one comes to the same."""
+    rates: dict[str, Any] = {"lr": "1e-3,3e-1", "data": str(_many(here, tmp_path)), "tokens": 1400, "save_every": 1}
+    with stopped_before(1):
+        tune(here, tmp_path / "run", **rates)
+    tune(here, tmp_path / "run", **rates)
+    run = json.loads((tmp_path / "run" / "run.json").read_text())
+    trials = run["trials"]
+    assert [(one["what"], one["rate"]) for one in trials] == [
+        *(("student", rate) for rate in (1e-3, 3e-1)),
+        *(("answers", rate) for rate in (1e-2, 1.0)),
+    ]
+    for name in ("student", "answers"):
+        own = {one["rate"]: one["reward"] for one in trials if one["what"] == name}
+        assert run["rates"][name] == max(own, key=lambda rate: own[rate])
+        assert len(set(own.values())) == 2
+    assert run["plan"]["rates"] == run["rates"]
+    assert "held-out prompts choose the learning rate, and judge nothing" in " ".join(run["read"])
+    assert not (tmp_path / "run" / "rates").exists()
+    alone = tmp_path / "alone"
+    tune(here, alone, **rates | {"lr": run["rates"]["student"], "baselines": "none"})
+    names = ("run", "alone")
+    one, other = (load_file(tmp_path / name / "student" / "model.safetensors") for name in names)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    notes = " ".join(json.loads((tmp_path / "run" / "verdict.json").read_text())["notes"]).lower()
+    assert "the learning rate of the tuning by the reward is the best of 2" in notes
+    assert "the learning rate of cross-entropy on known answers is the best of 2" in notes
+
+
+def _many(here: Path, folder: Path) -> Path:
+    """The prompts with others, so that some are held out to choose by."""
+    rows = [json.loads(line) for line in (here / "chat.jsonl").read_text().splitlines()]
+    turns = [{"role": "user", "content": text[:14]} for text in texts(60, seed=6)]
+    return lines(folder / "many.jsonl", [*rows, *({"messages": [turn]} | SHORT for turn in turns)])
+
+
+def test_prompts_that_choose_a_rate_are_apart_from_those_that_judge(here, tmp_path):
+    keys = {"data": str(_many(here, tmp_path)), "reward": "checks", "rollout_tokens": 2, "out": tmp_path / "run"}
+    model = llama(seed=1)
+    model.tokenizer.chat_template = CHAT
+    one, several = (questions_of(TuneSettings(student="a", lr=lr, **keys), model) for lr in (1e-3, "1e-3,1e-2"))
+    assert not one.choosing
+    assert 0 < len(several.choosing) <= len(one.held_out) / 3
+    both = [question.name for question in (*several.held_out, *several.choosing)]
+    assert sorted(both) == sorted(question.name for question in one.held_out)
+    assert several.digest == one.digest
+
+
+def test_several_rates_need_prompts_to_choose_by(here, tmp_path):
+    lines(tmp_path / "few.jsonl", [{"prompt": "1+1=", "answer": "2"}, {"prompt": "1+2=", "answer": "3"}])
+    with pytest.raises(BadCorpus, match=r"--lr with several rates: expected 3 held-out prompts or more.*got 2"):
+        tune(here, tmp_path / "run", lr="1e-3,1e-2", eval_data=str(tmp_path / "few.jsonl"))
+
+
 def test_known_answers_are_found_in_records(tmp_path):
     rows = [
         {"prompt": "1+1=", "completion": "one and one, #### 2"},
@@ -286,7 +341,6 @@ def test_known_answers_are_found_in_records(tmp_path):
         ({"objective": "DPO"}, BadSetting, "--objective does not go with --reward checks"),
         ({"seq_len": 64}, BadSetting, "--seq-len does not go with --reward checks: rows are as long as a prompt"),
         ({"eval_every": 2}, BadSetting, "says nothing of a reward"),
-        ({"lr": "1e-3,1e-2"}, BadSetting, "--lr with several rates"),
         ({"trained": "lora-xs"}, BadSetting, "--trained lora-xs"),
         ({"baselines": "full"}, BadSetting, "with --reward checks there is answers"),
         ({"tokens": 20}, BadSetting, "is less than one step of"),

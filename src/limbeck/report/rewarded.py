@@ -28,6 +28,7 @@ from limbeck.report.verdict import (
 from limbeck.report.words import bounded, label, share, share_within
 from limbeck.types import Reading
 
+RATE_OF = {"student": "the tuning by the reward", "answers": label("answers")}  # by the name of a training
 MOST_CUT = 0.5  # of answers cut off, from which on they grow to the limit rather than end
 GROWN = (
     "half of the answers or more are cut off at --rollout-tokens, and more than at first: a model whose answers grow to the "
@@ -100,11 +101,17 @@ def grows(first: Means, last: Means) -> bool:
 
 
 def rewarded_verdict(
-    arms: Mapping[str, Sequence[Rewarded]], steps: Sequence[Mapping[str, Any]], *, reward: str, plan: Mapping[str, Any]
+    arms: Mapping[str, Sequence[Rewarded]],
+    steps: Sequence[Mapping[str, Any]],
+    *,
+    reward: str,
+    plan: Mapping[str, Any],
+    trials: Sequence[Mapping[str, Any]] = (),
 ) -> Verdict:
     """The verdict on ``arms["student"]``, from what held-out prompts show of each arm by seed, and the ``steps`` of its training.
 
-    ``reward``: its name. ``plan``: that of run.json, with FLOPs and rates by arm.
+    ``reward``: its name. ``plan``: that of run.json, with FLOPs and rates by arm. ``trials``: learning rates that were tried out
+    first.
     """
     runs = arms["student"]
     pairs = [(kind, name) for name in _AGAINST if arms.get(name) for kind in _KINDS if kind or not _apart(name, reward)]
@@ -129,12 +136,27 @@ def rewarded_verdict(
             f"{_beside(found['greedy answers'], 'answers', share_within)}"
         )
         notes += [APART] if "answers" not in found else []
-    notes += [*through(steps), *costs(plan), *rates_of(plan)]
+    notes += [*through(steps), *costs(plan), *rates_of(plan), *_tried(trials)]
     notes.append(what_the_interval_covers(len(runs), prompts, BEFORE, what="held-out prompts"))
     notes += [rule([one.seeds for one in found.values()])] if len(runs) >= FEWEST_SEEDS else []
     notes.append(too_few_documents(prompts, what="prompt"))
     text = " ".join(map(spoken, sentences))
     return Verdict(found["cut"].outcome, text, tuple(spoken(note) for note in notes if note), tuple(found.values()))
+
+
+def _tried(trials: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Which learning rates were tried out, what they reached, and that no compute here counts them."""
+    notes = []
+    for what in dict.fromkeys(one["what"] for one in trials):
+        own = [one for one in trials if one["what"] == what]
+        each = ", ".join(
+            f"{o['rate']:.2g} {'diverged' if o['reward'] is None else format(o['reward'], '.3f')}" for o in own
+        )
+        notes.append(
+            f"the learning rate of {RATE_OF[what]} is the best of {len(own)}, by trainings of a quarter of the steps that no "
+            f"compute here counts, on held-out prompts that judge nothing (reward of sampled answers: {each})"
+        )
+    return notes
 
 
 def through(steps: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -31,6 +31,7 @@ from limbeck.report.tuned import next_of_tune, tuned_card
 from limbeck.report.verdict import Verdict
 from limbeck.report.words import share
 from limbeck.run.log import console
+from limbeck.run.questions import Question
 from limbeck.run.rewards import reward_of
 from limbeck.run.samples import Judged, Sampled, Sampling, sample
 from limbeck.types import Reading
@@ -41,6 +42,36 @@ _STREAM = 0x68656C64  # apart from the random numbers of trainings
 _AT_ONCE = 32  # prompts that are answered together
 _SHOWN = 4  # prompts whose greedy answers the report shows
 _GREEDY = 0.0
+
+
+def reward_to_choose_by(
+    plan: RewardPlan, environment: Environment, start: LanguageModel, model: LanguageModel
+) -> float:
+    """The mean reward of a model's sampled answers to the prompts that choose a rate, and judge nothing."""
+    how = Sampling(SAMPLES, plan.settings.rollout_tokens, bf16=environment.bf16)
+    found = _answered(model, start, plan.questions.choosing, plan.reward, how, temperature=1.0)
+    return float(np.concatenate([np.asarray(part.reward, dtype=float).ravel() for part in found]).mean())
+
+
+def _answered(
+    model: LanguageModel,
+    start: LanguageModel,
+    questions: Sequence[Question],
+    reward: str,
+    how: Sampling,
+    *,
+    temperature: float,
+) -> list[Sampled]:
+    """Judged answers of a model to prompts, in blocks; those of all models with the same random numbers."""
+    judge, found = reward_of(reward, model.tokenizer), []
+    for begin in range(0, len(questions), _AT_ONCE):
+
+        def random(place: int, number: int, begin: int = begin) -> np.random.Generator:
+            return np.random.default_rng([_STREAM, begin + place, number])
+
+        some = questions[begin : begin + _AT_ONCE]
+        found.append(sample(model, start, some, judge, how, random, temperature=temperature))
+    return found
 
 
 class RewardEvaluation:
@@ -66,7 +97,8 @@ class RewardEvaluation:
         write_lines(out / "readings.jsonl", [reading.row() for reading in readings])
         arms = {name: [runs[seed] for seed in sorted(runs)] for name, runs in self._runs.items()}
         steps = read_lines(out / "metrics.jsonl")
-        found = rewarded_verdict(arms, steps, reward=self._plan.reward, plan=run["plan"])
+        how = {"reward": self._plan.reward, "plan": run["plan"], "trials": run.get("trials", ())}
+        found = rewarded_verdict(arms, steps, **how)
         write_json(out / "verdict.json", found.row())
         update(out, run, verdict=found.text)
         made = run["student"] | {"dtype": stored_dtype(out / "student")}
@@ -127,19 +159,10 @@ class RewardEvaluation:
     def _answers(
         self, model: LanguageModel, samples: int, temperature: float, *, most: int | None = None
     ) -> list[Sampled]:
-        """Judged answers of a model to the held-out prompts, or to the first of them, in blocks."""
-        questions = self._plan.questions.held_out[:most]
-        reward = reward_of(self._plan.reward, model.tokenizer)
+        """Judged answers of a model to the held-out prompts, or to the first of them."""
         how = Sampling(samples, self._plan.settings.rollout_tokens, bf16=self._environment.bf16)
-        found = []
-        for begin in range(0, len(questions), _AT_ONCE):
-
-            def random(place: int, number: int, begin: int = begin) -> np.random.Generator:
-                return np.random.default_rng([_STREAM, begin + place, number])
-
-            some = questions[begin : begin + _AT_ONCE]
-            found.append(sample(model, self._start, some, reward, how, random, temperature=temperature))
-        return found
+        questions = self._plan.questions.held_out[:most]
+        return _answered(model, self._start, questions, self._plan.reward, how, temperature=temperature)
 
     def _row(self, after: Sequence[Judged], before: Sequence[Judged]) -> dict[str, Any]:
         """A prompt, and the greedy answers to it by the tuned model and the one before, with whether they pass."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,19 +20,17 @@ from limbeck.jobs.common.memory import computed, memory_use, planned_run
 from limbeck.jobs.common.training import optimiser_facts, plan_of, tracked_of
 from limbeck.jobs.tune.arms import Arm
 from limbeck.jobs.tune.reward.arms import Shared, arms_of
-from limbeck.jobs.tune.reward.evaluation import RewardEvaluation
+from limbeck.jobs.tune.reward.evaluation import RewardEvaluation, reward_to_choose_by
 from limbeck.jobs.tune.reward.plan import RewardPlan
+from limbeck.jobs.tune.reward.rates import Rates, candidates, chosen
 from limbeck.models.language_model import LanguageModel
 from limbeck.models.sidecar import licence_of, stored_dtype
 from limbeck.models.source import resolve, resolve_description
 from limbeck.planning.checks.steps import too_few_steps
 from limbeck.report.words import count, counted, took, trainings
 from limbeck.run.log import console
-from limbeck.run.optim import tuning_rate
 from limbeck.run.run import Plan
 from limbeck.run.world import leave
-
-OF_A_REWARD = 0.1  # of the rate of cross-entropy; TRL's default for RLOO is a twentieth of that for it, 1e-6 and 2e-5
 
 
 def tune_by_reward(settings: TuneSettings, environment: Environment) -> dict[str, Any]:
@@ -80,20 +81,37 @@ class _Job:
     def shared(self, arms: list[Arm]) -> Shared:
         """What the trainings share; it is kept in run.json, and printed."""
         plan, environment, settings = self.plan, self.environment, self.plan.settings
-        rates = _rates(settings, self.start.parameters_count, adapters=plan.adapters is not None)
-        training, kept = self._training(rates["student"])
-        if environment.world.first:
-            self._announce(arms, training, rates, kept)
-        return Shared(
+        tried = candidates(settings, self.start.parameters_count, adapters=plan.adapters is not None)
+        training, kept = self._training(tried["student"][0])
+        shared = Shared(
             plan,
             resolve(settings.student),
             self.start,
             training,
-            rates,
+            {name: one for name, (one, *_) in tried.items()},
             environment,
             getattr(torch, stored_dtype(resolve_description(settings.student))),
             tracked_of(settings, self.run),
         )
+        rates = self._rates(shared, tried, arms)
+        shared = replace(shared, rates=rates, training=replace(training, lr=rates["student"]))
+        if environment.world.first:
+            self._announce(arms, shared.training, rates, kept)
+        return shared
+
+    def _rates(self, shared: Shared, tried: dict[str, tuple[float, ...]], arms: list[Arm]) -> Mapping[str, float]:
+        """The rates of the run's beginning, else those that are given, suggested or tried out now."""
+        settings, world = self.plan.settings, self.environment.world
+        kept: dict[str, float] | None = json.loads(world.share(json.dumps(self.run.get("rates"))))
+        if kept is not None:
+            return kept
+        rates = Rates(shared.rates)
+        if isinstance(settings.lr, tuple):
+            names = list(dict.fromkeys(arm.name for arm in arms))
+            rates = chosen(shared, tried, names, partial(reward_to_choose_by, self.plan, self.environment, self.start))
+        if world.first:
+            update(settings.out, self.run, **rates.row())
+        return rates.by_name
 
     def _training(self, lr: float) -> tuple[Plan, dict[str, Any]]:
         """The plan of the trainings, and what run.json keeps of memory."""
@@ -117,7 +135,7 @@ class _Job:
                 facts |= {"tokens": sum(row["rollout_tokens"] for row in rows)} if arm.name == "student" else {}
         update(plan.settings.out, self.run, plan=facts)
 
-    def _announce(self, arms: list[Arm], training: Plan, rates: dict[str, float], kept: dict[str, Any]) -> None:
+    def _announce(self, arms: list[Arm], training: Plan, rates: Mapping[str, float], kept: dict[str, Any]) -> None:
         plan, settings, parameters = self.plan, self.plan.settings, self.start.parameters_count
         stated = licence_of(resolve_description(settings.student))
         student = {"name": self.start.name, "parameters": parameters, "trained": plan.numbers or parameters}
@@ -136,7 +154,7 @@ class _Job:
             "learning_rate": training.lr,
             "schedule": training.schedule,
             **optimiser_facts(training),
-            "rates": rates,
+            "rates": dict(rates),
             "arms": [{"name": arm.name, "seed": arm.seed, "steps": arm.steps} for arm in arms],
         }
         update(settings.out, self.run, **facts, **kept)
@@ -153,11 +171,3 @@ class _Job:
         )
         if few := too_few_steps(plan.steps):
             console.print(f"note: {few}")
-
-
-def _rates(settings: TuneSettings, parameters: int, *, adapters: bool) -> dict[str, float]:
-    """Peak learning rates by arm: of the reward as given or suggested, and of cross-entropy in proportion to it."""
-    usual = tuning_rate(parameters, adapters=adapters)
-    assert not isinstance(settings.lr, tuple), "checked"
-    own = settings.lr or OF_A_REWARD * usual
-    return {"student": own, ANSWERS: usual if settings.lr is None else min(1.0, own / OF_A_REWARD)}

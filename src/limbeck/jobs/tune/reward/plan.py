@@ -76,7 +76,7 @@ class RewardPlan:
                 f"--baselines {ANSWERS}: it learns the answers of the records, and none of {settings.data} has one{fits}: add "
                 "'completion' or 'answer', or leave it out"
             )
-        length = longest_row([*questions.train, *questions.held_out], settings.rollout_tokens)
+        length = longest_row([*questions.train, *questions.held_out, *questions.choosing], settings.rollout_tokens)
         if length > model.context:
             raise Mismatch(
                 f"rows of {length} tokens do not fit the context of {settings.student}, which is {model.context}"
@@ -158,10 +158,6 @@ def _check(settings: TuneSettings, environment: Environment) -> None:
         raise BadSetting(
             f"--trained lora-xs freezes directions of the gradient of a text, and {what} reads none: give --trained lora, or "
             "leave it out"
-        )
-    if isinstance(settings.lr, tuple):
-        raise BadSetting(
-            f"--lr with several rates chooses by the loss on held-out text, which says nothing of a reward: with {what} give one"
         )
     if Mixture.of(settings.data) is not None:
         raise BadSetting(

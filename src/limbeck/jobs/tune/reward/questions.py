@@ -30,6 +30,7 @@ from limbeck.report.words import counted
 from limbeck.run.questions import Question
 
 MEASURED = 200  # held-out prompts at most, since each is answered several times by each model
+CHOOSING = 64  # further ones at most that choose among several learning rates
 UNCHECKED, LONG = "without a check, or with one that needs something trained", "too long for the model's context"
 _SHORT = 2  # tokens of an answer and its end
 UNANSWERED = "without a known answer"
@@ -42,6 +43,7 @@ class Questions:
 
     ``left_out`` counts prompts by the reason, ``skipped`` are records that cannot be read. ``digest`` is of all of them.
     ``unmeasured`` counts further prompts that are held out, ``long`` known answers that do not fit the model's context.
+    ``choosing``: held-out prompts that choose among several learning rates, and judge nothing; none for one rate.
     """
 
     train: Sequence[Question]
@@ -52,11 +54,16 @@ class Questions:
     digest: str
     unmeasured: int = 0
     long: int = 0
+    choosing: Sequence[Question] = ()
 
     def notes(self) -> list[str]:
         """What was read and left out, for people."""
-        held_out = len(self.held_out) + self.unmeasured
+        held_out = len(self.held_out) + len(self.choosing) + self.unmeasured
         notes = [f"{counted(len(self.train), 'prompt')} to train on, {held_out:,} held out"]
+        if self.choosing:
+            notes.append(
+                f"{counted(len(self.choosing), 'held-out prompt')} choose the learning rate, and judge nothing"
+            )
         if self.unmeasured:
             notes.append(
                 f"measured on {len(self.held_out):,} of the prompts held out, chosen by their hash; {self.unmeasured:,} are "
@@ -105,7 +112,8 @@ def questions_of(settings: TuneSettings, model: LanguageModel) -> Questions:
                 f"{settings.data}: expected prompts to {what}, got none of {len(found):,}{both}: give more, or others with "
                 "--eval-data"
             )
-    measured, every = _measured(held_out), known_of([prompt for prompt, _ in train], tokenizer)
+    measured, choosing = _measured(held_out, several=isinstance(settings.lr, tuple))
+    every = known_of([prompt for prompt, _ in train], tokenizer)
     known = [one for one in every if len(one.prompt) + len(one.answer) <= model.context]
     return Questions(
         [one for _, one in train],
@@ -114,8 +122,9 @@ def questions_of(settings: TuneSettings, model: LanguageModel) -> Questions:
         left_out,
         bad.count,
         _digest_of(train, held_out),
-        unmeasured=len(held_out) - len(measured),
+        unmeasured=len(held_out) - len(measured) - len(choosing),
         long=len(every) - len(known),
+        choosing=choosing,
     )
 
 
@@ -131,11 +140,23 @@ def _apart(train: _Asked, held_out: _Asked, left_out: Counter[str]) -> list[tupl
     return kept
 
 
-def _measured(held_out: _Asked) -> list[Question]:
-    """`MEASURED` of the held-out prompts by their hash, whatever the order of the file, which they keep."""
+def _measured(held_out: _Asked, *, several: bool) -> tuple[list[Question], list[Question]]:
+    """`MEASURED` of the held-out prompts, and with ``several`` rates some others to choose by, a third of all at most.
+
+    By their hash, whatever the order of the file, which they keep. Raises BadCorpus for too few.
+    """
     digests = [prompt.document.digest() for prompt, _ in held_out]
-    chosen = sorted(range(len(held_out)), key=lambda place: (digests[place], place))[:MEASURED]
-    return [held_out[place][1] for place in sorted(chosen)]
+    order = sorted(range(len(held_out)), key=lambda place: (digests[place], place))
+    apart = min(CHOOSING, len(order) // 3) if several else 0
+    if several and not apart:
+        raise BadCorpus(
+            f"--lr with several rates: expected 3 held-out prompts or more, of which some choose the rate and the others judge, "
+            f"got {len(order)}: give more prompts, or one rate"
+        )
+    judging = order[: min(MEASURED, len(order) - apart)]
+    sides = judging, order[len(order) - apart :]
+    judged, choosing = ([held_out[place][1] for place in sorted(side)] for side in sides)
+    return judged, choosing
 
 
 def _digest_of(train: _Asked, held_out: _Asked) -> str:
