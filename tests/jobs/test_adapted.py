@@ -13,16 +13,19 @@ from limbeck.config import DistilSettings, ImportSettings
 from limbeck.disk import read_lines
 from limbeck.errors import BadSetting
 from limbeck.jobs.common.environment import Environment
+from limbeck.jobs.distil import arms
 from limbeck.jobs.distil.adapters import StudentAdapters, check_adapters
 from limbeck.jobs.importing.job import import_model
 from limbeck.models.configuration import load_config
 from limbeck.models.load import load
+from limbeck.models.save import save
 from limbeck.planning.checks.price import Price
 from limbeck.planning.cost.size import Size
 from limbeck.planning.cost.training import estimate
 from limbeck.report.card import model_card
 from limbeck.run.world import alone
-from tests.helpers.models import write_corpus, write_teacher
+from limbeck.students.adapters import adapted_layers
+from tests.helpers.models import llama, tokenizer, write_corpus, write_teacher
 from tests.helpers.ranks import on_ranks
 from tests.helpers.stops import stopped_before
 
@@ -87,15 +90,44 @@ def test_equal_compute_is_what_the_formula_of_flops_says(done, here):
     steps = {arm["name"]: arm["steps"] for arm in run["plan"]["arms"]}
     assert steps["student"] == steps["full"] == 4
     assert steps["full@flops"] == round(4 * (adapted + taught) / (whole + taught))
-    adapters = StudentAdapters.of(settings(rank=RANK), load_config(done / "cut"), length=LENGTH)
+    adapters = StudentAdapters.of(settings(rank=RANK), load_config(done / "cut"), length=LENGTH, half=True)
     assert adapters is not None
     assert adapters.share == 1.0  # of fresh+kd and full, which train all
     how: dict[str, Any] = {"length": LENGTH, "tokens": 1, "batch_tokens": 128, "itemsize": 4, "device": "cpu"}
     cost = estimate(student, teacher, adapters=adapters.size, trained=0.1, **how)
     assert cost.flops_per_token == pytest.approx(adapted + taught)
     assert cost.bytes["AdamW's moments"] == round(0.1 * 8 * student.parameters)
+    under = sum(rows * columns for rows, columns in shapes)
+    assert cost.bytes["student's weights"] == 4 * student.parameters - 2 * under
+    all_too = estimate(student, teacher, adapters=adapters.size, **how)  # beside it all weights are trained
+    assert all_too.bytes["student's weights"] == 4 * student.parameters
     price = Price.of(student, teacher, length=LENGTH, generated=0.5, adapters=adapters.size)
     assert price.ratio == pytest.approx((adapted + taught + 0.5 * whole / 3) / adapted)
+
+
+@pytest.mark.long
+def test_frozen_weights_in_two_bytes_go_with_all_that_a_run_computes_with_them(here, monkeypatch, tmp_path):
+    """A run in bfloat16 of a student that is stored in it generates, is measured meanwhile, and comes to the same weights."""
+    teacher = llama(layers=3, hidden=48, tok=tokenizer())
+    save(teacher, tmp_path / "teacher", dtype=torch.bfloat16)
+    how: dict[str, Any] = {"rollouts": 0.5, "rollout_tokens": 8, "objective": "ReverseKL", "eval_every": 2}
+    how["teacher"] = str(tmp_path / "teacher")
+    how |= {"dtype": "bfloat16", "baselines": "none"}
+    holding, held = arms.hold_in_half, []
+
+    def kept(model, *, bf16):
+        holding(model, bf16=bf16)
+        held.extend(layer.weight.dtype for layer in adapted_layers(model).values())
+
+    monkeypatch.setattr(arms, "hold_in_half", kept)
+    distil(here, tmp_path / "half", **how)
+    assert set(held) == {torch.bfloat16}
+    monkeypatch.setattr(arms, "hold_in_half", lambda model, *, bf16: None)
+    distil(here, tmp_path / "whole", **how)
+    half, whole = (load_file(tmp_path / name / "student" / "model.safetensors") for name in ("half", "whole"))
+    assert all(torch.equal(half[name], whole[name]) for name in whole)
+    rows = [read_lines(tmp_path / name / "held_out.jsonl") for name in ("half", "whole")]
+    assert [row["loss_nats"] for row in rows[0]] == [row["loss_nats"] for row in rows[1]]
 
 
 @pytest.mark.long
@@ -138,12 +170,12 @@ def test_what_does_not_go_with_adapters_is_refused_with_its_reason(given, messag
 @pytest.mark.long
 def test_memory_is_that_of_adapters_where_no_baseline_trains_all_weights(done):
     few = settings(rank=RANK, baselines="cut,cut+ce")
-    adapters = StudentAdapters.of(few, load_config(done / "cut"), length=LENGTH)
+    adapters = StudentAdapters.of(few, load_config(done / "cut"), length=LENGTH, half=False)
     assert adapters is not None
     assert adapters.share == adapters.size.numbers / Size.of(load_config(done / "cut")).parameters
     assert settings().compared[-2:] == ("full", "full@flops")
     with pytest.raises(BadSetting, match=r"--rank 500: the matrix model\.layers\.0"):
-        StudentAdapters.of(settings(rank=500), load_config(done / "cut"), length=LENGTH)
+        StudentAdapters.of(settings(rank=500), load_config(done / "cut"), length=LENGTH, half=False)
 
 
 @pytest.mark.long

@@ -12,7 +12,7 @@ from limbeck.models.language_model import LanguageModel
 from limbeck.models.load import load
 from limbeck.models.save import save
 from limbeck.students.adapter_files import CONFIG, WEIGHTS, merge_file, read_adapters, write_adapters
-from limbeck.students.adapters import AdapterPlan, adapt, adapted_layers, linear_layers, merge
+from limbeck.students.adapters import AdapterPlan, adapt, adapted_layers, hold_in_half, linear_layers, merge
 from tests.helpers.zoo import CONFIGS, animal, packed
 
 PLAN = AdapterPlan(rank=2, alpha=3.0)
@@ -48,6 +48,40 @@ def test_an_adapted_model_begins_as_it_was_and_merges_into_what_it_is(name):
     assert {name for name, _ in model.model.named_parameters()} == names
     assert not adapted_layers(model)
     assert all(parameter.requires_grad for parameter in model.model.parameters())
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_frozen_weights_in_two_bytes_change_no_bit_of_a_training_in_mixed_precision(name):
+    """Weights that are stored in bfloat16 are the same numbers in both formats, and products take them in bfloat16 anyway."""
+    found = []
+    for held in (False, True):
+        model = animal(name)
+        model.stored = torch.bfloat16 if held else None
+        for parameter in model.model.parameters():
+            parameter.data = parameter.data.bfloat16().float()
+        adapt(model, PLAN, seed=0)
+        drawn(model)
+        hold_in_half(model, bf16=True)
+        layers = adapted_layers(model).values()
+        assert {layer.weight.dtype for layer in layers} == {torch.bfloat16 if held else torch.float32}
+        assert {layer.lora_A.dtype for layer in layers} == {torch.float32}
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            logits = model(packed()).logits()
+            logits.float().square().mean().backward()
+        gradients = [layer.lora_B.grad for layer in layers]
+        merge(model)
+        found.append([logits.detach(), *gradients, *(p.detach() for p in model.model.parameters())])
+        assert {parameter.dtype for parameter in model.model.parameters()} == {torch.float32}
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize(("stored", "bf16"), [(torch.bfloat16, False), (torch.float32, True), (None, True)])
+def test_weights_in_other_formats_stay_as_they_are(stored, bf16):
+    model = animal("llama")
+    model.stored = stored
+    adapt(model, PLAN, seed=0)
+    hold_in_half(model, bf16=bf16)
+    assert {parameter.dtype for parameter in model.model.parameters()} == {torch.float32}
 
 
 def test_a_product_is_scaled_by_alpha_over_rank():

@@ -80,7 +80,8 @@ def measure_overlap(
     Prompts and random numbers are those of all models with this ``seed``. Both models need the same tokens. ``part``: of the
     usual number of tokens.
     """
-    how = Continuing(model, max_new_tokens, temperature, seed)
+    mixed = torch.is_autocast_enabled(model.device.type)  # as it is measured, which weights held in bfloat16 need
+    how = Continuing(model, max_new_tokens, temperature, seed, bf16=mixed)
     sums, texts, read = np.zeros((_COLUMNS, documents)), np.zeros((2, documents)), 0
     for batch in batches:
         places = np.arange(read, read + len(batch.tokens))

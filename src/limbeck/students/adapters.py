@@ -128,6 +128,17 @@ def adapt(
     _require_used(model)
 
 
+def hold_in_half(model: LanguageModel, *, bf16: bool) -> None:
+    """Keeps the weights under adapters in bfloat16 where they are stored and computed in it (``bf16``), which loses nothing.
+
+    The products of a training in mixed precision take them in that format anyway; so they need half the memory, and are not
+    converted in each pass.
+    """
+    if bf16 and model.stored == torch.bfloat16:
+        for layer in adapted_layers(model).values():
+            layer.weight.data = layer.weight.data.to(torch.bfloat16)
+
+
 def check_rank(decoder: PreTrainedModel, plan: AdapterPlan, *, name: str) -> None:
     """Raises BadSetting for a rank above a layer's smaller side, BadModel where a decoder has no linear layers.
 
@@ -179,6 +190,7 @@ def without_adapters(model: LanguageModel) -> Iterator[None]:
 def merge(model: LanguageModel) -> None:
     """Adds every adapter's product, computed in float64, to its weight, and puts ordinary layers back. All become trainable."""
     for name, layer in adapted_layers(model).items():
+        layer.weight.data = layer.weight.data.to(layer.lora_A)  # it may be held in half
         layer.weight.add_(layer.product().to(layer.weight))
         (plain,) = layer.base
         _replace(model, name, plain.train(model.model.training))

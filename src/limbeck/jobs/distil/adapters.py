@@ -33,8 +33,12 @@ class StudentAdapters:
     whole: float
 
     @classmethod
-    def of(cls, settings: DistilSettings, student: PreTrainedConfig, *, length: int) -> StudentAdapters | None:
+    def of(
+        cls, settings: DistilSettings, student: PreTrainedConfig, *, length: int, half: bool
+    ) -> StudentAdapters | None:
         """Those of the settings for a student of this configuration, None where all weights are trained.
+
+        ``half``: whether weights under adapters are held in two bytes.
 
         Raises BadSetting for a rank that is too high, BadModel for a model without linear layers.
         """
@@ -42,7 +46,7 @@ class StudentAdapters:
             return None
         plan, size = AdapterPlan(settings.rank, 2.0 * settings.rank), Size.of(student)
         name = settings.student or settings.teacher
-        adapters = size_of(plan, planned_matrices(student, plan, name=name))
+        adapters = size_of(plan, planned_matrices(student, plan, name=name), half=half)
         share = 1.0 if _WHOLE & {*settings.compared} else adapters.numbers / size.parameters
         return cls(plan, adapters, share, step_flops(size, length) / step_flops(size, length, adapters))
 

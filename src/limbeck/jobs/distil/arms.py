@@ -45,7 +45,7 @@ from limbeck.run.step import Step, train_step
 from limbeck.run.trackers import Tracked
 from limbeck.run.watch import Watch
 from limbeck.students.adapter_files import write_adapters
-from limbeck.students.adapters import AdapterPlan, adapt, merge
+from limbeck.students.adapters import AdapterPlan, adapt, hold_in_half, merge
 from limbeck.teachers.cache import LogitCache
 from limbeck.teachers.routed import RoutedTeacher
 from limbeck.types import Batch, ChunkTeacher, Teacher
@@ -228,6 +228,7 @@ class Shared:
         if arm.adapters:
             assert self.adapters is not None
             adapt(start, self.adapters, seed=arm.seed)
+            hold_in_half(start, bf16=self.plan.bf16)
         rows = self._rows(arm)
         objective = arm.objective.make()
         queried = self.plain_teacher if arm.plain_teacher else self.teacher

@@ -12,6 +12,7 @@ from transformers.configuration_utils import PreTrainedConfig
 from limbeck.config import DistilSettings
 from limbeck.corpora.mixture import plain
 from limbeck.errors import BadModel
+from limbeck.jobs.common.adapters import held_in_half
 from limbeck.jobs.common.environment import Environment, batch_rows
 from limbeck.jobs.common.memory import needs_documents, planned_run
 from limbeck.jobs.common.rates import (
@@ -139,7 +140,8 @@ def diagnose(
         found += early_stop_findings(settings, schedule_of(settings, made))
         found += [] if settings.qat is None else [_quantised(made, settings.qat)]
         found += [] if aligned or request.teacher.vocabulary is not None else embeddings(size)
-    adapters = None if made is None else StudentAdapters.of(settings, made, length=length)
+    half = settings.trained != "full" and held_in_half(settings.student or request.teacher.config_source, environment)
+    adapters = None if made is None else StudentAdapters.of(settings, made, length=length, half=half)
     parts = (part for spec in request.objectives for part in spec.parts if isinstance(part, TAID))
     found += [Finding("objective", "ok", remark) for part in parts if (remark := part.remark(steps))]
     if not aligned:

@@ -14,6 +14,7 @@ from limbeck.corpora.mask_input import MaskInput
 from limbeck.corpora.mixture import Mixture, plain
 from limbeck.corpora.source import resolve as resolve_source
 from limbeck.errors import BadSetting
+from limbeck.jobs.common.adapters import held_in_half
 from limbeck.jobs.common.environment import Environment, batch_rows, row_length
 from limbeck.jobs.common.folder import signature_of
 from limbeck.jobs.common.memory import needs_documents, planned_run
@@ -118,7 +119,10 @@ class DistilPlan:
         quantiser = None if settings.qat is None else Quantiser.of(planned, KIND_OF[settings.qat])
         budget, schedule = Budget(length, rows, steps), schedule_of(settings, planned)
         blend_of(settings.data, steps=steps, rows=rows, schedule=schedule)  # for its errors
-        adapters = StudentAdapters.of(settings, planned, length=length)
+        half = settings.trained != "full" and held_in_half(
+            settings.student or request.teacher.config_source, environment
+        )
+        adapters = StudentAdapters.of(settings, planned, length=length, half=half)
         plan = cls(request, target, conversion, budget, matched, schedule, quantiser, rounds, learngene, adapters)
         if settings.adapt_teacher is None:
             return plan

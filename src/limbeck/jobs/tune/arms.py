@@ -39,7 +39,7 @@ from limbeck.run.step import Step, train_step
 from limbeck.run.trackers import Tracked
 from limbeck.run.watch import Watch
 from limbeck.students.adapter_files import write_adapters
-from limbeck.students.adapters import AdapterPlan, Subspace, adapt, merge
+from limbeck.students.adapters import AdapterPlan, Subspace, adapt, hold_in_half, merge
 from limbeck.types import Corpus
 
 OF_PAIRS = 0.1  # of the rate of cross-entropy; TRL's default for DPO is a twentieth of that for it, 1e-6 and 2e-5
@@ -146,6 +146,7 @@ class Shared:
             assert self.plan.adapters is not None
             inside = self._subspaces(arm, model) if self.plan.adapters.subspace else None
             adapt(model, self.plan.adapters, seed=arm.seed, subspaces=inside)
+            hold_in_half(model, bf16=self.training.bf16)
         if arm.pairs:
             without_dropout(model)
         return model

@@ -61,10 +61,18 @@ class TuneEvaluation:
         own: dict[str, Any] = {"without": None if apart is None else apart.documents}
         self._texts = {name: HeldOut(text, **how, **({} if name else own)) for name, text in held_out.items()}
         self._runs: dict[str, dict[str, dict[int, Measurements]]] = {text: {} for text in self._texts}
+        self._again: LanguageModel | None = None
+
+    def _start(self) -> LanguageModel:
+        """The model before tuning: what `before` was given, read again if its weights were released meanwhile."""
+        if self._given.device.type != "meta":
+            return self._given
+        self._again = self._again or load(self._plan.settings.student, device=self._device)
+        return self._again
 
     def before(self, start: LanguageModel) -> None:
         """Measures the model before tuning."""
-        self._start = start
+        self._given = start
         self._measure(START, lambda: start, self._plan.settings.seed)
 
     def after(self, arm: Arm) -> None:
@@ -79,8 +87,9 @@ class TuneEvaluation:
         self._measure(arm.name, model, arm.seed)
         file = self._out / "samples.json"
         if arm.folder == self._out and not file.exists():
-            rows = samples(model(), self._start, self._texts[""].store)
+            rows = samples(model(), self._start(), self._texts[""].store)
             write_rows(file, [{key.replace("teacher", START): text for key, text in row.items()} for row in rows])
+        self._again = None
         console.print(f"{arm.label}: held out {', '.join(self._in_short(text, arm) for text in self._texts)}")
 
     def _in_short(self, text: str, arm: Arm) -> str:
@@ -142,7 +151,7 @@ class TuneEvaluation:
 
     def _measured(self, model: LanguageModel, text: str, held_out: HeldOut, *, first: bool) -> Measurements:
         """A model's measurements, of pairs for each of their sides, and against the model before (``first`` is that itself)."""
-        documents, reference = held_out.store.documents, None if first else self._start
+        documents, reference = held_out.store.documents, None if first else self._start()
         if text != PAIRS:
             return measure(model, reference, held_out.batches(), documents=documents)
         return measure(model, None, map(by_side, held_out.batches()), documents=2 * documents)

@@ -21,6 +21,7 @@ from limbeck.corpora.records import Columns
 from limbeck.disk import claims
 from limbeck.ending import show_ending
 from limbeck.errors import BadFolder
+from limbeck.jobs.common.adapters import held_in_half, size_of
 from limbeck.jobs.common.environment import Environment, environment_of
 from limbeck.jobs.common.folder import (
     claim_together,
@@ -181,6 +182,8 @@ class _Tuning:
         texts = {"": held_out} | ({OTHER: self.others[1]} if self.others else {}) | self._pairs()
         proof = TuneEvaluation(plan, texts, environment, apart=apart)
         proof.before(start)
+        if world.sharded or not plan.needs_parent:
+            start.model.to("meta")  # it is read again where a tuned model is compared with it
         return shared, proof
 
     def _reference(self, shared: Shared, arms: list[Arm]) -> Reference:
@@ -199,14 +202,16 @@ class _Tuning:
     def _training(self, arms: list[Arm], *, lr: float) -> tuple[Plan, dict[str, Any]]:
         """The plan of the trainings, and what run.json keeps of memory."""
         plan, environment, settings = self.plan, self.environment, self.plan.settings
-        how: dict[str, Any] = {"schedule": settings.schedule, "bf16": environment.bf16, "tf32": environment.tf32}
-        training = plan_of(settings, steps=plan.steps, rows=plan.rows, lr=lr, **how)
+        formats = {"bf16": environment.bf16, "tf32": environment.tf32}
+        training = plan_of(settings, steps=plan.steps, rows=plan.rows, lr=lr, schedule=settings.schedule, **formats)
         device = environment.world.device
         lengths = np.diff(self.stores[0].starts) if needs_documents(environment.dtype, device) else None
-        part = plan.numbers / self.start.parameters_count if all(arm.adapters for arm in arms) else 1.0
-        planned = planned_run(
-            settings, environment, length=plan.length, rows=plan.rows, documents=lengths, trained=part
-        )
+        how: dict[str, Any] = {"length": plan.length, "rows": plan.rows, "documents": lengths}
+        if plan.adapters is not None and all(arm.adapters for arm in arms):
+            half = held_in_half(settings.student, environment)
+            how["trained"] = plan.numbers / self.start.parameters_count
+            how["adapters"] = size_of(plan.adapters, plan.matrices, half=half)
+        planned = planned_run(settings, environment, **how)
         parent = plan.size if plan.needs_parent else None
         use, kept = memory_use(planned, self.start.config, parent, environment, self.run)
         return computed(training, use), kept

@@ -6,6 +6,7 @@ arXiv 2106.09685); attention, which multiplies no weights, keeps both. The adapt
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,20 +16,25 @@ from limbeck.planning.cost.size import Size
 @dataclass(frozen=True)
 class AdapterSize:
     """The adapters of a model: how many ``numbers`` are trained, and the ``flops`` of a token in their own products, forward and
-    backward.
+    backward. ``half``: how many of the weights under them are held in two bytes while they are frozen.
     """
 
     numbers: int
     flops: float
+    half: int = 0
 
     @classmethod
-    def of(cls, rank: int, shapes: Sequence[Sequence[int]], *, between: bool = False) -> AdapterSize:
+    def of(
+        cls, rank: int, shapes: Sequence[Sequence[int]], *, between: bool = False, half: bool = False
+    ) -> AdapterSize:
         """Adapters of a rank for weights of these shapes: two narrow matrices each, with 2 FLOPs a number in each of 3 products.
 
         ``between``: those two are frozen, and a square matrix between them alone is trained (LoRA-XS, arXiv 2405.17604).
+        ``half``: whether the weights under them are held in two bytes.
         """
-        ends, square = rank * sum(map(sum, shapes)), rank**2 * len(shapes)
-        return cls(square, 4.0 * ends + 6.0 * square) if between else cls(ends, 6.0 * ends)
+        ends, square, under = rank * sum(map(sum, shapes)), rank**2 * len(shapes), half * sum(map(math.prod, shapes))
+        numbers, flops = (square, 4.0 * ends + 6.0 * square) if between else (ends, 6.0 * ends)
+        return cls(numbers, flops, under)
 
 
 def step_flops(size: Size, length: int, adapters: AdapterSize | None = None) -> float:

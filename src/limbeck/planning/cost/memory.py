@@ -103,9 +103,13 @@ def training_parts(
     quantised: bool = False,
     averaged: bool = False,
     trained: float = 1.0,
+    half: int = 0,
 ) -> dict[str, int]:
-    """Peak bytes by part of a training from a teacher, or (None) without one, of a share of as many numbers as it has weights."""
-    parts = student_parts(student, step)
+    """Peak bytes by part of a training from a teacher, or (None) without one, of a share of as many numbers as it has weights.
+
+    ``half``: how many of the student's weights are frozen and held in two bytes.
+    """
+    parts = student_parts(student, step, half=half)
     parts |= {name: round(trained * parts[name]) for name in ("gradients", "AdamW's moments")}
     if quantised:
         parts["student's quantised weights"] = 4 * student.parameters
@@ -145,18 +149,18 @@ def with_libraries(parts: dict[str, int], step: Step) -> dict[str, int]:
     return parts | {"kept by the allocator": kept, "Python and libraries": _LIBRARIES}
 
 
-def student_parts(size: Size, step: Step) -> dict[str, int]:
-    """Bytes of a student's weights, gradients, moments and activations."""
+def student_parts(size: Size, step: Step, *, half: int = 0) -> dict[str, int]:
+    """Bytes of a student's weights, ``half`` of them held in two bytes, of gradients, moments and activations."""
     use = step.use
     parts = {
-        "student's weights": use.itemsize * size.parameters,
+        "student's weights": use.itemsize * (size.parameters - half) + 2 * half,
         "gradients": use.itemsize * size.parameters,
         "AdamW's moments": round(MOMENTS[use.optimizer] * size.parameters),
         "activations": round(step.micro * activation_bytes(size, step)),
     }
     if step.itemsize < use.itemsize:
         # autocast keeps what it casts until the end of the step
-        parts["student's weights in half precision"] = step.itemsize * size.multiplied
+        parts["student's weights in half precision"] = step.itemsize * max(0, size.multiplied - half)
     return parts
 
 

@@ -94,7 +94,8 @@ def estimate(
     ``length`` is tokens per row, ``batch_tokens`` of a step. ``itemsize`` is bytes of the teacher's numbers and of the student's
     arithmetic. ``device`` is "cuda" or "cpu". A student that is trained with ``quantised`` weights, or whose weights are
     ``averaged``, holds those beside its own. ``trained``: how many numbers are trained, as a share of its weights; memory alone
-    depends on it. ``adapters``: those that are trained on frozen weights, None for all weights; FLOPs alone depend on them.
+    depends on it. ``adapters``: those that are trained on frozen weights, None for all weights; FLOPs depend on them, and memory
+    by the weights that they leave in two bytes, unless all weights are trained too.
     ``use``: how memory is used. ``config``: that of the student, by which its activations are counted; without one they are
     roughly those of a Llama. ``shards``: over how many processes weights are sharded. FLOPs per token are 3 forward passes of the
     student, 4 where its layers are computed twice, and 1 of the teacher: 6 N_S + 2 N_T and attention (Kaplan et al., arXiv
@@ -106,7 +107,8 @@ def estimate(
         flops += student.forward_flops(length) - 2.0 * student.rows * student.hidden  # the head, which is computed once
     kept = round(activation_bytes(student, replace(step, use=replace(use, checkpointed=False))))
     message = 0 if teacher is None else itemsize * teacher.hidden * batch_tokens
-    parts = training_parts(student, teacher, step, quantised=quantised, averaged=averaged, trained=trained)
+    half = adapters.half if adapters and trained < 1 else 0
+    parts = training_parts(student, teacher, step, quantised=quantised, averaged=averaged, trained=trained, half=half)
     return Cost(student, teacher, tokens, flops, kept, parts, message)
 
 

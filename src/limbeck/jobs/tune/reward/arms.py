@@ -21,7 +21,7 @@ from limbeck.run.rewards import reward_of
 from limbeck.run.run import Plan, Run
 from limbeck.run.samples import Samples
 from limbeck.run.trackers import Tracked
-from limbeck.students.adapters import adapt
+from limbeck.students.adapters import adapt, hold_in_half
 
 
 def arms_of(plan: RewardPlan) -> list[Arm]:
@@ -94,5 +94,6 @@ class Shared:
         if arm.adapters:
             assert self.plan.adapters is not None
             adapt(model, self.plan.adapters, seed=arm.seed)
+            hold_in_half(model, bf16=self.training.bf16)
         without_dropout(model)
         return model

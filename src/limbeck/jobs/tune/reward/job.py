@@ -14,6 +14,7 @@ import torch
 from limbeck.config import ANSWERS, TuneSettings
 from limbeck.disk import read_lines
 from limbeck.ending import show_ending
+from limbeck.jobs.common.adapters import held_in_half, size_of
 from limbeck.jobs.common.environment import Environment
 from limbeck.jobs.common.folder import claim_together, now, same_model, update
 from limbeck.jobs.common.memory import computed, memory_use, planned_run
@@ -118,8 +119,12 @@ class _Job:
         plan, environment, settings = self.plan, self.environment, self.plan.settings
         how: dict[str, Any] = {"schedule": settings.schedule, "bf16": environment.bf16, "tf32": environment.tf32}
         training = plan_of(settings, steps=plan.steps, rows=plan.rows, lr=lr, **how)
-        part = plan.numbers / self.start.parameters_count if plan.adapters else 1.0
-        planned = planned_run(settings, environment, length=plan.longest, rows=plan.rows, trained=part)
+        sizes: dict[str, Any] = {"length": plan.longest, "rows": plan.rows}
+        if plan.adapters is not None:
+            half = held_in_half(settings.student, environment)
+            sizes["trained"] = plan.numbers / self.start.parameters_count
+            sizes["adapters"] = size_of(plan.adapters, plan.matrices, half=half)
+        planned = planned_run(settings, environment, **sizes)
         use, kept = memory_use(planned, self.start.config, plan.size, environment, self.run)
         return computed(training, use), kept
 
