@@ -27,7 +27,7 @@ from limbeck.ending import show_ending
 from limbeck.errors import BadModel
 from limbeck.jobs.common.environment import Environment, environment_of
 from limbeck.jobs.common.folder import claim_together, kept_rate, now, same_corpus, update
-from limbeck.jobs.common.held_out import kept_apart, watch_of, write_apart
+from limbeck.jobs.common.held_out import Apart, kept_apart, watch_of, write_apart
 from limbeck.jobs.common.memory import computed, memory_use
 from limbeck.jobs.common.mixture import mixture_facts, print_mixture, wanted_tokens
 from limbeck.jobs.common.opening import open_documents
@@ -189,20 +189,8 @@ def prepare(
         _show(_opened(settings, source, documents, run, environment, beside=beside))
     start = _Start(plan, source, documents, environment, sharing)
     about_teacher = start.first_look(known=beside is not None)
-    most = wanted_tokens(settings, length=length, ranks=environment.world.size)
-    stores = store, held_out = beside.stores if beside else source.stores(settings, environment, most=most)
-    require_rows(store, length=length)
-    if (mask := mask_of(settings)) is not None:
-        require_prompts(store)
-        if settings.student is None:  # which has its teacher's vocabulary; a given one is looked at below
-            mask.over(1, vocab=source.about.vocab)
-    if environment.world.first:
-        same_corpus(settings.out, run, store, held_out)
-    rule, apart = rule_of(settings), None
-    if rule is not None:
-        apart = kept_apart(held_out, plan.budget, every=rule.every, length=length, device=environment.world.device)
-        if environment.world.first:
-            write_apart(settings.out, apart)
+    stores, apart = _texts(plan, source, environment, run, read=beside.stores if beside else None)
+    store, _ = stores
     if isinstance(source, SeveralTeachers):
         source = source.reading(store, settings.data, **asdict(plan.budget), schedule=plan.schedule)
         start = replace(start, source=source)
@@ -218,31 +206,10 @@ def prepare(
     use, kept = memory_use(
         plan.run(environment, documents=np.diff(store.starts)), student.config, source.size, environment, run
     )
-    shared = replace(shared, plan=computed(shared.plan, use))
-    every = None if rule is None else rule.every
-    watch = watch_of(held_out, shared.plan, length=length, environment=environment, every=every, apart=apart)
-    if watch is not None and every is not None and shared.rollouts is not None and shared.link is None:
-        own = own_teachers(source, held_out, watch.batches)
-        size, temperature = settings.rollout_tokens, settings.rollout_temperature
-        shared = replace(shared, own_texts=OwnTexts(own, held_out.documents, size, temperature))
-    shared = replace(shared, watch=watch, rule=rule, limits=limits_of(settings), tracked=tracked_of(settings, run))
+    shared = _watched(replace(shared, plan=computed(shared.plan, use)), settings, source, stores[1], apart, run)
     if environment.world.first:
-        layout = store.layout(length)
-        with without_adapters(source.about):
-            about = _summary(source.about)
-        about |= source.facts | _priced(price, sharing, first) | _stated(request)
-        facts = {
-            "doctor": as_json(findings),
-            "plan": _plan_facts(shared.plan, layout, arms) | rule_facts(rule, settings.stop_when),
-            "teacher": about,
-        }
-        update(settings.out, run, **facts, **_student_facts(plan, source, student, environment), **kept)
-        _announce(about, student, shared.plan, layout, arms, most=source.rows)
-        if said := teachers_sentence(about):
-            console.print(said)
-        mixed = _mixed(plan, shared)
-        print_mixture(mixed)
-        update(settings.out, run, **mixed)
+        facts = {"doctor": as_json(findings)} | _student_facts(plan, source, student, environment) | kept
+        _begin(plan, source, student, shared, arms, run, facts, priced=_priced(price, sharing, first))
     cost = _cost(plan, source, student, environment, use)
     del student  # one student at a time is in memory
     _estimate(settings, run, arms, cost, shared)
@@ -254,6 +221,82 @@ def prepare(
     if "estimate" in run:
         update(settings.out, run, estimate=run["estimate"] | {"measuring_seconds": round(proof.seconds, 2)})
     return Comparison(settings, run, source, stores, arms, shared, cost, proof, continued, arms_of_rounds(plan))
+
+
+def _texts(
+    plan: DistilPlan,
+    source: TeacherSource,
+    environment: Environment,
+    run: dict[str, Any],
+    *,
+    read: tuple[TokenStore, TokenStore] | None,
+) -> tuple[tuple[TokenStore, TokenStore], Apart | None]:
+    """(training, held-out) text, and what of the second is measured during the trainings, None for nothing of its own.
+
+    ``read``: the text of another student of a sweep. Raises a LimbeckError for text that does not fit the plan.
+    """
+    settings, length, world = plan.request.settings, plan.budget.length, environment.world
+    most = wanted_tokens(settings, length=length, ranks=world.size)
+    store, held_out = stores = read or source.stores(settings, environment, most=most)
+    require_rows(store, length=length)
+    if (mask := mask_of(settings)) is not None:
+        require_prompts(store)
+        if settings.student is None:  # which has its teacher's vocabulary; a given one is looked at later
+            mask.over(1, vocab=source.about.vocab)
+    if world.first:
+        same_corpus(settings.out, run, store, held_out)
+    if (rule := rule_of(settings)) is None:
+        return stores, None
+    apart = kept_apart(held_out, plan.budget, every=rule.every, length=length, device=world.device)
+    if world.first:
+        write_apart(settings.out, apart)
+    return stores, apart
+
+
+def _watched(
+    shared: Shared,
+    settings: DistilSettings,
+    source: TeacherSource,
+    held_out: TokenStore,
+    apart: Apart | None,
+    run: dict[str, Any],
+) -> Shared:
+    """What all arms share, with what is measured during the trainings, what follows from it, and how a tracker shows it."""
+    rule, environment = rule_of(settings), shared.environment
+    every = None if rule is None else rule.every
+    watch = watch_of(held_out, shared.plan, length=shared.length, environment=environment, every=every, apart=apart)
+    own_texts = None
+    if watch is not None and every is not None and shared.rollouts is not None and shared.link is None:
+        own, size = own_teachers(source, held_out, watch.batches), settings.rollout_tokens
+        own_texts = OwnTexts(own, held_out.documents, size, settings.rollout_temperature)
+    more: dict[str, Any] = {"own_texts": own_texts, "limits": limits_of(settings), "tracked": tracked_of(settings, run)}
+    return replace(shared, watch=watch, rule=rule, **more)
+
+
+def _begin(
+    plan: DistilPlan,
+    source: TeacherSource,
+    student: LanguageModel,
+    shared: Shared,
+    arms: list[Arm],
+    run: dict[str, Any],
+    facts: dict[str, Any],
+    *,
+    priced: dict[str, Any],
+) -> None:
+    """Keeps in run.json what is planned, with other ``facts``, and prints it."""
+    settings, layout = plan.request.settings, shared.store.layout(shared.length)
+    with without_adapters(source.about):
+        about = _summary(source.about)
+    about |= source.facts | priced | _stated(plan.request)
+    planned = _plan_facts(shared.plan, layout, arms) | rule_facts(shared.rule, settings.stop_when)
+    update(settings.out, run, **facts, plan=planned, teacher=about)
+    _announce(about, student, shared.plan, layout, arms, most=source.rows)
+    if teachers := teachers_sentence(about):
+        console.print(teachers)
+    mixed = _mixed(plan, shared)
+    print_mixture(mixed)
+    update(settings.out, run, **mixed)
 
 
 def _student_facts(
