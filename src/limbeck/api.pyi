@@ -279,7 +279,7 @@ def doctor(
             distribution. Default: 1.0.
         stop_when: With --rollouts: end the training once the student's own texts, measured with --eval-every,
             pass a limit: overlap, entropy (nats a token) or ended (share of the texts) below it, or tokens of a
-            text above it. For example overlap:0.6,tokens:200. Default: never.
+            text above it. For example overlap:0.6,tokens:100. Default: never.
         seeds: Number of seeds, from --seed on. One names no winner, three do; more may be added later in the same
             --out. Default: 1.
         baselines: What the student is compared with: cut (pruned, untrained), cut+ce (trained on the text alone
@@ -651,7 +651,7 @@ def distil(
             distribution. Default: 1.0.
         stop_when: With --rollouts: end the training once the student's own texts, measured with --eval-every,
             pass a limit: overlap, entropy (nats a token) or ended (share of the texts) below it, or tokens of a
-            text above it. For example overlap:0.6,tokens:200. Default: never.
+            text above it. For example overlap:0.6,tokens:100. Default: never.
         seeds: Number of seeds, from --seed on. One names no winner, three do; more may be added later in the same
             --out. Default: 1.
         baselines: What the student is compared with: cut (pruned, untrained), cut+ce (trained on the text alone

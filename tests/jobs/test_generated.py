@@ -469,6 +469,7 @@ def test_an_answer_repeats_a_message_by_its_words_in_a_row(answer, system, found
             {"toml": "slow = 'wait'"},
             r"chat.jsonl:1: expected a 'strategy' that --system has a message for \(slow\), got none",
         ),
+        ({"toml": "slow = 'wait'", "data": "odd.jsonl"}, r"odd.jsonl:1: expected a 'strategy' .* got \[3\]"),
         ({"toml": "slow = ''"}, "expected a message for each strategy.*got slow = ''"),
         ({"toml": ""}, "expected a message for each strategy.*got none"),
         ({"toml": "think!"}, "expected TOML with lines such as"),
@@ -476,8 +477,9 @@ def test_an_answer_repeats_a_message_by_its_words_in_a_row(answer, system, found
 )
 def test_a_system_message_that_cannot_be_read_is_refused(here, tmp_path, keys, said):
     if "toml" in keys:
-        (tmp_path / "how.toml").write_text(keys["toml"])
-        keys = {"system": f"@{tmp_path / 'how.toml'}"}
+        (tmp_path / "how.toml").write_text(keys.pop("toml"))
+        keys |= {"system": f"@{tmp_path / 'how.toml'}"}
+    lines(here / "odd.jsonl", [{"messages": [{"role": "user", "content": "one"}], "strategy": [3]}])
     data = {"data": str(here / keys.pop("data", "chat.jsonl"))}
     with pytest.raises(LimbeckError, match=said):
         ask(tmp_path, "out", teacher=str(here / "teacher"), **data, **keys)

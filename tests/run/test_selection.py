@@ -91,20 +91,20 @@ def test_the_lowest_loss_and_the_measurements_since():
     assert never.state() == {"step": None, "stale": 9}
 
 
-_LIMIT = Limit("overlap", "the overlap", 0.6, least=True)
+_LIMIT = Limit("overlap", "the overlap was {}", 0.6, least=True)
 
 
 def test_a_limit_is_passed_on_its_own_side():
-    most = Limit("tokens_own_texts", "the tokens of a text", 200, least=False)
-    assert [_LIMIT.broken({"overlap": value}) for value in (0.7, 0.6)] == ["", ""]
-    assert _LIMIT.broken({"overlap": 0.1234}) == "the overlap was 0.123, below 0.6"
-    assert [most.broken({"tokens_own_texts": value}) for value in (100, 200)] == ["", ""]
-    assert most.broken({"tokens_own_texts": 250.4}) == "the tokens of a text was 250, above 200"
-    assert _LIMIT.broken({"loss_nats": 1.0}) == ""  # a row without what is limited
-    assert _LIMIT.broken({"overlap": math.nan})  # a comparison with NaN holds nothing
+    most = Limit("tokens_own_texts", "texts had {} tokens", 200, least=False)
+    assert [_LIMIT.passed_by({"overlap": value}) for value in (0.7, 0.6)] == ["", ""]
+    assert _LIMIT.passed_by({"overlap": 0.1234}) == "the overlap was 0.123, below 0.6"
+    assert [most.passed_by({"tokens_own_texts": value}) for value in (100, 200)] == ["", ""]
+    assert most.passed_by({"tokens_own_texts": 250.4}) == "texts had 250 tokens, above 200"
+    assert _LIMIT.passed_by({"loss_nats": 1.0}) == ""  # a row without what is limited
+    assert _LIMIT.passed_by({"overlap": math.nan})  # a comparison with NaN holds nothing
     selection = Selection(Rule(10, limits=(_LIMIT, most)))
     assert selection.see(0, {"loss_nats": 2.0, "overlap": 0.5, "tokens_own_texts": 300})
-    assert selection.broken == "the overlap was 0.5, below 0.6 and the tokens of a text was 300, above 200"
+    assert selection.stopped_by == "the overlap was 0.5, below 0.6 and texts had 300 tokens, above 200"
     assert selection.over
     again = Selection(Rule(10, limits=(_LIMIT, most)))
     again.restore(selection.state())
@@ -118,15 +118,36 @@ def test_a_training_ends_where_a_limit_is_passed_and_stays_ended(data, tmp_path)
         run = build(tmp_path, data, make=CrossEntropy)
         run.watch, run.rule = watch, rule
         run.train()
-        assert (run.done, run.complete, run.selection.broken) == (12, True, "the overlap was 0.5, below 0.6")
+        assert (run.done, run.complete, run.selection.stopped_by) == (12, True, "the overlap was 0.5, below 0.6")
     assert len(read_lines(tmp_path / "metrics.jsonl")) == 12
 
 
 def test_a_start_beyond_a_limit_is_said_before_a_step(data, tmp_path):
     run = build(tmp_path, data, make=CrossEntropy)
     run.watch, run.rule = scripted(5.0, overlaps=(0.5,)), Rule(_EVERY, limits=(_LIMIT,))
-    with pytest.raises(BadSetting, match=r"--stop-when: before the first step the overlap was 0\.5, below 0\.6, so"):
+    with pytest.raises(
+        BadSetting, match=r"--stop-when: before the first step of test the overlap was 0\.5, below 0\.6, so"
+    ):
         run.train()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("limits", "said"), [((_LIMIT,), "--stop-when"), ((), "trained")])
+def test_two_processes_agree_before_the_first_step(data, tmp_path, limits, said):
+    """A limit that is passed there is an error on both; a loss that is no number, with no patience left, is not."""
+
+    def work(world):
+        run = build(tmp_path / "two", data, make=CrossEntropy, world=world)
+        world.place(run.student, train=True)
+        run.watch = scripted(math.nan, *[5.0] * 6, overlaps=(0.5,) * 7) if world.first else None
+        run.rule = Rule(_EVERY, 1, limits=limits)
+        try:
+            run.train()
+        except BadSetting as error:
+            return str(error)[:11]
+        return "trained"
+
+    assert on_ranks(2, work) == [said, said]
 
 
 @pytest.mark.long

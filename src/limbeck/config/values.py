@@ -281,8 +281,8 @@ def _stop_when(value: Any) -> Any:
     if not limits or max(shares) > 1 or len(named) != str(value).count(",") + 1:
         raise ValueError(
             f"expected limits of {', '.join(STOPS[:-1])} and {STOPS[-1]}, each once and above 0, with commas between them, such "
-            "as overlap:0.6,tokens:200 (shares up to 1: end a training once less than 60 % of the most probable tokens are the "
-            f"teacher's, or a text has more than 200 tokens), got {value!r}"
+            "as overlap:0.6,tokens:100 (shares up to 1: end a training once less than 60 % of the most probable tokens are the "
+            f"teacher's, or a text has more than 100 tokens), got {value!r}"
         )
     return ",".join(f"{name}:{limits[name]:g}" for name in STOPS if name in limits)
 

@@ -29,7 +29,7 @@ class Document:
     the form of its record, ``unread`` the fields with text that is not part of the document. ``rejected``: in a preference pair
     the other completion of the same prompt, of which the first ``asked`` messages, or ``prompt`` characters, are the prompt.
     ``checked_by``: fields of a prompt's record that say how completions of it are checked, by the names in `records.CHECKS`.
-    ``strategy``: in which way a prompt's record says that it is to be answered, None where it says nothing.
+    ``strategy``: in which way a prompt's record says that it is to be answered, as it stands there, None where it says nothing.
     ``question``: what the document is about, where several are and must be on one side of the split.
     """
 
@@ -44,7 +44,7 @@ class Document:
     rejected: Document | None = None
     asked: int = 0
     checked_by: Mapping[str, Any] | None = field(default=None, compare=False)
-    strategy: str | None = field(default=None, compare=False)
+    strategy: Any = field(default=None, compare=False)
     question: str | None = field(default=None, compare=False)
     form: str = field(default="", compare=False)
     unread: tuple[str, ...] = field(default=(), compare=False)

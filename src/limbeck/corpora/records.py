@@ -161,8 +161,7 @@ def from_record(
     if columns.prompts:
         document = document if document.rejected is None else _prompt_of_pair(document)
         document = replace(document, checked_by={key: found[key] for key in CHECKS if found.get(key) is not None})
-        if (strategy := found.get(STRATEGY)) is not None:
-            document = replace(document, strategy=_string(strategy, STRATEGY, where))
+        document = replace(document, strategy=found.get(STRATEGY))
     unread = unread or tuple(str(key) for key, value in record.items() if key not in read and _holds_text(value))
     return replace(document, form=document.form or form, unread=_shared(unread))
 

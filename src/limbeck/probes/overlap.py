@@ -7,7 +7,7 @@ compared (arXiv 2604.13016, sec. 3). Held-out text shows a model the states of i
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import reduce
 from pathlib import Path
 
@@ -74,11 +74,12 @@ def measure_overlap(
     max_new_tokens: int = _NEW,
     temperature: float = 1.0,
     part: float = 1.0,
+    least: int = 0,
 ) -> Overlap:
     """Compares model and teacher on the model's own continuations of documents in ``batches``, of some thousand tokens.
 
     Prompts and random numbers are those of all models with this ``seed``. Both models need the same tokens. ``part``: of the
-    usual number of tokens.
+    usual number of tokens; ``least``: continuations, where there are so many.
     """
     mixed = torch.is_autocast_enabled(model.device.type)  # as it is measured, which weights held in bfloat16 need
     how = Continuing(model, max_new_tokens, temperature, seed, bf16=mixed)
@@ -89,6 +90,8 @@ def measure_overlap(
         rows, generated = how.rows(batch.to("cpu"), places)
         for document, _, ended in generated.texts:
             texts[:, document] += (1, ended)
+        generated_alone = (rows.row < 0)[:, None]  # a row without a beginning stays text
+        rows = replace(rows, weight=rows.weight * generated_alone)
         found = rows.to(model.device)
         ours, theirs = model(found), teacher(found)
         step = max(1, _CELLS // model.vocab)
@@ -97,7 +100,10 @@ def measure_overlap(
             of = rows.document.flatten()[positions.cpu()].numpy()
             for column, value in zip(sums, values, strict=True):
                 np.add.at(column, of, value.cpu().numpy())
-        if sums[0].sum() >= part * _ENOUGH["cuda" if model.device.type == "cuda" else "cpu"]:
+        if (
+            texts[0].sum() >= least
+            and sums[0].sum() >= part * _ENOUGH["cuda" if model.device.type == "cuda" else "cpu"]
+        ):
             break
     return Overlap(*sums, *texts)
 
@@ -110,7 +116,7 @@ def together(parts: Sequence[Overlap]) -> Overlap:
 def in_all(found: Overlap) -> dict[str, float]:
     """What a row of held_out.jsonl says of a model's own texts: over all tokens, and of all texts.
 
-    ``tokens_own_texts`` are those of a text on average, its end counted.
+    ``tokens_own_texts`` are those of a text on average, its end counted; ``own_texts`` how many were measured.
     """
     tokens, texts = found.tokens.sum(), found.texts.sum()
     return {
@@ -119,6 +125,7 @@ def in_all(found: Overlap) -> dict[str, float]:
         "entropy_own_texts": float(found.entropy.sum() / tokens),
         "texts_ended": float(found.ended.sum() / texts),
         "tokens_own_texts": float(tokens / texts),
+        "own_texts": round(texts),
     }
 
 

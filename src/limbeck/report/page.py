@@ -343,7 +343,7 @@ def _subtitle(run: Mapping[str, Any]) -> str:
     if answers := (run.get("teacher") or {}).get("answers"):
         parts.append(f"captured logits: {answers}")
     if plan.get("tokens"):
-        most = "at most " if plan.get("patience") else ""
+        most = "at most " if plan.get("patience") or plan.get("stop_when") else ""
         parts.append(f"{most}{count(plan['tokens'])} tokens read in {counted(plan.get('steps', 0), 'step')}")
     if run.get("seconds"):
         parts.append(duration(run["seconds"]))

@@ -16,7 +16,7 @@ from limbeck.probes.rewarded import Rewarded, gained, rewarded
 from limbeck.report.decision import by_chance, rule, too_few
 from limbeck.report.screen import over_seeds
 from limbeck.report.start import BEFORE
-from limbeck.report.tuned import ORDER, costs, rates_of
+from limbeck.report.tuned import ORDER, costs, rates_of, tried
 from limbeck.report.verdict import (
     Difference,
     Verdict,
@@ -136,27 +136,17 @@ def rewarded_verdict(
             f"{_beside(found['greedy answers'], 'answers', share_within)}"
         )
         notes += [APART] if "answers" not in found else []
-    notes += [*through(steps), *costs(plan), *rates_of(plan), *_tried(trials)]
+    notes += [
+        *through(steps),
+        *costs(plan),
+        *rates_of(plan),
+        *tried(trials, RATE_OF, key="reward", on="held-out prompts", unit="reward of sampled answers"),
+    ]
     notes.append(what_the_interval_covers(len(runs), prompts, BEFORE, what="held-out prompts"))
     notes += [rule([one.seeds for one in found.values()])] if len(runs) >= FEWEST_SEEDS else []
     notes.append(too_few_documents(prompts, what="prompt"))
     text = " ".join(map(spoken, sentences))
     return Verdict(found["cut"].outcome, text, tuple(spoken(note) for note in notes if note), tuple(found.values()))
-
-
-def _tried(trials: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Which learning rates were tried out, what they reached, and that no compute here counts them."""
-    notes = []
-    for what in dict.fromkeys(one["what"] for one in trials):
-        own = [one for one in trials if one["what"] == what]
-        each = ", ".join(
-            f"{o['rate']:.2g} {'diverged' if o['reward'] is None else format(o['reward'], '.3f')}" for o in own
-        )
-        notes.append(
-            f"the learning rate of {RATE_OF[what]} is the best of {len(own)}, by trainings of a quarter of the steps that no "
-            f"compute here counts, on held-out prompts that judge nothing (reward of sampled answers: {each})"
-        )
-    return notes
 
 
 def through(steps: Sequence[Mapping[str, Any]]) -> list[str]:

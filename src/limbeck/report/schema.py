@@ -271,7 +271,7 @@ class Training(TypedDict):
     tokens: Count
     patience: Count | None
     taken_step: Count
-    broken: NotRequired[str]
+    stopped_by: NotRequired[str]
 
 
 class Watched(TypedDict):
@@ -290,6 +290,7 @@ class Watched(TypedDict):
     entropy_own_texts: NotRequired[float]
     texts_ended: NotRequired[float]
     tokens_own_texts: NotRequired[float]
+    own_texts: NotRequired[Count]
 
 
 class Answered(TypedDict):

@@ -22,8 +22,8 @@ _SEEDED = re.compile(r"(.+)-seed(\d+)")
 class Trained:
     """A training: its ``steps`` out of those it could take (``most``), tokens, and the step whose weights were taken.
 
-    ``patience``: after how many measurements without a lower held-out loss it would end, None for never. ``broken``: which limit
-    of what it generated ended it, in words, "" for none.
+    ``patience``: after how many measurements without a lower held-out loss it would end, None for never. ``stopped_by``: which
+    limit of what it generated ended it, in words, "" for none.
     """
 
     arm: str
@@ -33,7 +33,7 @@ class Trained:
     tokens: int
     taken: int
     patience: int | None
-    broken: str = ""
+    stopped_by: str = ""
 
 
 def trained_in(folder: Path, run: Mapping[str, Any]) -> list[Trained]:
@@ -54,13 +54,13 @@ def trained_in(folder: Path, run: Mapping[str, Any]) -> list[Trained]:
 def _read(file: Path, arm: str, seed: int | None) -> Trained:
     row = read_json(file, kinds.Training)
     return Trained(
-        arm, seed, row["steps"], row["of"], row["tokens"], row["taken_step"], row["patience"], row.get("broken", "")
+        arm, seed, row["steps"], row["of"], row["tokens"], row["taken_step"], row["patience"], row.get("stopped_by", "")
     )
 
 
 def chosen(trained: Sequence[Trained]) -> bool:
     """Whether any training could end early, or was not taken as it ended."""
-    return any(one.patience is not None or one.taken != one.steps or one.broken for one in trained)
+    return any(one.patience is not None or one.taken != one.steps or one.stopped_by for one in trained)
 
 
 def used_note(trained: Sequence[Trained], start: Start) -> str:
@@ -74,11 +74,11 @@ def used_note(trained: Sequence[Trained], start: Start) -> str:
     elif any(one.taken != one.steps for one in trained):
         parts.append("of each training the weights with the lowest held-out loss were taken")
     for one in trained:
-        if one.broken:
+        if one.stopped_by:
             seed = f" with seed {one.seed}" if len({other.seed for other in trained}) > 1 else ""
-            parts.append(f"{label(one.arm, start)}{seed} ended at step {one.steps:,}, where {one.broken} (--stop-when)")
+            parts.append(f"{label(one.arm, start)}{seed} ended at step {one.steps:,}: {one.stopped_by} (--stop-when)")
     rule = f"{'; '.join(parts)}, on documents that judge nothing here"
-    least = patience is not None or any(one.broken for one in trained)
+    least = patience is not None or any(one.stopped_by for one in trained)
     equal = "; equal tokens and equal compute are what each could use at most" if least else ""
     arms = {name: [one for one in trained if one.arm == name] for name in dict.fromkeys(one.arm for one in trained)}
     used = "; ".join(f"{label(name, start)} {_used(runs)}" for name, runs in arms.items())

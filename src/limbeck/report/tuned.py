@@ -65,6 +65,7 @@ _AGAINST = {  # after "gained over", and as the subject of "is better"
     "ce": ("the same tuning by cross-entropy", "tuning by cross-entropy"),
 }
 _SUBJECT = "the tuned model"
+_RATE_OF = {"full": "all weights", "adapters": "adapters"}  # by what a trial trained
 
 
 def tuned_verdict(
@@ -92,7 +93,7 @@ def tuned_verdict(
     if ALONE in risen:
         notes.append(of_other(found[ALONE], "tuning on the data alone"))
     notes += [in_a_sentence(_SUBJECT, found[name], _AGAINST[name]) for name in gains if name != "cut"]
-    notes += costs(plan) + _tried(trials)
+    notes += costs(plan) + tried(trials, _RATE_OF, key="nats", on="documents", unit="nats per token")
     seeds, documents = len(arms["student"]), arms["student"][0].read
     notes.append(what_the_interval_covers(seeds, documents, start))
     notes += [rule([one.seeds for one in found.values()])] if seeds >= FEWEST_SEEDS else []
@@ -151,18 +152,18 @@ def rates_of(plan: Mapping[str, Any]) -> list[str]:
     return [f"peak learning rates: {shown}"]
 
 
-def _tried(trials: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Which learning rates were tried out, what they reached, and that no compute here counts them."""
+def tried(trials: Sequence[Mapping[str, Any]], names: Mapping[str, str], *, key: str, on: str, unit: str) -> list[str]:
+    """Which learning rates were tried out, what they reached (``key``, in a unit), and that no compute here counts them.
+
+    ``names``: what a rate is of, by ``what`` of a trial; ``on``: what was measured, which judges nothing.
+    """
     notes = []
     for what in dict.fromkeys(one["what"] for one in trials):
         own = [one for one in trials if one["what"] == what]
-        each = ", ".join(
-            f"{o['rate']:.2g} {'diverged' if o['nats'] is None else format(o['nats'], '.3f')}" for o in own
-        )
-        of = "all weights" if what == "full" else "adapters"
+        each = ", ".join(f"{o['rate']:.2g} {'diverged' if o[key] is None else format(o[key], '.3f')}" for o in own)
         notes.append(
-            f"the learning rate of {of} is the best of {len(own)}, by trainings of a quarter of the steps that no compute here "
-            f"counts, on documents that judge nothing (nats per token: {each})"
+            f"the learning rate of {names[what]} is the best of {len(own)}, by trainings of a quarter of the steps that no "
+            f"compute here counts, on {on} that judge nothing ({unit}: {each})"
         )
     return notes
 

@@ -247,14 +247,14 @@ class Run:
         if self.rule is None or self.selection is None or not self.rule.at(step, self.plan.steps):
             return
         better = self.world.first and row is not None and self.selection.see(step, row)
-        over = self.world.first and self.selection.over
-        better, over = self.world.any(better, over)
+        ends = self.world.first and self.selection.impatient, self.world.first and bool(self.selection.stopped_by)
+        better, impatient, stopped = self.world.any(better, *ends)
         if not self.world.first:
-            self.selection.follow(step, better=better, over=over)
-        if self.selection.broken and step == 0:
+            self.selection.follow(step, better=better, impatient=impatient, stopped=stopped)
+        if stopped and step == 0:
             raise BadSetting(
-                f"--stop-when: before the first step {self.selection.broken}, so the training would end at once: give a limit "
-                "that its start is within, or train the student on a text first"
+                f"--stop-when: before the first step of {self.label} {self.selection.stopped_by}, so the training would end at "
+                "once: give a limit that its start is within, or train the student on a text first"
             )
         if better:
             with average.weights() if average else nullcontext():

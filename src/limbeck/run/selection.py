@@ -12,19 +12,22 @@ from limbeck.disk import Count
 
 @dataclass(frozen=True)
 class Limit:
-    """The value of a column of held_out.jsonl, in words ``what``, that is not passed: the ``least``, or the most."""
+    """A value that a column of held_out.jsonl is not to pass: the ``least``, or the most.
+
+    ``words`` says what the column has, with a place for its value.
+    """
 
     column: str
-    what: str
+    words: str
     value: float
     least: bool
 
-    def broken(self, row: Mapping[str, float]) -> str:
+    def passed_by(self, row: Mapping[str, float]) -> str:
         """How a row passes the limit, in words; "" where it does not, or lacks the column."""
         found = row.get(self.column, self.value)
         if found >= self.value if self.least else found <= self.value:
             return ""
-        return f"{self.what} was {found:.3g}, {'below' if self.least else 'above'} {self.value:g}"
+        return f"{self.words.format(format(found, '.3g'))}, {'below' if self.least else 'above'} {self.value:g}"
 
 
 @dataclass(frozen=True)
@@ -54,26 +57,26 @@ class SelectionState(TypedDict):
     step: Count | None
     stale: Count
     loss_nats: NotRequired[float]
-    broken: NotRequired[str]
+    stopped_by: NotRequired[str]
 
 
 @dataclass
 class Selection:
     """The lowest held-out loss so far, the step at which it was measured, and how many measurements are not lower since.
 
-    ``broken``: how a limit was passed, in words, "" where none was.
+    ``stopped_by``: how a limit was passed, in words, "" where none was.
     """
 
     rule: Rule | None
     step: int | None = None
     loss: float = field(default=math.inf)
     stale: int = 0
-    broken: str = ""
+    stopped_by: str = ""
 
     def see(self, step: int, row: Mapping[str, float]) -> bool:
         """Takes in a row of held_out.jsonl; gives whether its loss is the lowest so far. NaN never is."""
         loss, limits = row["loss_nats"], self.rule.limits if self.rule else ()
-        self.broken = " and ".join(filter(None, (limit.broken(row) for limit in limits)))
+        self.stopped_by = " and ".join(filter(None, (limit.passed_by(row) for limit in limits)))
         if loss < self.loss:
             self.step, self.loss, self.stale = step, loss, 0
             return True
@@ -81,22 +84,29 @@ class Selection:
         return False
 
     @property
+    def impatient(self) -> bool:
+        """Whether patience has run out."""
+        return self.rule is not None and self.rule.patience is not None and self.stale >= self.rule.patience
+
+    @property
     def over(self) -> bool:
         """Whether patience has run out, or a limit was passed."""
-        impatient = self.rule is not None and self.rule.patience is not None and self.stale >= self.rule.patience
-        return impatient or bool(self.broken)
+        return self.impatient or bool(self.stopped_by)
 
-    def follow(self, step: int, *, better: bool, over: bool) -> None:
+    def follow(self, step: int, *, better: bool, impatient: bool, stopped: bool) -> None:
         """Takes in what another rank saw."""
         self.step = step if better else self.step
-        self.stale, self.broken = 0, "another rank measured it" if over else ""
+        self.stale = self.rule.patience if impatient and self.rule and self.rule.patience else 0
+        self.stopped_by = "the first process measured that a limit was passed" if stopped else ""
 
     def state(self) -> dict[str, Any]:
         """The JSON form, which `restore` takes."""
         known = {"loss_nats": self.loss} if math.isfinite(self.loss) else {}
-        return {"step": self.step, "stale": self.stale, **known} | ({"broken": self.broken} if self.broken else {})
+        return {"step": self.step, "stale": self.stale, **known} | (
+            {"stopped_by": self.stopped_by} if self.stopped_by else {}
+        )
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Restores what `state` gave."""
         self.step, self.stale = state["step"], int(state["stale"])
-        self.loss, self.broken = float(state.get("loss_nats", math.inf)), str(state.get("broken", ""))
+        self.loss, self.stopped_by = float(state.get("loss_nats", math.inf)), str(state.get("stopped_by", ""))

@@ -1,6 +1,6 @@
 """Held-out loss during a training: a few measurements on a few sequences, the same for every arm of a comparison.
 
-The trained weights have the same bits as without it: it uses no random numbers and changes no state of the training.
+The trained weights have the same bits as without it: its random numbers are its own, and it changes no state of the training.
 """
 
 from __future__ import annotations

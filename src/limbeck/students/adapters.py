@@ -129,14 +129,15 @@ def adapt(
 
 
 def hold_in_half(model: LanguageModel, *, bf16: bool) -> None:
-    """Keeps the weights under adapters in bfloat16 where they are stored and computed in it (``bf16``), which loses nothing.
+    """Keeps those weights under adapters in bfloat16 that are numbers of it, where it is computed in (``bf16``).
 
     The products of a training in mixed precision take them in that format anyway; so they need half the memory, and are not
-    converted in each pass.
+    converted in each pass. No bit of the training or of what is merged changes.
     """
-    if bf16 and model.stored == torch.bfloat16:
-        for layer in adapted_layers(model).values():
-            layer.weight.data = layer.weight.data.to(torch.bfloat16)
+    for layer in adapted_layers(model).values() if bf16 else ():
+        half = layer.weight.data.to(torch.bfloat16)
+        if torch.equal(half.to(layer.weight), layer.weight.data):
+            layer.weight.data = half
 
 
 def check_rank(decoder: PreTrainedModel, plan: AdapterPlan, *, name: str) -> None:

@@ -321,7 +321,7 @@ class DistilSettings(TrainingSettings, TeacherSettings):
             "On-policy",
             needs="--rollouts",
             default="never",
-            examples=("overlap:0.6,tokens:200",),
+            examples=("overlap:0.6,tokens:100",),
             synonyms=("stop_on", "stop_condition", "early_stop_rollouts", "max_mean_length"),
         ),
     ] = Field(default=None, exclude=True)

@@ -21,7 +21,6 @@ from typing import Any
 
 from limbeck.config import CaptureSettings
 from limbeck.corpora.prompt import digest
-from limbeck.corpora.records import STRATEGY
 from limbeck.corpora.tasks.checked import Checked
 from limbeck.disk import check_sums, claims, sums, whole
 from limbeck.ending import Ending, show_ending
@@ -143,7 +142,7 @@ def _finish(
                 different.add(hashlib.sha256(json.dumps(record).encode()).digest()[:16])
                 kept.add(row["tokens"])
                 about = {"finish": kind, "tokens": row["tokens"], "document": prompts[prompt].name, "prompt": prompt}
-                about |= {STRATEGY: prompts[prompt].document.strategy} if task.systems.by_strategy else {}
+                about |= task.systems.beside(prompts[prompt])
                 record |= {key: value for key, value in (about | {"sample": sample}).items() if key not in record}
                 file.write(json.dumps(record, ensure_ascii=False) + "\n")
     found: dict[str, Any] = {"prompts": len(prompts), "samples": kinds[STOP] + kinds[LENGTH], "stopped": kinds[STOP]}

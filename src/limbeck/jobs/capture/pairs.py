@@ -351,7 +351,8 @@ def _write(
                     left_out[str(record)] += 1
                     continue
                 kept.append(sides)
-                file.write(json.dumps(record | _about(prompt, sides), ensure_ascii=False) + "\n")
+                about = _about(prompt, sides) | job.systems.beside(prompt)
+                file.write(json.dumps(record | about, ensure_ascii=False) + "\n")
             pairs.append(kept)
             judged.append([one for one in ours[here] if one.score is not None])
     everything = [*ours, *(one for one in theirs if one is not None)]

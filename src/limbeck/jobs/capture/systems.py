@@ -36,8 +36,12 @@ class Systems:
         return {"system": self.whole} if self.whole else {}
 
     def of(self, prompt: Prompt) -> str:
-        """The message before a prompt, "" for none."""
-        return dict(self.by_strategy).get(prompt.document.strategy or "", self.whole)
+        """The message before a prompt that `before` has looked at, "" for none."""
+        return dict(self.by_strategy)[prompt.document.strategy] if self.by_strategy else self.whole
+
+    def beside(self, prompt: Prompt) -> dict[str, str]:
+        """What a kept record has beside its text: the name of the strategy, where there are several."""
+        return {STRATEGY: prompt.document.strategy} if self.by_strategy else {}
 
     def before(self, prompts: Sequence[Prompt]) -> Sequence[Prompt]:
         """The prompts as a teacher reads them.

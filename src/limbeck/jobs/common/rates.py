@@ -138,9 +138,11 @@ def optimiser_findings(settings: TrainingSettings, parameters: int) -> list[Find
 
 def early_stop_findings(settings: TrainingSettings, schedule: Schedule) -> list[Finding]:
     """A warning where a training may end before its schedule decays; none elsewhere."""
-    if settings.patience is None or schedule == "constant":
+    limits = getattr(settings, "stop_when", None)
+    given = {f"--patience {settings.patience}": settings.patience, f"--stop-when {limits}": limits}
+    ends = " and ".join(flag for flag, value in given.items() if value is not None)
+    if not ends or schedule == "constant":
         return []
-    patience = f"--patience {settings.patience}"
-    message = f"{patience} may end a training before its {schedule} schedule has decayed, which lowers the loss"
-    remedy = "--schedule constant with --average ema, or a patience that reaches into the decay"
+    message = f"{ends} may end a training before its {schedule} schedule has decayed, which lowers the loss"
+    remedy = "--schedule constant with --average ema, or limits that reach into the decay"
     return [Finding("early stop", "warning", message, remedy)]

@@ -24,9 +24,9 @@ from limbeck.corpora.build import build_training
 from limbeck.corpora.found import notes_of
 from limbeck.corpora.mixture import plain
 from limbeck.corpora.reading import Reads, Records
-from limbeck.corpora.records import Columns
+from limbeck.corpora.records import STRATEGY, Columns
 from limbeck.corpora.store import read_manifest
-from limbeck.errors import BadCorpus
+from limbeck.errors import BadCorpus, BadSetting
 from limbeck.jobs.common.environment import Environment
 from limbeck.jobs.common.folder import packing_in_settings, read_run, text_of_run
 from limbeck.objectives.spec import ObjectiveSpec
@@ -45,6 +45,11 @@ def columns_of(settings: Settings | PilotSettings) -> Columns:
         or isinstance(settings, RankSettings)
         or (isinstance(settings, TuneSettings) and settings.reward is not None)
     )
+    if STRATEGY in dict(settings.columns or ()) and not isinstance(settings, CaptureSettings):
+        raise BadSetting(
+            f"--columns {STRATEGY}=...: a strategy chooses the system message of a teacher that generates text (limbeck capture "
+            "--text --system @strategies.toml): leave it out"
+        )
     return Columns(settings.columns or (), preference=pairs, prompts=prompts)
 
 

@@ -35,7 +35,7 @@ def write_training(run: Run) -> None:
         "patience": run.rule.patience,
     }
     facts |= {"best_step": selection.step, "best_nats": loss}
-    facts |= {"broken": selection.broken} if selection.broken else {}
+    facts |= {"stopped_by": selection.stopped_by} if selection.stopped_by else {}
     facts["taken_step"] = selection.step if run.rule.best and selection.step is not None else steps
     write_json(run.folder / TRAINING, facts)
 

@@ -168,9 +168,9 @@ class Shared:
     where a student with ``vocab`` tokens reads them; the arm `UNMASKED` reads all as they are. ``adapters``: those of arms that
     train no weights; ``full_rate``: the peak learning rate of arms that train all weights where the student does not, None for
     the plan's. ``plain_teacher``: that of arms which have another than the student: a corrected teacher as it was given, or the
-    first of several. ``own_texts``: measures what on-policy arms generate meanwhile, ``limits``: within what that stays, else
-    their training ends. ``equal_domains``: the rows of each of several teachers have the same share of a step's loss, in all
-    arms.
+    first of several. ``own_texts``: measures what on-policy arms generate meanwhile, ``limits``: within what that of the
+    student stays, else its training ends. ``equal_domains``: the rows of each of several teachers have the same share of a
+    step's loss, in all arms.
     """
 
     cut: Path
@@ -249,7 +249,8 @@ class Shared:
         if self.rollouts is None or not arm.on_policy:
             return Run(arm.folder, arm.label, start, teacher, rows, objective, plan, world, **how)
         how["watch"] = replace(watch, own=self.own_texts) if watch else None
-        how["rule"] = replace(self.rule, limits=self.limits) if self.rule else None
+        if self.rule is not None and arm.name == "student":  # a baseline has another start, or another teacher
+            how["rule"] = replace(self.rule, limits=self.limits)
         own = self.rollouts.over(arm.taken * plan.rows, arm.steps * plan.rows)
         assert isinstance(rows, Rows), "masked input does not go with rollouts"
         generated = Rollouts(rows, start, own, bf16=plan.bf16)
@@ -323,8 +324,8 @@ def _finish(arm: Arm, run: Run, shared: Shared) -> LanguageModel:
     trained.model.zero_grad(set_to_none=True)
     if world.first and run.rule is not None:
         write_training(run)
-        if run.selection is not None and (why := run.selection.broken):
-            console.print(f"note: {arm.label} ended at step {run.done:,}, since {why} (--stop-when)")
+        if run.selection is not None and (why := run.selection.stopped_by):
+            console.print(f"note: {arm.label} ended at step {run.done:,}: {why} (--stop-when)")
     whole = world.gathered(trained)
     if whole is not None:
         if arm.adapters:

@@ -28,13 +28,14 @@ OwnTeachers = Sequence[
 
 _COMPARED = ("student", "off-policy", "off-policy@flops", "cut")
 _LIMITED = {  # by the names of --stop-when: the column of held_out.jsonl, in words, and whether the limit is the least
-    "overlap": ("overlap", f"the share of its {TOP} most probable tokens that are the teacher's", True),
-    "entropy": ("entropy_own_texts", "the entropy of its own texts in nats a token", True),
-    "ended": ("texts_ended", "the share of its texts that ended by themselves", True),
-    "tokens": ("tokens_own_texts", "the tokens of a text on average", False),
+    "overlap": ("overlap", f"a share of {{}} of the student's {TOP} most probable tokens was the teacher's", True),
+    "entropy": ("entropy_own_texts", "the student's texts had an entropy of {} nats a token", True),
+    "ended": ("texts_ended", "a share of {} of the student's texts ended by themselves", True),
+    "tokens": ("tokens_own_texts", "the student's texts had {} tokens on average", False),
 }
 assert tuple(_LIMITED) == STOPS
 _PART = 1 / 4  # of the tokens of the evaluation, at each point of a training
+_LEAST = 32  # texts at such a point, where the documents have so many beginnings
 
 
 def limits_of(settings: DistilSettings) -> tuple[Limit, ...]:
@@ -73,9 +74,10 @@ class OwnTexts:
             max_new_tokens=self.max_new_tokens,
             temperature=self.temperature,
             part=_PART / len(self.teachers),
+            least=_LEAST // len(self.teachers),
         )
         found = together([measured(teacher, batches()) for teacher, batches in self.teachers])
-        if not found.tokens.any():
+        if not found.texts.any():
             raise BadSetting(
                 "--eval-every: the student continues no beginning of the documents that are measured during the training: hold "
                 "out more or longer ones with --eval-data, or leave it out"

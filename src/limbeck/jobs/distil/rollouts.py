@@ -13,6 +13,7 @@ from limbeck.corpora.tokenised import store_in_memory
 from limbeck.errors import BadCorpus, BadSetting
 from limbeck.generation.rollouts import RolloutPlan, Share
 from limbeck.jobs.common.environment import Environment
+from limbeck.jobs.distil.overlap import limits_of
 from limbeck.jobs.distil.request import DistilRequest
 from limbeck.jobs.distil.together import refuse_together
 from limbeck.models.language_model import LanguageModel
@@ -79,6 +80,12 @@ def check_rollouts(request: DistilRequest, environment: Environment) -> None:
         raise BadSetting(
             f"--stop-when {settings.stop_when}: needs --eval-every, the steps after which the student's own texts are measured: "
             "give both, or leave it out"
+        )
+    most = next((limit.value for limit in limits_of(settings) if not limit.least), 0.0)
+    if most >= settings.rollout_tokens:
+        raise BadSetting(
+            f"--stop-when {settings.stop_when}: no text has more than {settings.rollout_tokens} tokens (--rollout-tokens), so "
+            "the training would never end by that: give a smaller limit"
         )
     if settings.stop_when and (settings.average or "").startswith("last"):
         raise BadSetting(

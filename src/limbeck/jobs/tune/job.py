@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -47,6 +48,7 @@ from limbeck.jobs.tune.rates import Rates, candidates, chosen
 from limbeck.jobs.tune.reference import FOLDER, Reference, reference_of
 from limbeck.jobs.tune.reward.job import tune_by_reward
 from limbeck.jobs.tune.subspace import ROWS
+from limbeck.jobs.tune.trials import FOLDER as TRIALS
 from limbeck.models.language_model import LanguageModel
 from limbeck.models.load import load
 from limbeck.models.sidecar import licence_of, stored_dtype
@@ -167,24 +169,34 @@ class _Tuning:
         if plan.pairs:
             shared = replace(shared, reference=self._reference(shared, arms))
             held_out = preferred_of(held_out, plan.length)
+        proof = self._measured(held_out, apart)
         rates = self._rates(shared, tried, arms, apart)
         training = replace(training, lr=rates.by_kind[plan.adapters is not None])
         looks: dict[str, Any] = {"every": rule.every, "apart": apart} if rule else {}
         watch = watch_of(held_out, training, length=plan.length, environment=environment, **looks)
         more: dict[str, Any] = {"watch": watch, "rule": rule, "tracked": tracked_of(settings, self.run)}
         shared = replace(shared, training=training, rates=rates.by_kind, **more)
+        if world.first:
+            self._announce(arms, shared, kept)
+        return shared, proof
+
+    def _measured(self, held_out: TokenStore, apart: Apart | None) -> TuneEvaluation | None:
+        """The evaluation, which has measured the model before tuning; None on ranks other than 0.
+
+        That model's weights are released where no objective needs them: it is read again where a tuned one is compared with it.
+        """
+        plan, environment, world = self.plan, self.environment, self.environment.world
         if not world.first:
             if not (plan.needs_parent or world.sharded):
-                self.start.model.to("meta")  # another copy of the weights, which rank 0 alone measures
-            return shared, None
-        self._announce(arms, shared, kept)
-        start = self.start if not world.sharded else load(settings.student, device=world.device)
+                self.start.model.to("meta")
+            return None
+        start = self.start if not world.sharded else load(plan.settings.student, device=world.device)
         texts = {"": held_out} | ({OTHER: self.others[1]} if self.others else {}) | self._pairs()
         proof = TuneEvaluation(plan, texts, environment, apart=apart)
         proof.before(start)
         if world.sharded or not plan.needs_parent:
-            start.model.to("meta")  # it is read again where a tuned model is compared with it
-        return shared, proof
+            start.model.to("meta")
+        return proof
 
     def _reference(self, shared: Shared, arms: list[Arm]) -> Reference:
         """The log-probabilities of all pairs that are trained on, by the model before tuning."""
@@ -231,6 +243,7 @@ class _Tuning:
             rates = Rates({kind: one for kind, (one, *_) in tried.items()})
         if world.first:
             update(settings.out, self.run, **rates.row())
+            shutil.rmtree(settings.out / TRIALS, ignore_errors=True)
         return rates
 
     def conclude(self, proof: TuneEvaluation, seconds: float) -> dict[str, Any]:

@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import math
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, TypedDict
 
 from limbeck.config import TuneSettings
-from limbeck.disk import AGAIN, read_json, read_lines, write_json, writing
-from limbeck.errors import NonFiniteLoss
+from limbeck.disk import read_lines
 from limbeck.jobs.common.held_out import Apart, watch_of
 from limbeck.jobs.tune.arms import OF_PAIRS, Arm, Shared
-from limbeck.run.log import console
+from limbeck.jobs.tune.trials import FOLDER, SHARE, best_of
+from limbeck.jobs.tune.trials import tried as tried_once
 from limbeck.run.optim import tuning_rate
-from limbeck.run.save import checkpoints
 
-FOLDER = "rates"  # of the trainings that choose one, in the run's folder
-SHARE = 0.25  # of a tuning's steps, which a training that chooses a rate takes
-_TRIAL = "trial.json"
 _NAMES = {True: "adapters", False: "full"}
 
 
@@ -80,63 +72,26 @@ def chosen(shared: Shared, tried: Mapping[bool, tuple[float, ...]], arms: Sequen
     for kind in dict.fromkeys(arm.adapters for arm in arms):
         found = {rate: _nats(shared, rate, adapters=kind, apart=apart) for rate in tried[kind]}
         trials += [Trial(what=_NAMES[kind], rate=rate, nats=nats) for rate, nats in found.items()]
-        best[kind] = min(found, key=lambda rate: math.inf if found[rate] is None else found[rate] or 0.0)
-        if found[best[kind]] is None:
-            raise NonFiniteLoss(
-                f"--lr {','.join(f'{rate:g}' for rate in tried[kind])}: the training diverges with each of them: give lower ones"
-            )
-        console.print(shown(found, best[kind], what=_NAMES[kind]))
-    if shared.environment.world.first:
-        shutil.rmtree(shared.plan.settings.out / FOLDER, ignore_errors=True)
+        best[kind] = best_of(found, of=_NAMES[kind], unit="held-out nats per token", lowest=True)
     return Rates(best, trials)
-
-
-def shown(found: Mapping[float, float | None], best: float, *, what: str) -> str:
-    """The rates that were tried and what they reached, in a sentence; with a warning where the best is at an end."""
-    each = ", ".join(f"{rate:.2g} {'diverged' if nats is None else f'{nats:.4f}'}" for rate, nats in found.items())
-    end = "; it is at an end of those tried, so a better one may lie beyond" if best in (min(found), max(found)) else ""
-    return f"learning rate of {what}: {best:.2g} (held-out nats per token: {each}){end}"
 
 
 def _nats(shared: Shared, rate: float, *, adapters: bool, apart: Apart) -> float | None:
     """Held-out nats per token after a training with a rate, from its file if it was tried before."""
-    plan, world = shared.plan, shared.environment.world
+    plan, environment = shared.plan, shared.environment
     folder = plan.settings.out / FOLDER / f"{_NAMES[adapters]}-{rate:g}"
     steps = max(1, round(SHARE * plan.steps))
     reads = {"replay": plan.other is not None, "masked": plan.mask is not None}
     arm = Arm(f"rate {rate:.2g}", plan.settings.seed, folder, steps, adapters, **reads)
-    done = bool(world.any(world.first and (folder / _TRIAL).is_file())[0])
-    if not done:
+
+    def attempt() -> float | None:
         how = replace(shared.training, steps=steps)
-        watch = watch_of(
-            *(shared.held_out, how),
-            length=plan.length,
-            environment=shared.environment,
-            every=steps,
-            apart=apart,
-        )
-        trial = replace(shared, rates={adapters: rate}, watch=watch, rule=None, tracked=None)
-        failed = False
-        try:
-            trial.run(arm).train()
-        except NonFiniteLoss:
-            failed = True
-        if world.first:
-            _write(folder, failed=failed)
-    known = {"nats": read_json(folder / _TRIAL, _Kept, remedy=AGAIN)["nats"]} if world.first else {}
-    nats: float | None = json.loads(world.share(json.dumps(known)))["nats"]
-    return nats
+        looks: dict[str, Any] = {"every": steps, "apart": apart}
+        watch = watch_of(shared.held_out, how, length=plan.length, environment=environment, **looks)
+        replace(shared, rates={adapters: rate}, watch=watch, rule=None, tracked=None).run(arm).train()
+        if not environment.world.first:
+            return None
+        nats: float = read_lines(folder / "held_out.jsonl")[-1]["loss_nats"]
+        return nats
 
-
-class _Kept(TypedDict):
-    nats: float | None
-
-
-def _write(folder: Path, *, failed: bool) -> None:
-    """Keeps what a trial reached, and removes its checkpoints."""
-    rows = [] if failed else read_lines(folder / "held_out.jsonl")
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / _TRIAL, {"nats": rows[-1]["loss_nats"] if rows else None})
-    for checkpoint in checkpoints(folder):
-        shutil.rmtree(checkpoint, ignore_errors=True)
+    return tried_once(folder, environment.world, attempt)

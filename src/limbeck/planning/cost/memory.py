@@ -123,6 +123,13 @@ def training_parts(
     return with_libraries(parts, step)
 
 
+def loaded_parts(student: Size, teacher: Size | None, step: Step) -> dict[str, int]:
+    """Bytes while a student's weights are read or merged in four bytes, beside its teacher's."""
+    parts = {"student's weights": 4 * student.parameters}
+    parts |= {} if teacher is None else {"teacher's weights": step.itemsize * teacher.parameters}
+    return with_libraries(parts, step)
+
+
 def _sharded(parts: dict[str, int], student: Size, teacher: Size | None, step: Step) -> dict[str, int]:
     """The parts of one of several processes that hold a part of all weights each, and what each gathers for a while.
 

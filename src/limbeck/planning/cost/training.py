@@ -14,6 +14,7 @@ from limbeck.planning.cost.memory import (
     Step,
     activation_bytes,
     kind_of,
+    loaded_parts,
     student_parts,
     training_parts,
     with_libraries,
@@ -107,8 +108,12 @@ def estimate(
         flops += student.forward_flops(length) - 2.0 * student.rows * student.hidden  # the head, which is computed once
     kept = round(activation_bytes(student, replace(step, use=replace(use, checkpointed=False))))
     message = 0 if teacher is None else itemsize * teacher.hidden * batch_tokens
-    half = adapters.half if adapters and trained < 1 else 0
+    half = (
+        adapters.half if adapters and trained < 1 else 0
+    )  # while it is trained; it is loaded and merged in four bytes
     parts = training_parts(student, teacher, step, quantised=quantised, averaged=averaged, trained=trained, half=half)
+    if half:
+        parts = max(parts, loaded_parts(student, teacher, step), key=lambda found: sum(found.values()))
     return Cost(student, teacher, tokens, flops, kept, parts, message)
 
 

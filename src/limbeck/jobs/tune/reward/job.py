@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -24,6 +25,7 @@ from limbeck.jobs.tune.reward.arms import Shared, arms_of
 from limbeck.jobs.tune.reward.evaluation import RewardEvaluation, reward_to_choose_by
 from limbeck.jobs.tune.reward.plan import RewardPlan
 from limbeck.jobs.tune.reward.rates import Rates, candidates, chosen
+from limbeck.jobs.tune.trials import FOLDER as TRIALS
 from limbeck.models.language_model import LanguageModel
 from limbeck.models.sidecar import licence_of, stored_dtype
 from limbeck.models.source import resolve, resolve_description
@@ -112,6 +114,7 @@ class _Job:
             rates = chosen(shared, tried, names, partial(reward_to_choose_by, self.plan, self.environment, self.start))
         if world.first:
             update(settings.out, self.run, **rates.row())
+            shutil.rmtree(settings.out / TRIALS, ignore_errors=True)
         return rates.by_name
 
     def _training(self, lr: float) -> tuple[Plan, dict[str, Any]]:

@@ -143,7 +143,8 @@ def _apart(train: _Asked, held_out: _Asked, left_out: Counter[str]) -> list[tupl
 def _measured(held_out: _Asked, *, several: bool) -> tuple[list[Question], list[Question]]:
     """`MEASURED` of the held-out prompts, and with ``several`` rates some others to choose by, a third of all at most.
 
-    By their hash, whatever the order of the file, which they keep. Raises BadCorpus for too few.
+    By their hash, whatever the order of the file, which they keep; no question chooses in one form and judges in another. Raises
+    BadCorpus for too few.
     """
     digests = [prompt.document.digest() for prompt, _ in held_out]
     order = sorted(range(len(held_out)), key=lambda place: (digests[place], place))
@@ -155,8 +156,19 @@ def _measured(held_out: _Asked, *, several: bool) -> tuple[list[Question], list[
         )
     judging = order[: min(MEASURED, len(order) - apart)]
     sides = judging, order[len(order) - apart :]
-    judged, choosing = ([held_out[place][1] for place in sorted(side)] for side in sides)
-    return judged, choosing
+    judged, choosing = ([held_out[place] for place in sorted(side)] for side in sides)
+    alike = {prompt.document.split_digest() for prompt, _ in judged}, {question.prompt for _, question in judged}
+    choosing = [
+        (prompt, question)
+        for prompt, question in choosing
+        if prompt.document.split_digest() not in alike[0] and question.prompt not in alike[1]
+    ]
+    if several and not choosing:
+        raise BadCorpus(
+            "--lr with several rates: expected held-out prompts of several questions, of which some choose the rate and the "
+            "others judge, got one question in several forms: give more prompts, or one rate"
+        )
+    return [one for _, one in judged], [one for _, one in choosing]
 
 
 def _digest_of(train: _Asked, held_out: _Asked) -> str:

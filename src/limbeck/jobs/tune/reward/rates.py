@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import json
-import math
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, TypedDict
 
 from limbeck.config import ANSWERS, TuneSettings
-from limbeck.disk import AGAIN, read_json, write_json, writing
-from limbeck.errors import NonFiniteLoss
 from limbeck.jobs.tune.arms import Arm
-from limbeck.jobs.tune.rates import FOLDER, SHARE
 from limbeck.jobs.tune.reward.arms import Shared
+from limbeck.jobs.tune.trials import FOLDER, SHARE, best_of
+from limbeck.jobs.tune.trials import tried as tried_once
 from limbeck.models.language_model import LanguageModel
 from limbeck.report.rewarded import RATE_OF
 from limbeck.run.log import console
 from limbeck.run.optim import tuning_rate
-from limbeck.run.save import checkpoints
 
 OF_A_REWARD = 0.1  # of the rate of cross-entropy; TRL's default for RLOO is a twentieth of that for it, 1e-6 and 2e-5
-_TRIAL = "trial.json"
 
 
 class Trial(TypedDict):
@@ -68,22 +61,9 @@ def chosen(
     trials: list[Trial] = []
     best = {name: rates[0] for name, rates in tried.items()}
     for name in names:
-        rates = dict.fromkeys(tried[name])
-        found = {rate: _reward(shared, name, rate, rewarded) for rate in rates}
+        found = {rate: _reward(shared, name, rate, rewarded) for rate in tried[name]}
         trials += [Trial(what=name, rate=rate, reward=value) for rate, value in found.items()]
-        best[name] = max(found, key=lambda rate: -math.inf if (value := found[rate]) is None else value)
-        if found[best[name]] is None:
-            raise NonFiniteLoss(
-                f"--lr {','.join(f'{rate:g}' for rate in rates)}: the training diverges with each of them: give lower ones"
-            )
-        each = ", ".join(f"{rate:.2g} {'diverged' if r is None else f'{r:.4f}'}" for rate, r in found.items())
-        end = "; it is at an end of those tried, so a better one may lie beyond"
-        console.print(
-            f"learning rate of {RATE_OF[name]}: {best[name]:.2g} (reward of sampled answers: {each})"
-            f"{end if best[name] in (min(found), max(found)) else ''}"
-        )
-    if shared.environment.world.first:
-        shutil.rmtree(shared.plan.settings.out / FOLDER, ignore_errors=True)
+        best[name] = best_of(found, of=RATE_OF[name], unit="reward of sampled answers", lowest=False)
     return Rates(best, trials)
 
 
@@ -91,36 +71,15 @@ def _reward(shared: Shared, name: str, rate: float, rewarded: Callable[[Language
     """The reward after a part of a training with a rate, from its file if it was tried before."""
     plan, world = shared.plan, shared.environment.world
     folder = plan.settings.out / FOLDER / f"{name}-{rate:g}"
-    arm = Arm(
-        name, plan.settings.seed, folder, max(1, round(SHARE * plan.steps)), plan.adapters is not None, replay=False
-    )
-    if not bool(world.any(world.first and (folder / _TRIAL).is_file())[0]):
+    steps = max(1, round(SHARE * plan.steps))
+    arm = Arm(name, plan.settings.seed, folder, steps, plan.adapters is not None, replay=False)
+
+    def attempt() -> float | None:
         run = replace(shared, rates={name: rate}, tracked=None).run(arm)
         run.label = f"{RATE_OF[name]} at {rate:.2g}"
         if world.first:
-            console.print(f"learning rate of {RATE_OF[name]}, {arm.steps:,} steps with {rate:.2g}:")
-        try:
-            run.train()
-        except NonFiniteLoss:
-            reached = None
-        else:
-            reached = rewarded(run.student) if world.first else None
-        if world.first:
-            _write(folder, reached)
-        world.barrier()
-    known = {"reward": read_json(folder / _TRIAL, _Kept, remedy=AGAIN)["reward"]} if world.first else {}
-    found: float | None = json.loads(world.share(json.dumps(known)))["reward"]
-    return found
+            console.print(f"learning rate of {RATE_OF[name]}, {steps:,} steps with {rate:.2g}:")
+        run.train()
+        return rewarded(run.student) if world.first else None
 
-
-class _Kept(TypedDict):
-    reward: float | None
-
-
-def _write(folder: Path, reached: float | None) -> None:
-    """Keeps what a trial reached, and removes its checkpoints."""
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / _TRIAL, {"reward": reached})
-    for checkpoint in checkpoints(folder):
-        shutil.rmtree(checkpoint, ignore_errors=True)
+    return tried_once(folder, world, attempt)
