@@ -399,9 +399,11 @@ def test_a_baseline_of_a_reward_needs_one(here, tmp_path):
 
 
 @pytest.mark.long
-def test_two_processes_sample_what_one_samples(here, tmp_path):
-    text = "--reward checks --samples 3 --rollout-tokens 6 --tokens 900 --batch-tokens 190 --lr 1e-3 --threads 1"
-    one = [*f"limbeck tune --student {here}/model --data {here}/chat.jsonl --baselines none {text}".split(), "--out"]
+@pytest.mark.parametrize("lr", ["1e-3", "1e-3,3e-3"])
+def test_two_processes_sample_what_one_samples(here, tmp_path, lr):
+    text = f"--reward checks --samples 3 --rollout-tokens 6 --tokens 900 --batch-tokens 190 --lr {lr} --threads 1"
+    data = _many(here, tmp_path)
+    one = [*f"limbeck tune --student {here}/model --data {data} --baselines none {text}".split(), "--out"]
     alone = subprocess.run([sys.executable, "-m", *one, str(tmp_path / "one")], capture_output=True, text=True)
     assert alone.returncode == 0, alone.stderr
     two = on_two_ranks([sys.executable, "-m", *one, str(tmp_path / "two")])
@@ -409,3 +411,5 @@ def test_two_processes_sample_what_one_samples(here, tmp_path):
     rows = [read_lines(tmp_path / name / "metrics.jsonl") for name in ("one", "two")]
     for name in ("loss_nats", "reward_sum", "rollout_tokens", "groups", "kl_sum"):
         assert [row[name] for row in rows[1]] == pytest.approx([row[name] for row in rows[0]], rel=1e-4, abs=1e-5)
+    runs = [json.loads((tmp_path / name / "run.json").read_text()) for name in ("one", "two")]
+    assert runs[0]["rates"] == runs[1]["rates"]
