@@ -257,7 +257,24 @@ def _ours(found: Found, context: RecipeContext) -> str:
         f"permit.{alone} A BPE of {scale.vocab:,} tokens trained on {text}; each model reads the same {count(scale.tokens)} "
         f"tokens of it in the same order, {scale.steps:,} steps of {scale.rows} rows of {scale.length}. {context.seeds} seeds; "
         f"learning rates {chosen}. Measured on up to {scale.measured} rows of held-out documents; bigrams are counted in the "
-        f"whole training text.{doubtful(found.factors, scale.factors)}"
+        f"whole training text.{doubtful(found.factors, scale.factors)}{_worse(found)}"
+    )
+
+
+def _worse(found: Found) -> str:
+    """A sentence on kinds of which a larger model has more perplexity than a smaller one; "" for none."""
+    sizes = sorted(found.sizes.values(), key=lambda size: size.parameters)
+    rising = []
+    for arm, by_size in found.results.items():
+        known = [size.name for size in sizes if size.name in by_size]
+        nats = {name: mean(found.sliced(arm, name)).value for name in known}
+        if worse := [after for before, after in pairwise(known) if nats[after] > nats[before]]:
+            rising.append(f"{arm} at {' and '.join(worse)}")
+    if not rising:
+        return ""
+    return (
+        f" More perplexity than the next smaller model of their kind have: {', '.join(rising)}. Learning rates are chosen at the "
+        "smallest size, so a gap beside such a model may be one of rates."
     )
 
 
@@ -359,7 +376,7 @@ RECIPE = Recipe(
     run=run,
     scales=SCALES,
     short={
-        "are behind attention": Short("Convolutions and gates are behind attention", "^.*(?=; n =)"),
+        "are behind attention": Short("Convolutions and gates are behind attention", "[^;]+(?=; n =)"),
         "gap lies on recall hits": Short("Most of the gap lies on recall hits", "^[^;]+"),
         "many times as large": Short("Attention recalls better than a much larger gated convolution", "^[^;]+"),
         "closes the gap of BaseConv on all tokens": Short(
