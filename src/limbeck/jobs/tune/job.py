@@ -44,11 +44,12 @@ from limbeck.jobs.common.training import optimiser_facts, plan_of, rule_facts, r
 from limbeck.jobs.tune.arms import Arm, Shared, arms_of, train
 from limbeck.jobs.tune.evaluation import PAIRS, TuneEvaluation
 from limbeck.jobs.tune.plan import TunePlan
-from limbeck.jobs.tune.rates import Rates, candidates, chosen
+from limbeck.jobs.tune.rates import NAMES, candidates, chosen, named
 from limbeck.jobs.tune.reference import FOLDER, Reference, reference_of
 from limbeck.jobs.tune.reward.job import tune_by_reward
 from limbeck.jobs.tune.subspace import ROWS
 from limbeck.jobs.tune.trials import FOLDER as TRIALS
+from limbeck.jobs.tune.trials import Rates
 from limbeck.models.language_model import LanguageModel
 from limbeck.models.load import load
 from limbeck.models.sidecar import licence_of, stored_dtype
@@ -171,11 +172,12 @@ class _Tuning:
             held_out = preferred_of(held_out, plan.length)
         proof = self._measured(held_out, apart)
         rates = self._rates(shared, tried, arms, apart)
-        training = replace(training, lr=rates.by_kind[plan.adapters is not None])
+        by_kind = {kind: rates.by_name[name] for kind, name in NAMES.items()}
+        training = replace(training, lr=by_kind[plan.adapters is not None])
         looks: dict[str, Any] = {"every": rule.every, "apart": apart} if rule else {}
         watch = watch_of(held_out, training, length=plan.length, environment=environment, **looks)
         more: dict[str, Any] = {"watch": watch, "rule": rule, "tracked": tracked_of(settings, self.run)}
-        shared = replace(shared, training=training, rates=rates.by_kind, **more)
+        shared = replace(shared, training=training, rates=by_kind, **more)
         if world.first:
             self._announce(arms, shared, kept)
         return shared, proof
@@ -240,7 +242,7 @@ class _Tuning:
             assert apart is not None
             rates = chosen(shared, tried, arms, apart)
         else:
-            rates = Rates({kind: one for kind, (one, *_) in tried.items()})
+            rates = Rates(named({kind: one for kind, (one, *_) in tried.items()}))
         if world.first:
             update(settings.out, self.run, **rates.row())
             shutil.rmtree(settings.out / TRIALS, ignore_errors=True)

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, TypedDict
 
 from limbeck.config import TuneSettings
 from limbeck.disk import read_lines
 from limbeck.jobs.common.held_out import Apart, watch_of
 from limbeck.jobs.tune.arms import OF_PAIRS, Arm, Shared
-from limbeck.jobs.tune.trials import FOLDER, SHARE, best_of
+from limbeck.jobs.tune.trials import FOLDER, SHARE, Rates, best_of
 from limbeck.jobs.tune.trials import tried as tried_once
 from limbeck.run.optim import tuning_rate
 
-_NAMES = {True: "adapters", False: "full"}
+NAMES = {True: "adapters", False: "full"}
 
 
 class Trial(TypedDict):
@@ -23,25 +23,6 @@ class Trial(TypedDict):
     what: str
     rate: float
     nats: float | None
-
-
-@dataclass(frozen=True)
-class Rates:
-    """Peak learning rates of adapters (True) and of all weights (False), and the trials that chose them."""
-
-    by_kind: Mapping[bool, float]
-    trials: Sequence[Trial] = ()
-
-    def row(self) -> dict[str, Any]:
-        """As run.json stores them."""
-        return {"rates": {_NAMES[kind]: rate for kind, rate in self.by_kind.items()}, "trials": list(self.trials)}
-
-    @classmethod
-    def of(cls, run: Mapping[str, Any]) -> Rates | None:
-        """Those of a run that was begun, None for one that has none yet."""
-        if (kept := run.get("rates")) is None:
-            return None
-        return cls({kind: kept[name] for kind, name in _NAMES.items()}, run.get("trials", ()))
 
 
 def candidates(
@@ -62,6 +43,11 @@ def candidates(
     }
 
 
+def named(rates: Mapping[bool, float]) -> dict[str, float]:
+    """Rates of adapters (True) and of all weights by their names in run.json."""
+    return {NAMES[kind]: rate for kind, rate in rates.items()}
+
+
 def chosen(shared: Shared, tried: Mapping[bool, tuple[float, ...]], arms: Sequence[Arm], apart: Apart) -> Rates:
     """The best rate of each kind of arm, by trainings of a part of the steps and what they reach on documents kept ``apart``.
 
@@ -71,15 +57,15 @@ def chosen(shared: Shared, tried: Mapping[bool, tuple[float, ...]], arms: Sequen
     best = {kind: rates[0] for kind, rates in tried.items()}
     for kind in dict.fromkeys(arm.adapters for arm in arms):
         found = {rate: _nats(shared, rate, adapters=kind, apart=apart) for rate in tried[kind]}
-        trials += [Trial(what=_NAMES[kind], rate=rate, nats=nats) for rate, nats in found.items()]
-        best[kind] = best_of(found, of=_NAMES[kind], unit="held-out nats per token", lowest=True)
-    return Rates(best, trials)
+        trials += [Trial(what=NAMES[kind], rate=rate, nats=nats) for rate, nats in found.items()]
+        best[kind] = best_of(found, of=NAMES[kind], unit="held-out nats per token", lowest=True)
+    return Rates(named(best), trials)
 
 
 def _nats(shared: Shared, rate: float, *, adapters: bool, apart: Apart) -> float | None:
     """Held-out nats per token after a training with a rate, from its file if it was tried before."""
     plan, environment = shared.plan, shared.environment
-    folder = plan.settings.out / FOLDER / f"{_NAMES[adapters]}-{rate:g}"
+    folder = plan.settings.out / FOLDER / f"{NAMES[adapters]}-{rate:g}"
     steps = max(1, round(SHARE * plan.steps))
     reads = {"replay": plan.other is not None, "masked": plan.mask is not None}
     arm = Arm(f"rate {rate:.2g}", plan.settings.seed, folder, steps, adapters, **reads)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from limbeck.disk import AGAIN, read_json, write_json, writing
 from limbeck.errors import NonFiniteLoss
@@ -18,6 +19,23 @@ from limbeck.run.save import checkpoints
 FOLDER = "rates"  # of the trials, in the run's folder
 SHARE = 0.25  # of a tuning's steps, which a trial takes
 _TRIAL = "trial.json"
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Peak learning rates by the name of what has them, and the trials that chose them."""
+
+    by_name: Mapping[str, float]
+    trials: Sequence[Mapping[str, Any]] = ()
+
+    def row(self) -> dict[str, Any]:
+        """As run.json stores them."""
+        return {"rates": dict(self.by_name), "trials": list(self.trials)}
+
+    @classmethod
+    def of(cls, run: Mapping[str, Any]) -> Rates | None:
+        """Those of a run that was begun, None for one that has none yet."""
+        return None if (kept := run.get("rates")) is None else cls(kept, run.get("trials") or ())
 
 
 class _Kept(TypedDict):

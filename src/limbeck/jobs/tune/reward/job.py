@@ -24,8 +24,9 @@ from limbeck.jobs.tune.arms import Arm
 from limbeck.jobs.tune.reward.arms import Shared, arms_of
 from limbeck.jobs.tune.reward.evaluation import RewardEvaluation, reward_to_choose_by
 from limbeck.jobs.tune.reward.plan import RewardPlan
-from limbeck.jobs.tune.reward.rates import Rates, candidates, chosen
+from limbeck.jobs.tune.reward.rates import candidates, chosen
 from limbeck.jobs.tune.trials import FOLDER as TRIALS
+from limbeck.jobs.tune.trials import Rates
 from limbeck.models.language_model import LanguageModel
 from limbeck.models.sidecar import licence_of, stored_dtype
 from limbeck.models.source import resolve, resolve_description

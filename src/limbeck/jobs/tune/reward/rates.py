@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, TypedDict
+from dataclasses import replace
+from typing import TypedDict
 
 from limbeck.config import ANSWERS, TuneSettings
 from limbeck.jobs.tune.arms import Arm
 from limbeck.jobs.tune.reward.arms import Shared
-from limbeck.jobs.tune.trials import FOLDER, SHARE, best_of
+from limbeck.jobs.tune.trials import FOLDER, SHARE, Rates, best_of
 from limbeck.jobs.tune.trials import tried as tried_once
 from limbeck.models.language_model import LanguageModel
 from limbeck.report.rewarded import RATE_OF
@@ -25,18 +25,6 @@ class Trial(TypedDict):
     what: str
     rate: float
     reward: float | None
-
-
-@dataclass(frozen=True)
-class Rates:
-    """Peak learning rates by the name of a training, and the trials that chose them."""
-
-    by_name: Mapping[str, float]
-    trials: Sequence[Trial] = ()
-
-    def row(self) -> dict[str, Any]:
-        """As run.json stores them."""
-        return {"rates": dict(self.by_name), "trials": list(self.trials)}
 
 
 def candidates(settings: TuneSettings, parameters: int, *, adapters: bool) -> dict[str, tuple[float, ...]]:
