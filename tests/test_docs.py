@@ -111,6 +111,13 @@ def place(tmp_path_factory) -> Path:
     constraint = {"instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]}
     prompts = [json.dumps({"prompt": " ".join(text.split()[:4])} | constraint) for text in texts(30, seed=3)]
     (folder / "ifeval.jsonl").write_text("\n".join(prompts), encoding="utf-8")
+    for name, some in (("tasks", turns[:20]), ("other-tasks", turns[20:40])):
+        field = "task" if name == "tasks" else "strategy"
+        rows = [{"messages": messages, field: ("fact", "sum")[n % 2]} for n, messages in enumerate(some)]
+        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    page = (ROOT / "docs" / "how-to" / "chat-data.md").read_text(encoding="utf-8")
+    (strategies,) = re.findall(r"^```toml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    (folder / "strategies.toml").write_text(strategies, encoding="utf-8")
     worked = [{"prompt": text[:9], "completion": f"{text[9:30]}. #### {len(text)}"} for text in texts(9, seed=4)]
     (folder / "worked.jsonl").write_text("\n".join(json.dumps(row) for row in worked), encoding="utf-8")
     return folder
@@ -177,6 +184,9 @@ def test_a_how_to_page_runs(page, place, run, monkeypatch):
         "problems.jsonl",
         "other-problems.jsonl",
         "worked.jsonl",
+        "tasks.jsonl",
+        "other-tasks.jsonl",
+        "strategies.toml",
     )
     for name in names:
         (folder / name).symlink_to(place / name)

@@ -964,7 +964,8 @@ def capture(
         samples: With --text or --pairs: completions of each prompt. Default: 1.
         system: With --text or --pairs: system message that the teacher reads before each conversation, and that
             what is kept does not have: a text, @FILE, or @FILE.toml with one for each value of the field
-            'strategy'. For example 'Think step by step.', @how.txt or @strategies.toml.
+            'strategy', and patterns that its answers match. For example 'Think step by step.', @how.txt or
+            @strategies.toml.
         price: With --text or --pairs: dollars for a million prompt tokens and a million generated tokens, to show
             what it costs. For example 0.15,0.60.
         tokenizer: Folder or hub id of the configuration and tokenizer of a teacher on a server.
@@ -1032,12 +1033,12 @@ def probe(
         long_conversations: What becomes of conversations longer than a sequence: split cuts them into pieces in
             which a completion keeps its prompt if both fit, drop leaves them out. Default: split.
         seed: Seed of samples and of the questions that are asked. Default: 0.
-        probe: What to measure: likelihood, slices, change, tradeoff, tasks, constraints, values, mqar, reversal,
-            arithmetic, listops; or pass-until alone. Default: likelihood.
+        probe: What to measure: likelihood, slices, change, tradeoff, tasks, constraints, style, values, mqar,
+            reversal, arithmetic, listops; or pass-until alone. Default: likelihood.
         teacher: Compare with this teacher, of change and tradeoff with the model that training began with: folder
             or hub id.
-        task: Of pass-until: addition, subtraction, base7, reverse-string, copy, or a JSONL file. Of reversal and
-            constraints: a JSONL file.
+        task: Of pass-until: addition, subtraction, base7, reverse-string, copy, or a JSONL file. Of reversal,
+            constraints and style: a JSONL file.
         tasks: With --probe tasks: standard tasks: names of lm-eval, and files (.jsonl, .yaml), between commas.
             For example lambada_openai,piqa,mine.jsonl.
         target: With --probe tradeoff: what a model was specialised in, in the forms of --data: prompts with an

@@ -428,6 +428,25 @@ def test_a_strategy_of_a_record_chooses_the_message_that_its_teacher_reads(here,
     assert signature["system"] == {"slow": "one two three four", "fast": "five"}
 
 
+def test_answers_that_do_not_match_the_pattern_of_their_strategy_are_left_out_and_counted(here, tmp_path):
+    asked = lines(
+        tmp_path / "asked.jsonl",
+        [{"messages": [{"role": "user", "content": f"one {i}"}], "strategy": "ab"[i % 2]} for i in range(8)],
+    )
+    keys = {"teacher": str(here / "teacher"), "data": str(asked), "seed": 3}
+    how = tmp_path / "how.toml"
+    how.write_text("a = 'wait'\n[b]\nsystem = 'be quick'\n")
+    every = ask(tmp_path, "every", system=f"@{how}", **keys)
+    how.write_text(how.read_text() + "pattern = '^[a-m]'\n")
+    found = ask(tmp_path, "some", system=f"@{how}", **keys)
+    rows, kept = (read_lines(tmp_path / name / "text.jsonl") for name in ("every", "some"))
+    fit = [row for row in rows if row["strategy"] == "a" or "a" <= row["messages"][-1]["content"][0] <= "m"]
+    assert kept == fit
+    assert found["unfit"] == every["samples"] - found["samples"] > 0
+    assert "unfit" not in every
+    assert read_json(tmp_path / "some" / "run.json")["signature"]["patterns"] == {"b": "^[a-m]"}
+
+
 def test_answers_that_repeat_the_system_message_are_left_out_and_counted(here, monkeypatch, tmp_path):
     monkeypatch.setattr(completions, "repeats", lambda answer, system: len(answer) % 2 == 0)
     keys = {"teacher": str(here / "teacher"), "data": str(here / "chat.jsonl")}
@@ -472,6 +491,19 @@ def test_an_answer_repeats_a_message_by_its_words_in_a_row(answer, system, found
         ({"toml": "slow = 'wait'", "data": "odd.jsonl"}, r"odd.jsonl:1: expected a 'strategy' .* got \[3\]"),
         ({"toml": "slow = ''"}, "expected a message for each strategy.*got slow = ''"),
         ({"toml": ""}, "expected a message for each strategy.*got none"),
+        ({"toml": "[slow]\npattern = 'a'"}, "expected a message for each strategy.*got slow = None"),
+        (
+            {"toml": "slow = {system = 'wait', how = 'x'}"},
+            "expected 'system' and 'pattern' of the strategy slow, got 'how'",
+        ),
+        (
+            {"toml": "slow = {system = 'wait', pattern = '('}"},
+            r"expected a regular expression as the pattern of slow, got '\('",
+        ),
+        (
+            {"toml": "slow = {system = 'wait', pattern = 3}"},
+            "expected a regular expression as the pattern of slow, got 3",
+        ),
         ({"toml": "think!"}, "expected TOML with lines such as"),
     ],
 )

@@ -18,7 +18,7 @@ from limbeck.probes.measurements import Measurements
 from limbeck.types import Batch, Reading
 
 TEXT = ("data", "columns", "skip_bad", "length", "long_conversations")  # the settings that choose the text
-EVERYTHING = (*TEXT, "teacher", "seed", "task", "tasks", "target", "guard")
+EVERYTHING = (*TEXT, "teacher", "seed", "task", "tasks", "target", "guard", "styles")
 
 
 class HeldOutText(Protocol):
@@ -34,8 +34,8 @@ class HeldOutText(Protocol):
 
 
 class ProbeContext(Protocol):
-    """The inputs of a probe besides the models. ``task``, ``tasks``, ``target`` and ``guard`` are the values of those flags,
-    None without them.
+    """The inputs of a probe besides the models. ``task``, ``tasks``, ``target``, ``guard`` and ``styles`` are the values of
+    those flags, None without them.
 
     ``measured_on`` describes the text that was read, "" before any was.
     """
@@ -45,6 +45,7 @@ class ProbeContext(Protocol):
     tasks: tuple[str, ...] | None
     target: str | None
     guard: tuple[str, ...] | None
+    styles: str | None
     measured_on: str
 
     def held_out(self) -> HeldOutText:

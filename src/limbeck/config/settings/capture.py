@@ -179,7 +179,7 @@ class CaptureSettings(TeacherSettings):
         str | None,
         Flag(
             "System message that the teacher reads before each conversation, and that what is kept does not have: a text, "
-            "@FILE, or @FILE.toml with one for each value of the field 'strategy'.",
+            "@FILE, or @FILE.toml with one for each value of the field 'strategy', and patterns that its answers match.",
             "Generated text",
             needs="--text or --pairs",
             examples=("'Think step by step.'", "@how.txt", "@strategies.toml"),

@@ -12,7 +12,7 @@ from limbeck.config.values import Count, ProbeNames, Successes, TaskNames
 
 class ProbeSettings(Settings):
     """The settings of a probe. ``task`` is of pass-until, of reversal a file of facts, and of constraints
-    one of prompts.
+    and style one of prompts.
 
     ``successes`` and ``max_samples`` are of pass-until.
     """
@@ -20,8 +20,8 @@ class ProbeSettings(Settings):
     probe: Annotated[
         ProbeNames,
         Flag(
-            "What to measure: likelihood, slices, change, tradeoff, tasks, constraints, values, mqar, reversal, arithmetic, "
-            "listops; or pass-until alone.",
+            "What to measure: likelihood, slices, change, tradeoff, tasks, constraints, style, values, mqar, reversal, "
+            "arithmetic, listops; or pass-until alone.",
             "Measurement",
             synonyms=("probes", "metrics", "eval"),
         ),
@@ -29,8 +29,8 @@ class ProbeSettings(Settings):
     task: Annotated[
         str | None,
         Flag(
-            "Of pass-until: addition, subtraction, base7, reverse-string, copy, or a JSONL file. Of reversal and constraints: a "
-            "JSONL file.",
+            "Of pass-until: addition, subtraction, base7, reverse-string, copy, or a JSONL file. Of reversal, constraints "
+            "and style: a JSONL file.",
             "Measurement",
             metavar="NAME|FILE",
         ),
@@ -66,6 +66,17 @@ class ProbeSettings(Settings):
             metavar="SOURCE,...",
             examples=("chat.jsonl,text.jsonl",),
             synonyms=("guards", "retain"),
+        ),
+    ] = None
+    styles: Annotated[
+        str | None,
+        Flag(
+            "TOML file with a strategy for each kind of task, and a pattern that its answers match, as capture --system reads.",
+            "Measurement",
+            needs="--probe style",
+            metavar="FILE",
+            examples=("strategies.toml",),
+            synonyms=("strategies", "patterns"),
         ),
     ] = None
     successes: Annotated[

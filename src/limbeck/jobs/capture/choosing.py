@@ -17,6 +17,7 @@ TIE = 1e-5  # nats per token within which scores are equal: batches of other sha
 SAME, TIED, ALL_PASS, NONE_PASSES = "same", "tied", "all_pass", "none_passes"
 UNCHECKED, UNJUDGED, CUT_OFF, BLANK = "unchecked", "unjudged", "cut_off", "blank"
 WITHHELD, LEAKED, REPEATS, MISSING = "withheld", "leaked", "repeats_prompt", "missing"
+UNFIT = "unfit"
 LEFT_OUT = {
     SAME: "whose texts are the same",
     TIED: "whose scores are equal",
@@ -28,6 +29,7 @@ LEFT_OUT = {
     BLANK: "with an empty text",
     WITHHELD: "kept back by the server's content filter",
     LEAKED: "with words of the system message, which the student will not read",
+    UNFIT: "that do not match the pattern of their strategy",
     REPEATS: "of which one text repeats the prompt",
     MISSING: "without a text, which run.json names; the same command asks for them again",
 }

@@ -20,12 +20,13 @@ from limbeck.corpora import Prompt, prompts_of
 from limbeck.corpora.faults import BadRecords
 from limbeck.corpora.prompt import repeats
 from limbeck.corpora.records import CHECKS as FIELDS_OF_CHECKS
+from limbeck.corpora.strategies import Strategy
 from limbeck.corpora.tasks.checked import Checked
 from limbeck.corpora.tasks.checked_prompts import checked_of
 from limbeck.errors import BadSetting, BadTask
 from limbeck.generation.generators import Batches, Generator, LocalGenerator, Sampling, ServedGenerator, prompt_tokens
 from limbeck.generation.served import FILTERED, ServedCompletions
-from limbeck.jobs.capture.choosing import BLANK, CHECKS, LEAKED, LIKELIHOOD, WITHHELD
+from limbeck.jobs.capture.choosing import BLANK, CHECKS, LEAKED, LIKELIHOOD, UNFIT, WITHHELD
 from limbeck.jobs.capture.journal import Journal
 from limbeck.jobs.capture.progress import progress
 from limbeck.jobs.capture.systems import Systems
@@ -289,13 +290,18 @@ def cost(task: Task, run: dict[str, Any], prompt: int | None, answer: int | None
     return message
 
 
-def problem_of(row: Mapping[str, Any], system: str) -> str:
-    """Why a completion in a journal is left out, as in `choosing.LEFT_OUT`; "" for one that is kept."""
+def problem_of(row: Mapping[str, Any], strategy: Strategy) -> str:
+    """Why a completion in a journal is left out, as in `choosing.LEFT_OUT`; "" for one that is kept.
+
+    ``strategy``: how its model was told to answer.
+    """
     if row["finish"] == FILTERED:
         return WITHHELD
     if not row["text"].strip() and not row.get("calls"):
         return BLANK
-    return LEAKED if system and repeats(row["text"], system) else ""
+    if strategy.system and repeats(row["text"], strategy.system):
+        return LEAKED
+    return "" if strategy.fits(row["text"]) else UNFIT
 
 
 class _Failures:

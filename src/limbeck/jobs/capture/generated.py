@@ -21,12 +21,13 @@ from typing import Any
 
 from limbeck.config import CaptureSettings
 from limbeck.corpora.prompt import digest
+from limbeck.corpora.strategies import Strategy
 from limbeck.corpora.tasks.checked import Checked
 from limbeck.disk import check_sums, claims, sums, whole
 from limbeck.ending import Ending, show_ending
 from limbeck.errors import BadFolder, BadSetting
 from limbeck.generation.served import LENGTH, STOP, ServedCompletions
-from limbeck.jobs.capture.choosing import BLANK, CHECKS, LEAKED, LEFT_OUT, UNCHECKED, WITHHELD
+from limbeck.jobs.capture.choosing import BLANK, CHECKS, LEAKED, LEFT_OUT, UNCHECKED, UNFIT, WITHHELD
 from limbeck.jobs.capture.completions import (
     SAMPLING,
     GenerationFacts,
@@ -53,7 +54,7 @@ from limbeck.teachers.ref import ServedRef, computed_here, teacher_ref
 
 TEXT = "text.jsonl"
 PART = "text.jsonl.part"
-_NAMES = {WITHHELD: "filtered", BLANK: "empty", LEAKED: LEAKED}  # in run.json
+_NAMES = {WITHHELD: "filtered", BLANK: "empty", LEAKED: LEAKED, UNFIT: UNFIT}  # in run.json
 _REJECTED = "rejected"  # in run.json: a completion that fails its check
 _SHOWN = 200  # characters of one
 _REWRITTEN = "copy it again, or capture again into another --out; if you changed it on purpose, use it as it is"
@@ -148,14 +149,15 @@ def _finish(
     found: dict[str, Any] = {"prompts": len(prompts), "samples": kinds[STOP] + kinds[LENGTH], "stopped": kinds[STOP]}
     found |= {"distinct": len(different), "empty": kinds["empty"], "filtered": kinds["filtered"], "failed": len(failed)}
     found |= {LEAKED: kinds[LEAKED]} if task.systems else {}
+    found |= {UNFIT: kinds[UNFIT]} if task.systems.patterns else {}
     found |= {UNCHECKED: kinds[UNCHECKED], _REJECTED: kinds[_REJECTED]} if checks else {}
     found |= {"prompt_tokens": read.total, "tokens": wrote.total, "kept_tokens": kept.total}
     update(settings.out, run, written=found, ended=now(), files=sums(settings.out, [TEXT]))
 
 
-def _kind(row: Mapping[str, Any], system: str) -> str:
+def _kind(row: Mapping[str, Any], strategy: Strategy) -> str:
     """How a completion ended, or why it is left out."""
-    problem = problem_of(row, system)
+    problem = problem_of(row, strategy)
     return _NAMES[problem] if problem else str(row["finish"])
 
 
@@ -196,6 +198,7 @@ def _show(task: Task, run: dict[str, Any], seconds: float) -> None:
 
 _LEFT_OUT = {
     LEAKED: LEFT_OUT[LEAKED],
+    UNFIT: LEFT_OUT[UNFIT],
     "empty": "empty",
     "filtered": LEFT_OUT[WITHHELD],
     UNCHECKED: LEFT_OUT[UNCHECKED],

@@ -23,6 +23,7 @@ from transformers import PreTrainedTokenizerBase
 
 from limbeck.config import CaptureSettings, flag_of, require_one_teacher
 from limbeck.corpora.prompt import Prompt, digest
+from limbeck.corpora.strategies import NO_STRATEGY, Strategy
 from limbeck.corpora.tasks.checked import Checked
 from limbeck.disk import check_sums, claims, sums, whole
 from limbeck.errors import BadFolder, BadSetting
@@ -161,8 +162,8 @@ class _Job:
         checks = checks_of(settings, prompts)
         return cls(settings, source, environment, prompts, systems.before(prompts), systems, checks)
 
-    def system(self, number: int) -> str:
-        """The system message that the teacher read before a sample, "" for none."""
+    def strategy(self, number: int) -> Strategy:
+        """How the teacher was told to answer the prompt of a sample."""
         return self.systems.of(self.prompts[number // self.settings.samples])
 
     @property
@@ -243,7 +244,7 @@ def _go_on(job: _Job, run: dict[str, Any], teacher: Teacher) -> None:
             facts = _read_and_written(better) | {"tokens": texts.tokens + better.tokens}
             every = range(job.teacher.samples)
             theirs = [
-                _candidate(better.row(number), tokenizer, job.system(number)) if number in better else None
+                _candidate(better.row(number), tokenizer, job.strategy(number)) if number in better else None
                 for number in every
             ]
         elif judge == LIKELIHOOD:
@@ -286,9 +287,9 @@ def _fill(
         complete(task, run, writer, journal)
 
 
-def _candidate(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase, system: str = "") -> Candidate:
+def _candidate(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase, strategy: Strategy = NO_STRATEGY) -> Candidate:
     """A text of a journal, with its length in the student's tokens."""
-    text, problem = row["text"], problem_of(row, system)
+    text, problem = row["text"], problem_of(row, strategy)
     tokens = len(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
     return Candidate(row["number"], text, row["finish"] == STOP, tokens, row.get("calls"), problem=problem)
 

@@ -19,7 +19,7 @@ class Context:
     ) -> None:
         """``shortest`` is the model with the shorter context."""
         self.seed, self.task, self.tasks = settings.seed, settings.task, settings.tasks
-        self.target, self.guard = settings.target, settings.guard
+        self.target, self.guard, self.styles = settings.target, settings.guard, settings.styles
         self.measured_on = self.counted_in = ""
         self._probe, self._settings, self._environment = probe, settings, environment
         self._texts, self._shortest = texts, shortest
