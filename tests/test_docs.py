@@ -82,6 +82,9 @@ def place(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("pages")
     write_teacher(folder)
     write_corpus(folder).rename(folder / "my.jsonl")
+    rows = [json.loads(line) for line in (folder / "my.jsonl").read_text(encoding="utf-8").splitlines()]
+    lines = [json.dumps(row | {"domain": ("math", "code")[n % 2]}) for n, row in enumerate(rows)]
+    (folder / "all.jsonl").write_text("\n".join(lines), encoding="utf-8")
     lines = [json.dumps({"text": text}) for text in texts(40, seed=1)]
     (folder / "held_out.jsonl").write_text("\n".join(lines), encoding="utf-8")
     for name in ("math", "code"):
@@ -175,6 +178,7 @@ def test_a_how_to_page_runs(page, place, run, monkeypatch):
         "small",
         "chat-teacher",
         "my.jsonl",
+        "all.jsonl",
         "math.jsonl",
         "code.jsonl",
         "held_out.jsonl",

@@ -1008,6 +1008,7 @@ def probe(
     tasks: str | Sequence[str] | None = None,
     target: str | None = None,
     guard: str | Sequence[str] | None = None,
+    styles: str | None = None,
     successes: int | None = 4,
     max_samples: int | str | None = 100_000,
     device: str | None = "auto",
@@ -1046,6 +1047,8 @@ def probe(
             items are read: give what was not trained on. For example sums.jsonl.
         guard: With --probe tradeoff: what it should still do, in the same forms, between commas. For example
             chat.jsonl,text.jsonl.
+        styles: With --probe style: a strategy for each kind of task and a pattern that its answers match: a TOML
+            file such as capture --system reads. For example strategies.toml.
         successes: With --probe pass-until: passes to wait for. Default: 4.
         max_samples: With --probe pass-until: the most completions of one instance. Default: 100k.
         device: Device of this process: auto, cpu, cuda or cuda:1. Default: auto.

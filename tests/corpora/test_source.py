@@ -51,6 +51,48 @@ def test_jsonl_gives_texts_and_conversations_and_passes_over_blanks(tmp_path):
     assert list(read(source)) == [Document("a.jsonl:1", text="one"), Document("a.jsonl:4", messages=CHAT)]
 
 
+def test_records_are_chosen_by_the_value_of_a_field(tmp_path):
+    """Their names stay those of their lines; other values, and records without the field, are passed over."""
+    values = ["math", "code", 3, True, None, "math"]
+    rows = [{"text": f"text {n}", "kind": value} for n, value in enumerate(values)] + [{"text": "without"}]
+    source = write(tmp_path / "all.jsonl", "\n".join(map(json.dumps, rows)))
+    pq.write_table(pa.table({"text": ["a", "b", "c"], "kind": ["math", None, "code"]}), tmp_path / "all.parquet")
+
+    def chosen(value: str, file: str = source) -> list[tuple[str, str | None]]:
+        return [(d.name, d.text) for d in read(f"where:kind={value}:{file}")]
+
+    assert chosen("math") == [("all.jsonl:1", "text 0"), ("all.jsonl:6", "text 5")]
+    assert chosen("3") == [("all.jsonl:3", "text 2")]
+    assert chosen("true") == [("all.jsonl:4", "text 3")]
+    assert chosen("null") == [("all.jsonl:5", "text 4")]
+    assert chosen("code", str(tmp_path / "all.parquet")) == [("all.parquet:3", "c")]
+    assert chosen("math", str(tmp_path)) == [*chosen("math"), ("all.parquet:1", "a")]
+    assert [d.unread for d in read(f"where:kind=math:{source}")] == [(), ()]
+    both = f"where:kind=math:where:text=text 5:{source},where:kind=code:{source}"
+    assert [d.text for d in read(both)] == ["text 5", "text 1"]
+
+
+def test_a_source_by_a_field_is_another_text_than_the_whole(tmp_path):
+    source = write(tmp_path / "all.jsonl", json.dumps({"text": "one", "kind": "math"}))
+    stamps = [
+        [part.stamp for part in resolve(one)] for one in (source, f"where:kind=math:{source}", f"where:kind=x:{source}")
+    ]
+    assert len({json.dumps(stamp) for stamp in stamps}) == 3
+
+
+def test_a_source_by_a_field_that_cannot_be_read_is_explained(tmp_path):
+    source = write(tmp_path / "all.jsonl", json.dumps({"text": "one", "kind": "math"}))
+    text = write(tmp_path / "a.txt", "kind=math")
+    pq.write_table(pa.table({"text": ["a"]}), tmp_path / "all.parquet")
+    assert "expected records with that value, got none" in message_of(f"where:kind=maths:{source}")
+    assert "expected a field, its value and a source" in message_of(f"where:kind:{source}")
+    assert "expected records with fields" in message_of(f"where:kind=math:{text}")
+    assert "expected records with fields" in message_of("where:kind=math:python:stdlib")
+    assert "expected records with fields" in message_of(f"where:kind=math:formats:{source}")
+    assert "expected a column 'kind' (where:)" in message_of(f"where:kind=math:{tmp_path / 'all.parquet'}")
+    assert "a path that does not exist" in message_of("where:kind=math:gone.jsonl")
+
+
 def test_parquet_gives_texts_and_conversations(tmp_path):
     pq.write_table(pa.table({"text": ["one", "", "two"], "n": [1, 2, 3]}), tmp_path / "text.parquet")
     # a table gives every message every key, null where it has none

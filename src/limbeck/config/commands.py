@@ -220,6 +220,7 @@ COMMANDS = (
                 "tasks",
                 "target",
                 "guard",
+                "styles",
                 "successes",
                 "max_samples",
                 *_TEXT,

@@ -119,9 +119,12 @@ def wanted_columns(names: list[str], columns: Columns, where: str) -> list[str]:
     """The needed columns of a table. Raises BadCorpus where a named one is missing, or none contains documents."""
     wanted = columns.wanted(names)
     there = ", ".join(map(repr, names)) or "none"
-    for _, missing in columns.names:
-        if missing not in names:
-            raise BadCorpus(f"{where}: expected a column {missing!r} (--columns), got {there}: name another")
+    for given, some in (
+        ("--columns", [theirs for _, theirs in columns.names]),
+        ("where:", [name for name, _ in columns.only]),
+    ):
+        if missing := [name for name in some if name not in names]:
+            raise BadCorpus(f"{where}: expected a column {missing[0]!r} ({given}), got {there}: name another")
     if not wanted:
         raise BadCorpus(
             f"{where}: expected a column 'text' or 'messages', got {there}: name the one that holds the text, such as --columns "
@@ -131,9 +134,12 @@ def wanted_columns(names: list[str], columns: Columns, where: str) -> list[str]:
 
 
 def document_of(record: Record | BadRecord, **how: Any) -> Documents:
-    """The document of a record (see `from_record`), or its BadRecord; nothing where its text is blank."""
+    """The document of a record (see `from_record`), or its BadRecord; nothing where its text is blank or it is not taken."""
     if isinstance(record, BadRecord):
         yield record
+        return
+    columns = how.get("columns")
+    if columns is not None and not columns.takes(record):
         return
     try:
         document = from_record(record, **how)

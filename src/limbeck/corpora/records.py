@@ -8,6 +8,7 @@ chat form, ``tools`` and ``chat_template_kwargs`` are passed to the chat templat
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
@@ -66,12 +67,15 @@ class Columns:
     prompt of a record is read, which may be all that it has, what completions of it are checked by (`CHECKS`), and its
     `STRATEGY`.
 
+    ``only``: (field of the dataset, value) pairs; records with another value of one of them, or without it, are passed over.
+
     Raises BadSetting for an unknown or repeated usual name, and where a form lacks a required field.
     """
 
     names: tuple[tuple[str, str], ...] = ()
     preference: bool = False
     prompts: bool = False
+    only: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         ours = [name for name, _ in self.names]
@@ -107,6 +111,10 @@ class Columns:
             return preference.FORM
         return next((form for form, (needed, _) in self.forms.items() if set(needed) <= given), None)
 
+    def takes(self, record: Mapping[str, Any]) -> bool:
+        """Whether a record has the values of ``only``; numbers, true and false are written as in JSON."""
+        return all(name in record and _written(record[name]) == value for name, value in self.only)
+
     def there(self, name: str) -> str:
         """The name of a field in the dataset, from its usual name."""
         return dict(self.names).get(name, name)
@@ -115,7 +123,10 @@ class Columns:
         """The columns of a table that are read."""
         there = list(names)
         form = self.form or self.form_of(dict.fromkeys(there, True))
-        return [] if form is None else [name for name in map(self.there, self.fields(form)) if name in there]
+        if form is None:
+            return []
+        read = dict.fromkeys([*map(self.there, self.fields(form)), *(name for name, _ in self.only)])
+        return [name for name in read if name in there]
 
     def fields(self, form: str) -> tuple[str, ...]:
         """The usual names of all fields of a form that are read."""
@@ -153,7 +164,7 @@ def from_record(
     if form is None or any(columns.there(field) not in record for field in columns.forms[form][0]):
         _refuse_without(columns, form, list(record), where)
     fields = {field: record[there] for field in columns.fields(form) if (there := columns.there(field)) in record}
-    read = {columns.there(field) for field in fields}
+    read = {columns.there(field) for field in fields} | {name for name, _ in columns.only}
     found = {key: _of_table(value) for key, value in fields.items()} if table else fields
     document = _AS[form](_Record(found, where), name)
     if document is None:
@@ -164,6 +175,11 @@ def from_record(
         document = replace(document, strategy=found.get(STRATEGY))
     unread = unread or tuple(str(key) for key, value in record.items() if key not in read and _holds_text(value))
     return replace(document, form=document.form or form, unread=_shared(unread))
+
+
+def _written(value: Any) -> str:
+    """A value as it is written in a source: a text itself, anything else as JSON."""
+    return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def from_text(text: Any, *, name: str, where: str, family: str | None = None, field: str = "text") -> Document | None:

@@ -36,9 +36,11 @@ LONG_TEXT = 128 << 10  # bytes of the shortest .txt file of which a part can be 
 _FILES = ".txt, .jsonl, .json or .parquet files"
 KINDS = (
     "a .txt, .jsonl, .json or .parquet file (text and JSON also as .gz or .zst), a folder or glob of these, "
-    "an address such as s3://bucket/a.jsonl, hf:name[:config][/split], or python:stdlib"
+    "an address such as s3://bucket/a.jsonl, hf:name[:config][/split], python:stdlib, or where:FIELD=VALUE:SOURCE"
 )
 
+_WHERE = "where:"  # before records of a source that have a value of a field
+_CONDITION = re.compile(r"where:([^=:]+)=([^:]*):(.+)", re.DOTALL)
 _WEIGHT = re.compile(r":\s*[\d.]+[kMBT]?\s*$")
 
 # Tests, demos, data tables and packages installed beside the library.
@@ -161,6 +163,11 @@ def entries(parts: list[Part], part: int = 0, after: int = 0) -> Iterator[tuple[
 
 def blank(source: str) -> BadCorpus:
     """The error for a source without text."""
+    if _WHERE in source:
+        return BadCorpus(
+            f"{shown(source)}: expected records with that value, got none that has it and holds text: check how the field and "
+            "its value are written there"
+        )
     return BadCorpus(f"{shown(source)}: expected text, got only blank documents: name a source that holds some")
 
 
@@ -190,6 +197,8 @@ def _one(source: str, columns: Columns) -> list[Part]:
         )
     if is_remote(source):
         return _remote(source, columns)
+    if source.startswith(_WHERE) and not existing(source):
+        return _where(source, columns)
     scheme, colon, rest = source.partition(":")
     if colon and scheme in SOURCES:
         with SOURCES.blamed(scheme):
@@ -208,8 +217,31 @@ def _one(source: str, columns: Columns) -> list[Part]:
     )
 
 
+def _where(source: str, columns: Columns) -> list[Part]:
+    """The parts of ``where:FIELD=VALUE:SOURCE``, without records that have another value of the field, or none.
+
+    Raises BadCorpus for a source whose records have no fields.
+    """
+    found = _CONDITION.fullmatch(source)
+    if found is None:
+        raise BadCorpus(
+            f"{shown(source)}: expected a field, its value and a source, such as where:domain=math:all.jsonl: write all three"
+        )
+    name, value, rest = found[1].strip(), found[2].strip(), found[3].strip()
+    scheme, colon, _ = rest.partition(":")
+    parts = _one(rest, replace(columns, only=(*columns.only, (name, value))))
+    without = [part for part in parts if part.text is not None]
+    if without or (colon and scheme in SOURCES and scheme != "hf"):
+        what = without[0].name if without else f"{scheme}:"
+        raise BadCorpus(
+            f"{shown(source)}: expected records with fields, of .jsonl, .json or .parquet files or a dataset (hf:), got {what}: "
+            "leave where: out, or name others"
+        )
+    return [replace(part, stamp=[*part.stamp, _WHERE, name, value], size=None) for part in parts]
+
+
 def _unknown(source: str) -> BadCorpus:
-    schemes = ", ".join(f"{name}:" for name in SOURCES)
+    schemes = ", ".join(f"{name}:" for name in (*SOURCES, "where"))
     return BadCorpus(f"expected {KINDS}, got {shown(source)!r}: the schemes are {schemes}")
 
 

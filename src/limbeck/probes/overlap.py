@@ -7,21 +7,19 @@ compared (arXiv 2604.13016, sec. 3). Held-out text shows a model the states of i
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import reduce
-from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from limbeck.disk import load_arrays, save_arrays, writing
 from limbeck.errors import BadSetting
 from limbeck.generation.rollouts import Continuing
 from limbeck.models.language_model import LanguageModel
 from limbeck.probes.interval import bootstrap, share_interval
-from limbeck.probes.measurements import AGAIN
+from limbeck.probes.kept import Kept
 from limbeck.probes.named import TEXT, ProbeContext, probe
 from limbeck.types import Batch, Reading
 
@@ -32,7 +30,7 @@ _CELLS = 2**22  # logits in memory at once
 
 
 @dataclass(frozen=True)
-class Overlap:
+class Overlap(Kept):
     """Sums over the generated tokens of each document.
 
     ``shared``: of the `TOP` tokens of model and teacher the share that both have; ``mass`` and ``teachers_mass``: the
@@ -49,18 +47,6 @@ class Overlap:
     teachers_entropy: Float[np.ndarray, " documents"]
     texts: Float[np.ndarray, " documents"]
     ended: Float[np.ndarray, " documents"]
-
-    def save(self, path: Path) -> None:
-        """Writes the sums to a safetensors file, atomically."""
-        with writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-        save_arrays(path, dict(vars(self)))
-
-    @classmethod
-    def load(cls, path: Path) -> Overlap:
-        """Reads a file of `save`. Raises BadFolder if it is missing or damaged."""
-        names = [field.name for field in fields(cls)]
-        return cls(**load_arrays(path, dict.fromkeys(names, 1), needs=tuple(names), remedy=AGAIN).arrays)
 
 
 @torch.no_grad()

@@ -7,17 +7,15 @@ gets who wants one answer. A training that only makes the likely likelier raises
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
 
-from limbeck.disk import load_arrays, save_arrays
 from limbeck.probes.interval import Interval, bootstrap, difference_test, wilson
+from limbeck.probes.kept import Kept
 from limbeck.types import Reading
 
-_AGAIN = "remove it; the same command measures it again"
 # Name, unit, what is summed, and what that is divided by
 _READINGS = (
     ("reward", "reward", "reward", "samples"),
@@ -32,7 +30,7 @@ _READINGS = (
 
 
 @dataclass(frozen=True, eq=False)
-class Rewarded:
+class Rewarded(Kept):
     """A model's answers to each held-out prompt: sums over ``samples``, and the greedy answer.
 
     ``reward`` and whether all checks ``passed``; ``tokens``, their ends among them; how many are ``unfinished``; entropies of the
@@ -53,16 +51,6 @@ class Rewarded:
     def prompts(self) -> Float[np.ndarray, " prompts"]:
         """One for each prompt."""
         return np.ones_like(self.samples)
-
-    def save(self, file: Path) -> None:
-        """Writes the arrays. Raises BadFolder where the file cannot be written."""
-        save_arrays(file, {field.name: getattr(self, field.name) for field in fields(self)})
-
-    @classmethod
-    def load(cls, file: Path) -> Rewarded:
-        """Reads what `save` wrote. Raises BadFolder where it is damaged."""
-        names = [field.name for field in fields(cls)]
-        return cls(**load_arrays(file, dict.fromkeys(names, 1), needs=names, remedy=_AGAIN).arrays)
 
 
 def rewarded(model: str, runs: Sequence[Rewarded], *, seed: int | None = None) -> list[Reading]:

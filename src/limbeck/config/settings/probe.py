@@ -71,7 +71,7 @@ class ProbeSettings(Settings):
     styles: Annotated[
         str | None,
         Flag(
-            "TOML file with a strategy for each kind of task, and a pattern that its answers match, as capture --system reads.",
+            "A strategy for each kind of task and a pattern that its answers match: a TOML file such as capture --system reads.",
             "Measurement",
             needs="--probe style",
             metavar="FILE",

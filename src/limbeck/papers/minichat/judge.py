@@ -10,38 +10,33 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from jaxtyping import Float
 
 from limbeck.corpora.tasks.synthetic import Drawing, as_batch
-from limbeck.disk import replacing, sums
-from limbeck.jobs.common.task import Task
-from limbeck.jobs.pilot.tasks import result_of
-from limbeck.jobs.pilot.workers import run_here
 from limbeck.models.language_model import LanguageModel
 from limbeck.models.load import load
 from limbeck.papers.lab.answers import answers_of, chosen_questions, prompt_of
-from limbeck.papers.lab.cells import progress
 from limbeck.papers.lab.conversations import chat_tokenizer, held_out_conversations
+from limbeck.papers.lab.measured import Measured
 from limbeck.run.samples import position_scores
 
 RIGHT = "right"
 CORRUPTED = ("of another question", "words in another order", "cut in half", "empty")
-_FILE = "marks.npy"
 _AT_ONCE = 64  # answers that are marked at once
 
 
 @dataclass(frozen=True)
-class MarkWork:
-    """Marks the answers of a model to some held-out questions by a judge, or known ones of a kind. ``tuning`` has the text.
+class Marks(Measured):
+    """The mark of each answer of a model to some held-out questions by a judge, or of known ones of a kind, in nats per token.
 
-    ``answers`` is the model's folder, or the name of a kind of known answers.
+    ``answers`` is the model's folder, or the name of a kind of known answers. ``tuning`` has the text.
     """
 
-    folder: Path
+    what: ClassVar[str] = "marks"
     answers: str
     judge: Path
     tuning: Path
@@ -49,14 +44,8 @@ class MarkWork:
     questions: int
     device: str
 
-    @property
-    def task(self) -> Task:
-        """The work as a task in its folder."""
-        return Task(self.folder, "marks", self.folder.name, self)
-
-    def __call__(self) -> dict[str, Any]:
-        """The checksum of the marks."""
-        torch.set_flush_denormal(True)
+    def measure(self) -> Float[np.ndarray, " questions"]:
+        """The marks."""
         judge = self._loaded(self.judge)
         rows = held_out_conversations(self.tuning)
         asked = [rows[line] for line in chosen_questions(rows, self.questions)]
@@ -64,26 +53,12 @@ class MarkWork:
             answers = known_answers(asked, self.answers)
         else:
             answers = answers_of(self._loaded(Path(self.answers)), asked)
-        found = marks(judge, [row["messages"][0]["content"] for row in asked], answers)
-        with replacing(self.folder / _FILE) as beside, beside.open("wb") as file:
-            np.save(file, found)
-        return {"files": sums(self.folder, [_FILE])}
+        return marks(judge, [row["messages"][0]["content"] for row in asked], answers)
 
     def _loaded(self, folder: Path) -> LanguageModel:
         model = load(folder, device=self.device)
         model.tokenizer = chat_tokenizer(self.tokenizer)
         return model
-
-    def result(self) -> Float[np.ndarray, " questions"]:
-        """The mark of each answer, in nats per token. Raises BadFolder if they are missing or damaged."""
-        result_of(self.folder)
-        return np.load(self.folder / _FILE, allow_pickle=False)
-
-
-def mark_all(works: Sequence[MarkWork], workers: int) -> None:
-    """Does what is not done of these, in processes."""
-    left = [work.task for work in works if not work.task.done]
-    run_here(left, workers, progress(len(left)))
 
 
 def known_answers(rows: Sequence[Mapping[str, Any]], kind: str) -> list[tuple[str, bool]]:

@@ -21,12 +21,13 @@ from limbeck.jobs.pilot.grid import CellPlan, Scale
 from limbeck.papers.lab.answers import chosen_questions
 from limbeck.papers.lab.cells import TrainedLadder, doubtful, train_ladder
 from limbeck.papers.lab.conversations import held_out_conversations, sums_by_module
+from limbeck.papers.lab.measured import measure_all
 from limbeck.papers.lab.paired import mean, with_interval
 from limbeck.papers.lab.plots import draw_by_arm
 from limbeck.papers.lab.recipe import Outcome, Recipe, RecipeContext, Short, of_seeds
 from limbeck.papers.lab.trainings import device_of
 from limbeck.papers.lab.tuning import TuningPlan, Tunings, tunings
-from limbeck.papers.minichat.judge import CORRUPTED, RIGHT, MarkWork, mark_all
+from limbeck.papers.minichat.judge import CORRUPTED, RIGHT, Marks
 from limbeck.papers.minichat.judging import admission, judge_checks, judge_marks, judge_teacher
 from limbeck.papers.minima.strategies import LAW, Strategy, planned_teacher, prices_of
 from limbeck.probes.interval import Interval
@@ -212,8 +213,8 @@ def _marked(
 ) -> tuple[dict[str, np.ndarray], dict[str, Interval]]:
     """How often the judge prefers the distilled student to each other model, less a half, and how it marks known answers."""
 
-    def work(name: str, answers: str) -> MarkWork:
-        return MarkWork(
+    def work(name: str, answers: str) -> Marks:
+        return Marks(
             context.out / "marks" / name,
             answers,
             tuned.folder / judge.name / "student",
@@ -227,7 +228,7 @@ def _marked(
     of_plans = {
         name: [work(one.name, str(tuned.folder / one.name / "student")) for one in row] for name, row in plans.items()
     }
-    mark_all([*known.values(), *(one for row in of_plans.values() for one in row)], context.workers)
+    measure_all([*known.values(), *(one for row in of_plans.values() for one in row)], context.workers)
     marks = {name: np.array([one.result() for one in row]) for name, row in of_plans.items()}
     rows = held_out_conversations(tuned.folder)
     asked, modules = chosen_questions(rows, judge.questions), [row["module"] for row in rows]

@@ -6,10 +6,10 @@ collapse). Both show in how much lies on the outcomes that the teacher finds mos
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -18,62 +18,37 @@ from torch import Tensor
 
 from limbeck.corpora import TokenStore
 from limbeck.corpora.layout import BEST_FIT
-from limbeck.disk import replacing, sums
 from limbeck.divergence import kl
 from limbeck.jobs.common.environment import Environment
 from limbeck.jobs.common.held_out import HeldOut
-from limbeck.jobs.common.task import Task
-from limbeck.jobs.pilot.tasks import result_of
-from limbeck.jobs.pilot.workers import run_here
 from limbeck.models.load import load
-from limbeck.papers.lab.cells import progress
+from limbeck.papers.lab.measured import Measured
 from limbeck.papers.taid_gap.judging import HEAD, TAIL
 from limbeck.run.world import alone
 from limbeck.types import Batch, CausalLM, Outputs
 
 COLUMNS = ("head", "tail", "kl", "reverse_kl", "tokens")
-_FILE = "mass.npy"
 _POSITIONS = 4096  # at a time
 
 
 @dataclass(frozen=True)
-class MassWork:
-    """Measures one student beside a teacher on the held-out documents of a store, all by their folders."""
+class Mass(Measured):
+    """What `masses` gives of one student beside a teacher on the held-out documents of a store, all by their folders."""
 
-    folder: Path
+    what: ClassVar[str] = "mass"
     student: Path
     teacher: Path
     store: Path
     length: int
     device: str
 
-    @property
-    def task(self) -> Task:
-        """The work as a task in its folder."""
-        return Task(self.folder, "mass", self.folder.name, self)
-
-    def __call__(self) -> dict[str, Any]:
-        """The checksum of the sums by document."""
-        torch.set_flush_denormal(True)
+    def measure(self) -> Float[np.ndarray, "documents 5"]:
+        """The sums by document."""
         machine = Environment(alone(self.device), bf16=False)
         store = TokenStore.open(self.store).packed(BEST_FIT)
         text = HeldOut(store, length=self.length, environment=machine)
         student, teacher = (load(folder, device=machine.world.device) for folder in (self.student, self.teacher))
-        found = masses(student, teacher, text.batches(), documents=store.documents)
-        with replacing(self.folder / _FILE) as beside, beside.open("wb") as file:
-            np.save(file, found)
-        return {"files": sums(self.folder, [_FILE])}
-
-    def result(self) -> Float[np.ndarray, "documents 5"]:
-        """What `masses` gave. Raises BadFolder if it is missing or damaged."""
-        result_of(self.folder)
-        return np.load(self.folder / _FILE, allow_pickle=False)
-
-
-def measure_all(works: Sequence[MassWork], workers: int) -> None:
-    """Does what is not done of these measurements, in processes."""
-    left = [work.task for work in works if not work.task.done]
-    run_here(left, workers, progress(len(left)))
+        return masses(student, teacher, text.batches(), documents=store.documents)
 
 
 @torch.no_grad()

@@ -10,11 +10,12 @@ import numpy as np
 
 from limbeck.jobs.pilot.grid import CellPlan, Scale
 from limbeck.papers.lab.cells import TrainedLadder, train_ladder
+from limbeck.papers.lab.measured import measure_all
 from limbeck.papers.lab.paired import mean
 from limbeck.papers.lab.recipe import RecipeContext
 from limbeck.papers.lab.trainings import device_of
 from limbeck.papers.lab.tuning import TuningPlan, Tunings, tunings
-from limbeck.papers.taid_gap.mass import MassWork, measure_all
+from limbeck.papers.taid_gap.mass import Mass
 
 FORWARD, REVERSE, SKEW = "forward KL", "reverse KL", "skew KL"
 TAID, LINEAR, RAMP, SUPERVISED = "TAID", "TAID, linear", "forward KL, ramped", "cross-entropy"
@@ -176,14 +177,12 @@ def _masses_of_cells(
     folders = {name: [work.folder / "cells" / cell.name / "student" for cell in row] for name, row in largest.items()}
     works = {
         name: [
-            MassWork(context.out / "mass" / folder.parent.name, folder, teacher, store, length, device_of(context))
+            Mass(context.out / "mass" / folder.parent.name, folder, teacher, store, length, device_of(context))
             for folder in row
         ]
         for name, row in folders.items()
     }
-    works["the teacher"] = [
-        MassWork(context.out / "mass" / "teacher", teacher, teacher, store, length, device_of(context))
-    ]
+    works["the teacher"] = [Mass(context.out / "mass" / "teacher", teacher, teacher, store, length, device_of(context))]
     measure_all([one for row in works.values() for one in row], context.workers)
     return {name: np.array([one.result() for one in row]) for name, row in works.items()}
 
@@ -195,7 +194,7 @@ def _masses_of_tuned(
     rows = {**plans, "the teacher": [teacher]}
     works = {
         name: [
-            MassWork(
+            Mass(
                 context.out / "mass" / f"tuned-{plan.name}",
                 work.folder / plan.name / "student",
                 work.folder / teacher.name / "student",
