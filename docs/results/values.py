@@ -22,7 +22,7 @@ from values_trainings import measured, state_of, texts_in, trained
 from limbeck.corpora.tasks.values import FORMS
 from limbeck.disk import write_json, write_text
 from limbeck.models.load import load
-from limbeck.papers.lab.cells import doubtful
+from limbeck.papers.lab.search import doubtful
 from limbeck.planning.cost.size import Size
 from limbeck.probes.interval import difference_interval, wilson
 

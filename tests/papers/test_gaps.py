@@ -16,10 +16,11 @@ from limbeck.jobs.common.task import RESULT
 from limbeck.jobs.pilot.grid import Grid, Scale, TeacherPlan
 from limbeck.jobs.pilot.tasks import Pilot
 from limbeck.papers import recipe
-from limbeck.papers.lab.cells import TrainedLadder, doubtful, train_ladder
+from limbeck.papers.lab.cells import TrainedLadder, train_ladder
 from limbeck.papers.lab.instructions import TEMPLATE, conversations, write_instructions
 from limbeck.papers.lab.paired import gain, mean, nothing_in, slope
 from limbeck.papers.lab.recipe import RecipeContext
+from limbeck.papers.lab.search import doubtful
 from limbeck.papers.minima import recipe as minima
 from limbeck.papers.minima.strategies import LAW, Prices, Strategy, planned_teacher, strategies_of
 from limbeck.papers.taid_gap import recipe as taid_gap

@@ -31,10 +31,11 @@ from limbeck.papers.compressor.judging import (
 from limbeck.papers.compressor.shapes import Axes, at_equal_bytes
 from limbeck.papers.compressor.space import PUBLISHED, Encoder, fittest, searched
 from limbeck.papers.compressor.speed import speed_of
-from limbeck.papers.lab.cells import TrainedLadder, doubtful, train_ladder
+from limbeck.papers.lab.cells import TrainedLadder, train_ladder
 from limbeck.papers.lab.paired import gain, mean
 from limbeck.papers.lab.plots import draw_frontier
 from limbeck.papers.lab.recipe import ClaimResult, Outcome, Recipe, RecipeContext, Short
+from limbeck.papers.lab.search import BestRates
 from limbeck.probes.interval import Interval, bootstrap, wilson
 from limbeck.report.words import count
 from limbeck.students.shape import Budget, Shape, balanced_within
@@ -103,7 +104,7 @@ class _Students:
     shapes: Mapping[str, Shape]
     equal: Sequence[str]
     flops: Mapping[str, float]
-    rates: Mapping[str, float]
+    rates: BestRates
     losses: Mapping[str, np.ndarray]
     at_flops: Mapping[str, np.ndarray]
     tokens_at_flops: Mapping[str, int]
@@ -245,8 +246,8 @@ def _ours(students: _Students, size: Size, context: RecipeContext) -> str:
         f"{len(students.equal)} shapes of decoders of {size.budget:,} bytes in {STORED}, and the one that is planned for them, "
         f"learned {count(size.scale.student_tokens)} tokens from a teacher of {count(teacher['parameters'])} parameters, from "
         f"random weights and with {context.seeds} seeds; the shapes again on as many tokens as the training FLOPs of the "
-        f"cheapest buy. Of {len(size.rates)} learning rates each shape had its best, with another seed."
-        f"{doubtful(students.rates, size.rates)}"
+        f"cheapest buy. Of {students.rates.number} learning rates each shape had its best, with another "
+        f"seed.{students.rates.doubt}"
     )
 
 

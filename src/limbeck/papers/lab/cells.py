@@ -28,6 +28,7 @@ from limbeck.jobs.pilot.workers import run_here
 from limbeck.jobs.pretrain.job import llama_config, make_tokenizer
 from limbeck.models.load import verified_folder
 from limbeck.papers.lab.recipe import RecipeContext
+from limbeck.papers.lab.search import BestRates, Trial, searched
 from limbeck.planning.cost.size import Size
 from limbeck.report.words import duration
 from limbeck.run.log import console
@@ -78,10 +79,11 @@ class TrainedLadder:
         self.cell(name)  # verifies the checksum
         return np.load(self.folder / "cells" / name / DOCUMENTS, allow_pickle=False)
 
-    def rates(self, kinds: Mapping[str, CellPlan], factors: Sequence[float]) -> dict[str, float]:
+    def rates(self, kinds: Mapping[str, CellPlan], factors: Sequence[float]) -> BestRates:
         """The factor of the usual learning rate with which this cell of each kind is best. All kinds have the same budget.
 
-        One candidate factor needs no training. A rate whose training diverged is the worst.
+        Further factors are tried where the best is at an end (`search.searched`). One candidate factor needs no training. A rate
+        whose training diverged is the worst.
         """
         plans = {name: replace(plan, keep=False) for name, plan in kinds.items()}
         return best_factors(plans, factors, run=self._run, loss=lambda plan: self.cell(plan.name)["loss"])
@@ -115,25 +117,20 @@ def best_factors(
     *,
     run: Callable[[Sequence[_Plan]], None],
     loss: Callable[[_Plan], float | None],
-) -> dict[str, float]:
-    """The factor of the usual learning rate with which each kind of training has the lowest ``loss``; None is the worst.
+) -> BestRates:
+    """The factor of the usual learning rate with which each kind of training has the lowest ``loss``, by `search.searched`.
 
-    A plan is a dataclass with a ``name`` and an ``lr_factor``; ``run`` trains several. One factor needs no training.
+    A plan is a dataclass with a ``name`` and an ``lr_factor``; ``run`` trains several.
     """
-    if len(factors) == 1:
-        return dict.fromkeys(kinds, factors[0])
-    tried = {
-        (name, factor): replace(plan, name=f"{plan.name}-rate{factor:g}", lr_factor=factor)
-        for name, plan in kinds.items()
-        for factor in factors
-    }
-    run(list(tried.values()))
-    best = {}
-    for name in kinds:
-        found = {factor: loss(tried[name, factor]) for factor in factors}
-        losses = {factor: math.inf if one is None else one for factor, one in found.items()}
-        best[name] = min(losses, key=losses.__getitem__)
-    return best
+
+    def losses(trials: Sequence[Trial]) -> list[float | None]:
+        plans = [
+            replace(kinds[name], name=f"{kinds[name].name}-rate{factor:g}", lr_factor=factor) for name, factor in trials
+        ]
+        run(plans)
+        return [loss(plan) for plan in plans]
+
+    return searched(kinds, factors, losses)
 
 
 def train_ladder(
@@ -166,15 +163,6 @@ def train_ladder(
     return TrainedLadder(
         folder, scale, tuple(shapes[size] for size in sorted(students)), ladder, vocab, context.workers
     )
-
-
-def doubtful(rates: Mapping[str, float], factors: Sequence[float]) -> str:
-    """A sentence about kinds whose best rate is at an end of the candidates, since a better one may lie beyond; "" if none.
-
-    With one or two candidates each is at an end, and there is no sentence.
-    """
-    ends = [name for name, rate in rates.items() if rate in (min(factors), max(factors))]
-    return f" The best rate of {', '.join(ends)} is at an end of those tried." if ends and len(factors) > 2 else ""
 
 
 def progress(total: int) -> Any:

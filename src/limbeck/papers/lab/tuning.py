@@ -43,6 +43,7 @@ from limbeck.papers.lab.conversations import (
     write_conversations,
 )
 from limbeck.papers.lab.recipe import RecipeContext
+from limbeck.papers.lab.search import BestRates
 from limbeck.papers.lab.trainings import device_of
 from limbeck.probes import measure
 from limbeck.run.optim import suggested_learning_rate
@@ -136,7 +137,7 @@ class Tunings:
         """How many checks the model's own answers about each held-out module passed, of how many."""
         return self._modules(plan)[:, 2:]
 
-    def rates(self, kinds: Mapping[str, TuningPlan], factors: Sequence[float]) -> dict[str, float]:
+    def rates(self, kinds: Mapping[str, TuningPlan], factors: Sequence[float]) -> BestRates:
         """The factor of the usual rate with which each kind has the lowest held-out loss, as `TrainedLadder.rates`."""
         return best_factors(kinds, factors, run=self.run, loss=lambda plan: self.result(plan)["loss"])
 

@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from limbeck.papers.lab.cells import doubtful
 from limbeck.papers.lab.plots import draw_by_arm
-from limbeck.papers.lab.rates import TUNING, best_rates
+from limbeck.papers.lab.rates import TUNING, searched_rates
 from limbeck.papers.lab.recipe import ClaimResult, Outcome, Recipe, RecipeContext, Short, of_seeds, with_failures
 from limbeck.papers.lab.right import Right
+from limbeck.papers.lab.search import BestRates
 from limbeck.papers.lab.trainings import Trainings
 from limbeck.papers.latro.judging import (
     Gaps,
@@ -110,13 +110,18 @@ def run(context: RecipeContext) -> Outcome:
     )
 
 
-def _found(trainings: Trainings, scale: Scale, context: RecipeContext) -> tuple[dict[str, float], Results]:
+def _found(trainings: Trainings, scale: Scale, context: RecipeContext) -> tuple[BestRates, Results]:
     """The learning rate of each arm, and the results of all."""
     seeds, tuning = range(context.seed, context.seed + context.seeds), context.seed + TUNING
     starts = {seed: _warm_up(scale, seed) for seed in (*seeds, *([tuning] if len(scale.rates) > 1 else []))}
     trainings.do(starts.values())
-    tried = {arm: {rate: _cell(scale, arm, tuning, rate, tuning=True) for rate in scale.rates} for arm in ARMS}
-    rates = best_rates(trainings, tried, lambda result: 1 - float(np.mean(result["right"])))
+    rates = searched_rates(
+        trainings,
+        ARMS,
+        scale.rates,
+        lambda arm, rate: _cell(scale, arm, tuning, rate, tuning=True),
+        lambda result: 1 - float(np.mean(result["right"])),
+    )
     planned = {arm: [_cell(scale, arm, seed, rates[arm]) for seed in seeds] for arm in ARMS}
     found = trainings.results(planned)
     return rates, {WARM_UP: [trainings.result(starts[seed]) for seed in seeds], **found}
@@ -162,7 +167,7 @@ def _gaps(rows: Sequence[Mapping[str, Any]]) -> list[float]:
     return [one["own"] - one["other"] for one in rows]
 
 
-def _ours(scale: Scale, rates: Mapping[str, float], found: Results, context: RecipeContext) -> str:
+def _ours(scale: Scale, rates: BestRates, found: Results, context: RecipeContext) -> str:
     """What was done here, in a few sentences."""
     steps = ", ".join(f"{one['trained_steps']:,}" for one in found[WARM_UP])
     return (
@@ -170,8 +175,7 @@ def _ours(scale: Scale, rates: Mapping[str, float], found: Results, context: Rec
         f"operations modulo 10 with their derivations, from {scale.examples:,} examples, until enough of them were answered "
         f"({steps} steps); then {scale.steps} steps of {scale.questions} further chains with {scale.samples} samples each, of "
         f"which only the answers are known; {context.seeds} seeds. Tuning on answers alone had as many chains a step as the "
-        f"others had samples. Of {len(scale.rates)} learning rates each arm had its best, with another seed."
-        f"{doubtful(rates, scale.rates)}"
+        f"others had samples. Of {rates.number} learning rates each arm had its best, with another seed.{rates.doubt}"
     )
 
 

@@ -17,13 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from limbeck.papers.lab.cells import doubtful
 from limbeck.papers.lab.from_teacher import teacher_parameters, text_for_teacher
 from limbeck.papers.lab.paired import mean
 from limbeck.papers.lab.pilots import little
 from limbeck.papers.lab.plots import draw_by_depth
-from limbeck.papers.lab.rates import TUNING, best_rates
+from limbeck.papers.lab.rates import TUNING, searched_rates
 from limbeck.papers.lab.recipe import ClaimResult, Outcome, Recipe, RecipeContext, Short, of_seeds, with_failures
+from limbeck.papers.lab.search import BestRates
 from limbeck.papers.lab.trainings import Trainings
 from limbeck.papers.learngene.judging import ByDepth, judge_flops, judge_layers, judge_linear, judge_stages
 from limbeck.papers.learngene.training import (
@@ -99,16 +99,15 @@ def run(context: RecipeContext) -> Outcome:
     )
 
 
-def families(scale: Scale, context: RecipeContext, trainings: Trainings) -> tuple[dict[str, float], Families]:
+def families(scale: Scale, context: RecipeContext, trainings: Trainings) -> tuple[BestRates, Families]:
     """The factor of each arm's learning rate, and the results of all families. Arms of the teacher's layers have one rate."""
-    tried = {
-        arm: {
-            factor: _cell(scale, arm, context.seed + TUNING, factor, scale.tuning_steps, tuning=True)
-            for factor in scale.factors
-        }
-        for arm in ARMS
-    }
-    factors = best_rates(trainings, tried, _nats)
+    factors = searched_rates(
+        trainings,
+        ARMS,
+        scale.factors,
+        lambda arm, factor: _cell(scale, arm, context.seed + TUNING, factor, scale.tuning_steps, tuning=True),
+        _nats,
+    )
     factors[EQUAL_FLOPS] = factors[LAYERS]
     seeds = range(context.seed, context.seed + context.seeds)
     planned = {
@@ -161,7 +160,7 @@ def _nats(result: Mapping[str, Any]) -> float:
     return float(np.mean([sum(one["nats"]) / sum(one["tokens"]) for one in result["students"]]))
 
 
-def _ours(scale: Scale, factors: Mapping[str, float], context: RecipeContext) -> str:
+def _ours(scale: Scale, factors: BestRates, context: RecipeContext) -> str:
     """What was done here, in a few sentences."""
     tokens = scale.steps * scale.rows * scale.length
     shared = scale.steps // 2 * scale.rows * scale.length
@@ -170,8 +169,8 @@ def _ours(scale: Scale, factors: Mapping[str, float], context: RecipeContext) ->
         f"Students with {', '.join(map(str, scale.depths))} layers, as wide as the built-in teacher of 5, learned its logits "
         f"with {context.seeds} seeds, for {count(tokens)} tokens each in all. In shared arms an auxiliary of "
         f"{max(scale.depths)} layers, in {scale.stages} stages or linear in depth, had {count(whole)} of these tokens, of which "
-        f"each student is charged {count(shared)}; made alone, it would be charged with all. Of {len(scale.factors)} learning "
-        f"rates each arm had its best, with another seed.{doubtful({arm: factors[arm] for arm in ARMS}, scale.factors)}"
+        f"each student is charged {count(shared)}; made alone, it would be charged with all. Of {factors.number} learning "
+        f"rates each arm had its best, with another seed.{factors.doubt}"
     )
 
 

@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from limbeck.papers.lab.cells import doubtful
 from limbeck.papers.lab.plots import draw_by_arm
 from limbeck.papers.lab.rates import TUNING, best_rates
 from limbeck.papers.lab.recipe import ClaimResult, Outcome, Recipe, RecipeContext, Short, of_seeds, with_failures
 from limbeck.papers.lab.right import Right
+from limbeck.papers.lab.search import doubtful
 from limbeck.papers.lab.trainings import Trainings
 from limbeck.papers.light_if.judging import judge_entropy, judge_plain, judge_reward, judge_selection
 from limbeck.papers.light_if.training import ALL, DROP, EACH, EARLY, SELECT, SPARSE, START, Cell, train_cell

@@ -17,13 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from limbeck.papers.lab.cells import doubtful
 from limbeck.papers.lab.from_teacher import teacher_parameters, text_for_teacher
 from limbeck.papers.lab.paired import Losses, gain, mean
 from limbeck.papers.lab.pilots import little
 from limbeck.papers.lab.plots import draw_learned_and_forgotten
-from limbeck.papers.lab.rates import TUNING, best_rates
+from limbeck.papers.lab.rates import TUNING, searched_rates
 from limbeck.papers.lab.recipe import ClaimResult, Outcome, Recipe, RecipeContext, Short, of_seeds, with_failures
+from limbeck.papers.lab.search import BestRates
 from limbeck.papers.lab.trainings import Trainings
 from limbeck.papers.lora_sb.judging import judge_lora, judge_random, judge_start, judge_subspace
 from limbeck.papers.lora_sb.training import ALL, LORA, SUBSPACES, TuningCell, flops_a_token, train, write_renamed
@@ -94,16 +94,15 @@ def run(context: RecipeContext) -> Outcome:
     )
 
 
-def tunings(scale: Scale, context: RecipeContext, trainings: Trainings) -> tuple[dict[str, float], Found]:
+def tunings(scale: Scale, context: RecipeContext, trainings: Trainings) -> tuple[BestRates, Found]:
     """The factor of each arm's learning rate, and the results of all tunings."""
-    tried = {
-        arm: {
-            factor: _cell(scale, arm, context.seed + TUNING, factor, scale.tuning_steps, tuning=True)
-            for factor in scale.factors
-        }
-        for arm in ARMS
-    }
-    factors = best_rates(trainings, tried, lambda result: sum(result["nats"]) / sum(result["tokens"]))
+    factors = searched_rates(
+        trainings,
+        ARMS,
+        scale.factors,
+        lambda arm, factor: _cell(scale, arm, context.seed + TUNING, factor, scale.tuning_steps, tuning=True),
+        lambda result: float(sum(result["nats"]) / sum(result["tokens"])),
+    )
     factors[EQUAL_FLOPS] = factors[ALL]
     seeds = range(context.seed, context.seed + context.seeds)
     planned = {
@@ -147,7 +146,7 @@ def _usual(arm: str) -> float:
     return tuning_rate(teacher_parameters(), adapters=True) if arm != ALL else 3.0 * tuning_rate(teacher_parameters())
 
 
-def _ours(scale: Scale, factors: Mapping[str, float], found: Found, context: RecipeContext) -> str:
+def _ours(scale: Scale, factors: BestRates, found: Found, context: RecipeContext) -> str:
     """What was done here, in a few sentences."""
     numbers = {arm: found[arm][0]["trained"] for arm in (SB, LORA, ALL)}
     tokens = scale.steps * scale.rows * scale.length
@@ -155,8 +154,7 @@ def _ours(scale: Scale, factors: Mapping[str, float], found: Found, context: Rec
         f"The built-in teacher was tuned on {count(tokens)} tokens of programs with all names written in another alphabet, with "
         f"{context.seeds} seeds: all its {count(numbers[ALL])} weights, LoRA of rank {scale.lora_rank} ({count(numbers[LORA])} "
         f"numbers), or a square matrix of {scale.rank} for each linear layer ({count(numbers[SB])} numbers) in six subspaces. Of "
-        f"{len(scale.factors)} learning rates each arm had its best, with another seed."
-        f"{doubtful({arm: factors[arm] for arm in ARMS}, scale.factors)}"
+        f"{factors.number} learning rates each arm had its best, with another seed.{factors.doubt}"
     )
 
 

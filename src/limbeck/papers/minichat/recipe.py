@@ -19,12 +19,13 @@ import numpy as np
 
 from limbeck.jobs.pilot.grid import CellPlan, Scale
 from limbeck.papers.lab.answers import chosen_questions
-from limbeck.papers.lab.cells import TrainedLadder, doubtful, train_ladder
+from limbeck.papers.lab.cells import TrainedLadder, train_ladder
 from limbeck.papers.lab.conversations import held_out_conversations, sums_by_module
 from limbeck.papers.lab.measured import measure_all
 from limbeck.papers.lab.paired import mean, with_interval
 from limbeck.papers.lab.plots import draw_by_arm
 from limbeck.papers.lab.recipe import Outcome, Recipe, RecipeContext, Short, of_seeds
+from limbeck.papers.lab.search import BestRates
 from limbeck.papers.lab.trainings import device_of
 from limbeck.papers.lab.tuning import TuningPlan, Tunings, tunings
 from limbeck.papers.minichat.judge import CORRUPTED, RIGHT, Marks
@@ -107,7 +108,7 @@ class Answered:
     work: TrainedLadder
     tuned: Tunings
     planned: Mapping[str, Any]
-    rates: Mapping[str, Mapping[str, float]]
+    rates: Mapping[str, BestRates]
     tokens: Mapping[str, int]
     answers: Mapping[str, np.ndarray]
     checks: Mapping[str, np.ndarray]
@@ -194,7 +195,7 @@ def _student(cell: CellPlan) -> str:
 
 def _tuned(
     tuned: Tunings, starts: Mapping[str, Mapping[int, str]], seeds: range, size: Size
-) -> tuple[dict[str, list[TuningPlan]], dict[str, float]]:
+) -> tuple[dict[str, list[TuningPlan]], BestRates]:
     """The tunings of each arm, done, and the factor of the rate that each has by its held-out loss with another seed."""
 
     def plan(name: str, seed: int, factor: float = 1.0, *, tokens: int = size.tuning_tokens) -> TuningPlan:
@@ -259,8 +260,8 @@ def _ours(found: Answered, size: Size, context: RecipeContext) -> str:
         f"teacher were tuned on {count(found.tuned.tokens_read(size.tuning_tokens))} tokens of questions about the library, "
         f"{context.seeds} seeds each. The judge has {count(work.teacher(work.teachers[-1].name)['parameters'])} parameters, and "
         f"was tuned on {count(found.tuned.tokens_read(size.judge_tokens))}. Rates of training and of tuning are the best of "
-        f"{len(size.rates)} and of {len(size.tuning_rates)} each, with another seed."
-        f"{doubtful(found.rates['training'], size.rates)}{doubtful(found.rates['tuning'], size.tuning_rates)}"
+        f"{found.rates['training'].number} and of {found.rates['tuning'].number} each, with another seed."
+        f"{found.rates['training'].doubt}{found.rates['tuning'].doubt}"
     )
 
 

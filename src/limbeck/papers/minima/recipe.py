@@ -19,10 +19,11 @@ from typing import Any
 import numpy as np
 
 from limbeck.jobs.pilot.grid import CellPlan, Scale
-from limbeck.papers.lab.cells import TrainedLadder, doubtful, train_ladder
+from limbeck.papers.lab.cells import TrainedLadder, train_ladder
 from limbeck.papers.lab.paired import gain, mean, nothing_in, with_interval
 from limbeck.papers.lab.plots import draw_frontier
 from limbeck.papers.lab.recipe import ClaimResult, Outcome, Recipe, RecipeContext, Short, Verdict, of_seeds
+from limbeck.papers.lab.search import BestRates
 from limbeck.papers.lab.tuning import TuningPlan, Tunings, tunings
 from limbeck.papers.minima.strategies import LARGEST, LAW, Prices, Strategy, planned_teacher, prices_of, strategies_of
 from limbeck.probes.interval import Interval
@@ -206,13 +207,14 @@ def _plan(cell: CellPlan, size: Size, *, tokens: int | None = None) -> TuningPla
 def _ours(students: _Students, size: Size) -> str:
     """What was done here, in two sentences."""
     work = students.work
+    assert isinstance(students.rates, BestRates), "from a search"
     best = work.cell(students.cells[LAW][0].name)
     return (
         f"Of {len(work.teachers)} teachers of {' / '.join(count(work.teacher(t.name)['parameters']) for t in work.teachers)} "
         f"parameters the ratio rule named {students.law} for a student of {count(best['parameters'])}. Cut out of it, distilled "
         f"on {count(best['tokens'])} tokens and tuned on {count(students.tuning_tokens)} of questions about the standard "
         f"library, the student stands beside {len(students.found) - 1} other ways, each with {students.seeds} seeds, its "
-        f"learning rate chosen out of {len(size.rates)}.{doubtful(students.rates, size.rates)}"
+        f"learning rate chosen out of {students.rates.number}.{students.rates.doubt}"
     )
 
 

@@ -15,7 +15,6 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any
 
-from limbeck.papers.lab.cells import doubtful
 from limbeck.papers.lab.paired import mean
 from limbeck.papers.lab.pilots import little
 from limbeck.papers.lab.plots import draw_frontier
@@ -106,8 +105,8 @@ def _ours(scale: Scale, plan: Plan, found: Trained, context: RecipeContext) -> s
         f"before it was widened. From random weights the wide model learned {count(plan.scratch[FLOPS] * step)} tokens at equal "
         f"FLOPs and {count(plan.scratch[TOKENS] * step)} at equal tokens; the two that are averaged "
         f"{count(plan.continued[FLOPS] * step)} and {count(plan.continued[TOKENS] * step)} more each. {context.seeds} seeds. Of "
-        f"{len(scale.factors)} learning rates each arm had its best, with another seed; so had the size of the mixtures, "
-        f"{found.mixture}.{doubtful(found.factors, scale.factors)}"
+        f"{found.factors.number} learning rates each arm had its best, with another seed; so had the size of the mixtures, "
+        f"{found.mixture}.{found.factors.doubt}"
     )
 
 

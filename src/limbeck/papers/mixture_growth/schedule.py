@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from limbeck.papers.lab.paired import Losses
-from limbeck.papers.lab.rates import best_rates
+from limbeck.papers.lab.rates import searched_rates
 from limbeck.papers.lab.recipe import ClaimResult, with_failures
+from limbeck.papers.lab.search import BestRates
 from limbeck.papers.lab.trainings import Trainings
 from limbeck.papers.mixture_growth.arms import (
     AVERAGE,
@@ -84,7 +85,7 @@ class Trained:
     """All results by arm, one a seed; the factors of the rates, and the mixture that was better with the seed of the rates."""
 
     results: Mapping[str, Sequence[Mapping[str, Any]]]
-    factors: Mapping[str, float]
+    factors: BestRates
     mixture: str
 
     def losses(self, arm: str, when: str = "after") -> Losses:
@@ -173,7 +174,8 @@ class Work:
 def train_all(work: Work, seeds: Sequence[int]) -> Trained:
     """Trains what has no result, and gives all results of these seeds."""
     scale, trainings = work.scale, work.trainings
-    net = best_rates(trainings, {NET: {f: work.net(work.tuning, 1, scale.before, f) for f in scale.factors}}, nats)[NET]
+    nets = searched_rates(trainings, [NET], scale.factors, lambda _, f: work.net(work.tuning, 1, scale.before, f), nats)
+    net = nets[NET]
     pairs = {seed: work.pair(seed, net) for seed in (*seeds, work.tuning)}
     longer = {seed: work.net(seed, 1, 2 * scale.before, net) for seed in pairs}
     trainings.do(cell for seed, pair in pairs.items() for cell in (*pair, longer[seed]))
@@ -182,11 +184,17 @@ def train_all(work: Work, seeds: Sequence[int]) -> Trained:
         return [longer[seed]] if arm == WIDENED else pairs[seed]
 
     tuned = work.tuning
-    tried = {arm: {f: work.grown(arm, nets_of(arm, tuned), tuned, f) for f in scale.factors} for arm in GROWN}
-    tried[SCRATCH] = {f: work.scratch(tuned, work.plan.scratch[FLOPS], f) for f in scale.factors}
-    tried[CONTINUED] = {f: work.continued(pairs[tuned], tuned, work.plan.continued[FLOPS], f)[0] for f in scale.factors}
-    factors = {NET: net, **best_rates(trainings, tried, nats)}
-    both = {arm: tried[arm][factors[arm]] for arm in (ORTHOGONAL, LITTLE)}
+
+    def tried(arm: str, factor: float) -> Cell:
+        if arm == SCRATCH:
+            return work.scratch(tuned, work.plan.scratch[FLOPS], factor)
+        if arm == CONTINUED:
+            return work.continued(pairs[tuned], tuned, work.plan.continued[FLOPS], factor)[0]
+        return work.grown(arm, nets_of(arm, tuned), tuned, factor)
+
+    found = searched_rates(trainings, [*GROWN, SCRATCH, CONTINUED], scale.factors, tried, nats)
+    factors = BestRates({**nets, **found}, {**nets.tried, **found.tried})
+    both = {arm: tried(arm, factors[arm]) for arm in (ORTHOGONAL, LITTLE)}
     trainings.do(both.values())
     mixture = min(both, key=lambda arm: nats(trainings.result(both[arm])))
     planned = {arm: [work.grown(arm, nets_of(arm, seed), seed, factors[arm]) for seed in seeds] for arm in GROWN}

@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from limbeck.papers.lab.cells import doubtful
 from limbeck.papers.lab.plots import draw_by_arm
-from limbeck.papers.lab.rates import TUNING, best_rates
+from limbeck.papers.lab.rates import TUNING, searched_rates
 from limbeck.papers.lab.recipe import ClaimResult, Outcome, Recipe, RecipeContext, Short, of_seeds, with_failures
 from limbeck.papers.lab.right import Right
+from limbeck.papers.lab.search import BestRates
 from limbeck.papers.lab.trainings import Trainings
 from limbeck.papers.open_mopd.judging import (
     judge_all,
@@ -163,7 +163,7 @@ def _own(name: str, domain: str) -> str:
     return f"{name} {domain}"
 
 
-def _found(trainings: Trainings, scale: Scale, context: RecipeContext) -> tuple[dict[str, float], Results]:
+def _found(trainings: Trainings, scale: Scale, context: RecipeContext) -> tuple[BestRates, Results]:
     """The rate of each arm, and all results."""
     seeds, tuning = range(context.seed, context.seed + context.seeds), context.seed + TUNING
     before = {START: [_start(scale, seed) for seed in seeds]} | {
@@ -177,11 +177,13 @@ def _found(trainings: Trainings, scale: Scale, context: RecipeContext) -> tuple[
     arms = {name: (name, [*DOMAINS]) for name in JOINT} | {
         _own(SEPARATE, domain): (SEPARATE, [domain]) for domain in DOMAINS
     }
-    tried = {
-        name: {rate: _student(scale, *arm, tuning, rate, tuning=True) for rate in scale.rates}
-        for name, arm in arms.items()
-    }
-    rates = best_rates(trainings, tried, lambda result: 1 - float(np.mean(result["right"][0])))
+    rates = searched_rates(
+        trainings,
+        arms,
+        scale.rates,
+        lambda name, rate: _student(scale, *arms[name], tuning, rate, tuning=True),
+        lambda result: 1 - float(np.mean(result["right"][0])),
+    )
     students = {name: [_student(scale, *arm, seed, rates[name]) for seed in seeds] for name, arm in arms.items()}
     return rates, trainings.results(before | students)
 
@@ -255,7 +257,7 @@ def _cell(
 READINGS = (START, SPECIALIST, SEPARATE, *JOINT)
 
 
-def _ours(scale: Scale, rates: Mapping[str, float], found: Results, context: RecipeContext) -> str:
+def _ours(scale: Scale, rates: BestRates, found: Results, context: RecipeContext) -> str:
     """What was done here, in a few sentences."""
     shares = ", ".join(f"{domain} {share(one, digits=1)}" for domain, one in _mean(found[NAIVE], "shares").items())
     prompts = ", ".join(f"{domain} {rows}" for domain, rows in zip(DOMAINS, scale.rows, strict=True))
@@ -264,7 +266,7 @@ def _ours(scale: Scale, rates: Mapping[str, float], found: Results, context: Rec
         f"{scale.steps:,} steps; a specialist of each domain was tuned from that on its own. Students began "
         f"as the start and learned {scale.tokens:,} tokens each ({prompts} rows an update, {shares} of the tokens); a batch of "
         f"answers served {INNER} updates where not said otherwise, and {context.seeds} seeds. The ceiling is that of routed "
-        f"specialists. Of {len(scale.rates)} rates each arm had its best, with another seed.{doubtful(rates, scale.rates)}"
+        f"specialists. Of {rates.number} rates each arm had its best, with another seed.{rates.doubt}"
     )
 
 

@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from limbeck.papers.lab.cells import doubtful
 from limbeck.papers.lab.on_policy import OFF, ON
 from limbeck.papers.lab.plots import draw_gain_by_overlap
-from limbeck.papers.lab.rates import TUNING, best_rates
+from limbeck.papers.lab.rates import TUNING, searched_rates
 from limbeck.papers.lab.recipe import ClaimResult, Outcome, Recipe, RecipeContext, Short, of_seeds, with_failures
 from limbeck.papers.lab.right import Right
+from limbeck.papers.lab.search import BestRates
 from limbeck.papers.lab.trainings import Trainings
 from limbeck.papers.rethinking_opd.judging import judge_knowledge, judge_on_policy, judge_overlap, judge_pattern
 from limbeck.papers.rethinking_opd.training import PATTERNS, START, Cell, train_cell
@@ -145,7 +145,7 @@ def _judged(scale: Scale, found: _Found, kinds: Sequence[Kind]) -> list[ClaimRes
     ]
 
 
-def _found(trainings: Trainings, scale: Scale, context: RecipeContext) -> tuple[dict[str, float], _Found]:
+def _found(trainings: Trainings, scale: Scale, context: RecipeContext) -> tuple[BestRates, _Found]:
     """The rate of each way to distil by pattern, and all results."""
     kinds = [
         Kind(pattern, n, width)
@@ -162,12 +162,14 @@ def _found(trainings: Trainings, scale: Scale, context: RecipeContext) -> tuple[
     trainings.do(
         [_student(scale, tuning), *(_teacher(scale, kind, tuning) for kind in chosen.values())] if tries else []
     )
-    tried = {
-        f"{way}, {pattern}": {rate: _distilled(scale, way, kind, tuning, rate, tuning=True) for rate in scale.rates}
-        for way in (ON, OFF)
-        for pattern, kind in chosen.items()
-    }
-    rates = best_rates(trainings, tried, lambda result: 1 - float(np.mean(result["right"][0])))
+    arms = {f"{way}, {pattern}": (way, kind) for way in (ON, OFF) for pattern, kind in chosen.items()}
+    rates = searched_rates(
+        trainings,
+        arms,
+        scale.rates,
+        lambda arm, rate: _distilled(scale, *arms[arm], tuning, rate, tuning=True),
+        lambda result: 1 - float(np.mean(result["right"][0])),
+    )
     planned = {
         way: {
             kind: [_distilled(scale, way, kind, seed, rates[f"{way}, {kind.pattern}"]) for seed in seeds]
@@ -241,7 +243,7 @@ def _before(found: _Found, kind: Kind) -> dict[str, float]:
     return {name: float(np.mean([one[name] for one in rows])) for name in rows[0]}
 
 
-def _ours(scale: Scale, rates: Mapping[str, float], found: _Found, context: RecipeContext) -> str:
+def _ours(scale: Scale, rates: BestRates, found: _Found, context: RecipeContext) -> str:
     """What was done here, in a few sentences."""
     starts = " / ".join(share(float(np.mean(one["right"])), digits=1) for one in found.students)
     return (
@@ -250,8 +252,8 @@ def _ours(scale: Scale, rates: Mapping[str, float], found: _Found, context: Reci
         f"{starts} of the test chains. {len(found.on)} teachers of width {' or '.join(map(str, scale.widths))} learned the same "
         f"chains, or those and more ({', '.join(f'{n:,}' for n in scale.further)} in all), in {scale.steps} steps, and write "
         f"each result once as the student does, twice, or either. Each distillation learned {scale.tokens:,} tokens of new "
-        f"chains; {context.seeds} seeds. Of {len(scale.rates)} rates each way had its best for each pattern, with another seed."
-        f"{doubtful(rates, scale.rates)}"
+        f"chains; {context.seeds} seeds. Of {rates.number} rates each way had its best for each pattern, with another seed."
+        f"{rates.doubt}"
     )
 
 

@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from limbeck.papers.lab.cells import doubtful
 from limbeck.papers.lab.from_teacher import teacher_parameters, text_for_teacher
 from limbeck.papers.lab.paired import t_interval
 from limbeck.papers.lab.pilots import little
 from limbeck.papers.lab.plots import draw_by_rank
-from limbeck.papers.lab.rates import TUNING, best_rates
+from limbeck.papers.lab.rates import TUNING, searched_rates
 from limbeck.papers.lab.recipe import ClaimResult, Outcome, Recipe, RecipeContext, Short, of_seeds, with_failures
+from limbeck.papers.lab.search import BestRates
 from limbeck.papers.lab.trainings import Trainings
 from limbeck.papers.rich_lazy.judging import ByTask, judge_moved, judge_selector, judge_tangent
 from limbeck.papers.rich_lazy.networks import CHOICE, MATCH, NetworkCell, train_network
@@ -131,20 +131,19 @@ def recurrent(scale: Scale, context: RecipeContext, trainings: Trainings) -> Res
     }
 
 
-def language(scale: Scale, context: RecipeContext) -> tuple[dict[str, float], Students]:
+def language(scale: Scale, context: RecipeContext) -> tuple[BestRates, Students]:
     """The factor of each start's rate, and the results of all students. Their trainings are in the folder of the networks."""
     folder = context.out / "text"
     source = context.data or (str(little(context.out)) if context.scale == "smoke" else "python:stdlib")
     text_for_teacher(folder, source, scale.length)
     trainings = Trainings(context, partial(train_start, folder=folder))
-    tried = {
-        start: {
-            factor: _cell(scale, start, context.seed + TUNING, factor, scale.tuning_steps, tuning=True)
-            for factor in scale.factors
-        }
-        for start in STARTS
-    }
-    factors = best_rates(trainings, tried, lambda one: float(sum(one["nats"]) / sum(one["tokens"])))
+    factors = searched_rates(
+        trainings,
+        STARTS,
+        scale.factors,
+        lambda start, factor: _cell(scale, start, context.seed + TUNING, factor, scale.tuning_steps, tuning=True),
+        lambda one: float(sum(one["nats"]) / sum(one["tokens"])),
+    )
     seeds = range(context.seed, context.seed + context.seeds)
     planned = {start: [_cell(scale, start, seed, factors[start], scale.steps) for seed in seeds] for start in STARTS}
     return factors, trainings.results(planned)
@@ -178,7 +177,7 @@ def _cell(scale: Scale, start: str, seed: int, factor: float, steps: int, *, tun
     )
 
 
-def _ours(scale: Scale, factors: Mapping[str, float], context: RecipeContext) -> str:
+def _ours(scale: Scale, factors: BestRates, context: RecipeContext) -> str:
     """What was done here, in a few sentences."""
     tokens = scale.steps * scale.rows * scale.length
     return (
@@ -186,8 +185,7 @@ def _ours(scale: Scale, factors: Mapping[str, float], context: RecipeContext) ->
         f"({', '.join(map(str, scale.ranks))}), trained to a loss of {scale.level:g} nats in two tasks. A student with "
         f"{scale.layers} of the built-in teacher's layers from {len(STARTS)} starts, trained on {count(tokens)} tokens by the "
         f"teacher's logits with {context.seeds} seeds, and read after {scale.early} of {scale.steps} steps. Of "
-        f"{len(scale.factors)} learning rates each start had its best, with another seed."
-        f"{doubtful(factors, scale.factors)}"
+        f"{factors.number} learning rates each start had its best, with another seed.{factors.doubt}"
     )
 
 

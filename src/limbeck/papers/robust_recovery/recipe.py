@@ -17,13 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from limbeck.papers.lab.cells import doubtful
 from limbeck.papers.lab.from_teacher import teacher_parameters, text_for_teacher
 from limbeck.papers.lab.paired import Losses, mean
 from limbeck.papers.lab.pilots import little
 from limbeck.papers.lab.plots import draw_by_share
 from limbeck.papers.lab.rates import TUNING, best_rates
 from limbeck.papers.lab.recipe import ClaimResult, Outcome, Recipe, RecipeContext, Short, of_seeds, with_failures
+from limbeck.papers.lab.search import doubtful
 from limbeck.papers.lab.trainings import Trainings
 from limbeck.papers.robust_recovery.fitting import ABSOLUTE, APART, ARMS, SVD, TRIMMED, WHITENED
 from limbeck.papers.robust_recovery.judging import (

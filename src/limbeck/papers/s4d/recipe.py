@@ -18,11 +18,11 @@ import numpy as np
 from jaxtyping import Float
 
 from limbeck.errors import NonFiniteLoss
-from limbeck.papers.lab.cells import doubtful
 from limbeck.papers.lab.paired import gain, mean, with_interval
 from limbeck.papers.lab.plots import draw_delays
 from limbeck.papers.lab.rates import TUNING, best_rates
 from limbeck.papers.lab.recipe import ClaimResult, Outcome, Recipe, RecipeContext, Short, Verdict, of_seeds
+from limbeck.papers.lab.search import doubtful
 from limbeck.papers.lab.text import KEPT, text_of
 from limbeck.papers.lab.trainings import Trainings
 from limbeck.papers.s4d.delay import DelayCell, train_delay, tune_delay

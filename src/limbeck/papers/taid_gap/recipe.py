@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 
 from limbeck.jobs.pilot.grid import Scale
-from limbeck.papers.lab.cells import doubtful
 from limbeck.papers.lab.paired import gain, mean, slope
 from limbeck.papers.lab.plots import draw_by_teacher
 from limbeck.papers.lab.recipe import Outcome, Recipe, RecipeContext, Short
+from limbeck.papers.lab.search import BestRates
 from limbeck.papers.taid_gap.judging import (
     INSTRUCTIONS,
     PRETRAINING,
@@ -152,6 +152,9 @@ def _by_token(losses: np.ndarray) -> np.ndarray:
 def _ours(pretrained: Pretrained, tuned: Tuned, size: Size, seeds: int) -> str:
     """What was done here, in a few sentences."""
     work = pretrained.work
+    first, second = pretrained.rates, tuned.rates
+    assert isinstance(first, BestRates), "from a search"
+    assert isinstance(second, BestRates), "from a search"
     teachers = [work.teacher(rung.name) for rung in work.teachers]
     student = work.cell(next(iter(pretrained.starts.values())).name)
     return (
@@ -159,9 +162,9 @@ def _ours(pretrained: Pretrained, tuned: Tuned, size: Size, seeds: int) -> str:
         f"{len(teachers)} teachers of {' / '.join(count(t['parameters']) for t in teachers)} parameters, by {len(LADDER)} "
         f"objectives and {seeds} seeds, and from the largest by {len(OBJECTIVES)}. Pretrained by cross-entropy, it then learned "
         f"{count(tuned.tokens)} tokens of questions about the standard library from that teacher, which was tuned on "
-        f"{count(size.teaching_tokens)}, by the same {len(OBJECTIVES)}. Of {len(size.rates)} learning rates each objective had "
-        f"the one that was best for it on teacher {size.tried_on + 1}, and on instructions, with another seed."
-        f"{doubtful(pretrained.rates, size.rates)}{doubtful(tuned.rates, size.rates)}"
+        f"{count(size.teaching_tokens)}, by the same {len(OBJECTIVES)}. Of {first.number} learning rates each objective had "
+        f"the one that was best for it on teacher {size.tried_on + 1}, and of {second.number} on instructions, with another seed."
+        f"{first.doubt}{' In tuning:' * bool(second.doubt)}{second.doubt}"
     )
 
 

@@ -14,7 +14,6 @@ from itertools import pairwise
 from statistics import median
 from typing import Any
 
-from limbeck.papers.lab.cells import doubtful
 from limbeck.papers.lab.plots import draw_gaps
 from limbeck.papers.lab.recipe import (
     ClaimResult,
@@ -26,6 +25,7 @@ from limbeck.papers.lab.recipe import (
     of_seeds,
     with_failures,
 )
+from limbeck.papers.lab.search import doubtful
 from limbeck.papers.zoology_language.readings import (
     ALL,
     ELSEWHERE,
