@@ -13,6 +13,7 @@ from limbeck.config import DistilSettings, ImportSettings
 from limbeck.disk import read_lines
 from limbeck.errors import BadSetting
 from limbeck.jobs.common.environment import Environment
+from limbeck.jobs.common.rates import fresh_rate_of, full_rate_of, rate_of
 from limbeck.jobs.distil import arms
 from limbeck.jobs.distil.adapters import StudentAdapters, check_adapters
 from limbeck.jobs.importing.job import import_model
@@ -103,6 +104,18 @@ def test_equal_compute_is_what_the_formula_of_flops_says(done, here):
     assert all_too.bytes["student's weights"] == 4 * student.parameters
     price = Price.of(student, teacher, length=LENGTH, generated=0.5, adapters=adapters.size)
     assert price.ratio == pytest.approx((adapted + taught + 0.5 * whole / 3) / adapted)
+
+
+def test_all_trainings_of_weights_keep_their_proportion_to_the_rate_of_adapters():
+    parameters = 6_000_000
+    usual, given = settings(), settings(lr=0.003)
+    factor = 0.003 / rate_of(usual, parameters)
+    assert factor != 1
+    assert rate_of(given, parameters) == 0.003
+    for rate in (full_rate_of, fresh_rate_of):
+        assert rate(given, parameters) == pytest.approx(factor * rate(usual, parameters))
+    whole = DistilSettings(teacher="t", data="d", lr=0.003)
+    assert fresh_rate_of(whole, parameters) == 0.003
 
 
 @pytest.mark.long

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -286,6 +287,8 @@ def test_cached_hidden_states_give_the_teachers_logits(tmp_path):
     batch = rows.rows_of(np.array([3, 1, 44]))
     said, told = kept(batch), teacher(batch)
     torch.testing.assert_close(said.logits(), told.logits(), rtol=0, atol=5e-3)
+    elsewhere = kept(replace(batch, tokens=batch.tokens.to("meta")))  # as on another device than that of the files
+    assert elsewhere.hidden.device == elsewhere.head.weight.device == torch.device("meta")
     with pytest.raises(Mismatch, match="made from another teacher: 'a' there, 'b' now"):
         HiddenStates(tmp_path / "kept", expect={"teacher": "b"})
 

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -58,13 +59,14 @@ def done(here):
     return here / "whole", result, asked
 
 
-def alone(name: str, objective: str, *, price: float, seconds: float) -> tuple[SimpleNamespace, Arm]:
+def alone(name: str, objective: str, *, price: float, seconds: float, rounds: int = 1) -> tuple[SimpleNamespace, Arm]:
     """A student of a live teacher by its size, and an arm of ten steps of which each takes so long alone."""
     arm = Arm("student", 0, Path("nowhere") / name, ObjectiveSpec.of(objective), 10)
     run = {"estimate": {"step_seconds": {objective: seconds}}, "teacher": {"price": price}}
     source = object.__new__(RunTeacher)
     object.__setattr__(source, "captured", None)
-    settings, shared = SimpleNamespace(params=name, shape=None), SimpleNamespace(rollouts=None)
+    settings = SimpleNamespace(params=name, shape=None, rounds=rounds, objective=objective)
+    shared = SimpleNamespace(rollouts=None)
     return SimpleNamespace(run=run, source=source, settings=settings, shared=shared), arm
 
 
@@ -75,6 +77,22 @@ def test_what_a_family_will_take_counts_the_teacher_once_and_twins_once():
     texts = [alone(name, "CrossEntropy", price=1.0, seconds=3.0) for name in ("a", "b", "b")]
     assert family._seconds(texts) == pytest.approx(30 + 30)
     assert family._seconds(texts[2:], before=texts[:2]) == 0
+
+
+def test_a_baseline_that_starts_from_another_student_is_another_training():
+    """Between rounds each student is trained with its own objective, so that what is left of its teacher differs."""
+    for rounds in (1, 2):
+        one, other = (alone("a", text, price=1.0, seconds=2.0, rounds=rounds) for text in ("ForwardKL", "ReverseKL"))
+        supervised = ObjectiveSpec.of("CrossEntropy")
+        pruned, fresh = (
+            [
+                family._same(m, replace(arm, name=name, objective=supervised, fresh=name == "fresh+kd"))
+                for m, arm in (one, other)
+            ]
+            for name in ("cut+ce", "fresh+kd")
+        )
+        assert (pruned[0] == pruned[1]) is (rounds == 1)
+        assert fresh[0] == fresh[1]
 
 
 def test_what_is_not_measured_yet_is_counted_in_the_time_left(tmp_path):

@@ -7,10 +7,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from limbeck.errors import Mismatch
-from limbeck.objectives import Objective, fused_backward, fused_nats, parse, walk
+from limbeck.errors import BadObjective, Mismatch
+from limbeck.objectives import CrossEntropy, Objective, fused_backward, fused_nats, parse, walk
 from limbeck.objectives.fused import Sizes
-from limbeck.types import Batch, Head, Outputs, Signal
+from limbeck.teachers.draw import top_k
+from limbeck.types import Batch, ChunkTargets, Head, Outputs, Signal
 
 VOCAB = 37
 
@@ -42,11 +43,16 @@ NAMES = [
     "TAID",
     "0.5*CrossEntropy + 0.3*TAID + 0.2*ReverseKL",
     "Skewed",
+    "0.5*CTKD(start=3, ramp=0) + 0.5*CrossEntropy",
+    "Ramp(of=CTKD(start=3, ramp=0))",
+    "0.3*Skewed + CrossEntropy",
 ]
 DIVERGENCES = [name for name in NAMES if "CrossEntropy" not in name]
 
 
 def make(name):
+    if name.startswith("0.3*Skewed"):
+        return 0.3 * Skewed() + CrossEntropy()
     return Skewed() if name == "Skewed" else parse(name)
 
 
@@ -100,6 +106,31 @@ def assert_close(got, expected, *, rtol=2e-5):
 
 
 SMALL = Sizes(chunk=3, block=2)  # so that a small batch has many of both, and odd ends
+
+
+class SkewedOutcomes(Skewed):
+    """The same from captured outcomes."""
+
+    def of_outcomes(self, outcomes):
+        return outcomes.expect((outcomes.log_p - outcomes.log_q).abs().pow(self.power))
+
+
+@pytest.mark.parametrize("make", [Skewed, SkewedOutcomes, lambda: 0.5 * SkewedOutcomes() + 0.5 * Skewed()])
+def test_parameters_of_an_objective_learn_from_captured_logits_too(make):
+    student, teacher, batch = models()
+    expected, gradients = dense(make(), student, teacher, batch, scale=0.1)
+    captured = top_k(teacher.logits().log_softmax(-1), VOCAB - 1)  # and the rest, which is one token: nothing is merged
+    loss, got = fused_gradients(make(), student, captured, batch, scale=0.1)
+    assert float(loss) == pytest.approx(float(expected), rel=1e-5)
+    assert_close(got, gradients)
+
+
+def test_parameters_that_slopes_of_chunks_cannot_reach_are_refused():
+    student, _, batch = models()
+    number = batch.tokens.clone()
+    chunks = ChunkTargets(number, torch.zeros(1), None)
+    with pytest.raises(BadObjective, match="learns parameters of its own"):
+        fused_backward(Skewed(), student, chunks, batch, scale=1.0)
 
 
 @pytest.mark.parametrize("name", NAMES)

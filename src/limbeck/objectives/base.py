@@ -308,7 +308,8 @@ class Sum(Objective):
                 value, slope = term.of_pair(pairs[term.temperature], chunk)
             else:
                 value, slope = term.value_and_gradient(logits, signal, chunk)
-            nats = nats + weight * value
+            with torch.enable_grad():  # of a term's own parameters
+                nats = nats + weight * value
             gradient = slope.mul_(weight) if gradient is None else gradient.add_(slope, alpha=weight)
         assert gradient is not None, "a sum has terms"
         return nats, gradient

@@ -75,5 +75,7 @@ def value_and_gradient(
     for share, term in terms:
         if not term.needs_teacher and type(term) is not CrossEntropy:
             value, added = term.value_and_gradient(logits, None, chunk)
-            nats, gradient = nats + share * value, gradient.add_(added, alpha=share)
+            with torch.enable_grad():  # of the term's own parameters
+                nats = nats + share * value
+            gradient = gradient.add_(added, alpha=share)
     return nats, gradient

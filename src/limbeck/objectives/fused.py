@@ -20,7 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from limbeck.errors import Mismatch
+from limbeck.errors import BadObjective, Mismatch
 from limbeck.host import on_host, part_of, sent
 from limbeck.models.mixers.precision import exact
 from limbeck.objectives import chunks, outcomes, pairs
@@ -72,6 +72,8 @@ def fused_backward(
     if len(positions) == 0:
         return total
     learned = [p for p in objective.parameters() if p.requires_grad]
+    if learned and isinstance(signal, ChunkTargets | PairTargets):
+        _require_unlearned(objective)
     sizes = _fitting(outputs, signal, len(positions)) if sizes == "auto" else sizes
     sides = _sides(outputs, _sloped(objective, outputs, signal, batch, sizes), sizes)
     back = _Back(outputs)
@@ -193,8 +195,20 @@ def value_and_gradient(
             value, slope = term.value_and_gradient(
                 logits, cast("Signal", teacher_signal), chunk
             )  # it may use `against`
-            nats, gradient = nats + weight * value, gradient.add_(slope, alpha=weight)
+            with torch.enable_grad():  # of the term's own parameters
+                nats = nats + weight * value
+            gradient = gradient.add_(slope, alpha=weight)
     return nats, gradient
+
+
+def _require_unlearned(objective: Objective) -> None:
+    """Raises BadObjective for a term with parameters whose slopes are computed once, before its parameters change."""
+    for _, term in terms_of(objective):
+        if term.needs_teacher and any(p.requires_grad for p in term.parameters()):
+            raise BadObjective(
+                f"{term}: it learns parameters of its own, which it can only with a teacher of the student's tokenizer, and not "
+                "from chunks or pairs: take another objective"
+            )
 
 
 def _sloped(

@@ -58,12 +58,16 @@ class Term(Protocol):
 
 
 def differentiated(term: Term, outcomes: Outcomes) -> OfOutcomes:
-    """A term's nats from captured outcomes, with their slopes by autograd. Raises as `Term.of_outcomes`."""
+    """A term's nats from captured outcomes, with their slopes by autograd. Raises as `Term.of_outcomes`.
+
+    The nats are differentiable in the term's own parameters, if it has any.
+    """
+    trains = isinstance(term, torch.nn.Module) and any(p.requires_grad for p in term.parameters())
     with torch.enable_grad():
         log_q, target = (x.detach().requires_grad_() for x in (outcomes.log_q, outcomes.target))
         nats = term.of_outcomes(replace(outcomes, log_q=log_q, target=target))
-        slopes = torch.autograd.grad(nats.sum(), (log_q, target), allow_unused=True)
-    return OfOutcomes(nats.detach(), *slopes)
+        slopes = torch.autograd.grad(nats.sum(), (log_q, target), allow_unused=True, retain_graph=trains)
+    return OfOutcomes(nats if trains else nats.detach(), *slopes)
 
 
 def value_and_gradient(
@@ -105,7 +109,9 @@ def _together(terms: Sequence[tuple[float, Term]], outcomes: Outcomes) -> tuple[
     slope = torch.zeros_like(outcomes.log_q)
     for share, term in terms:
         found = term.slopes_of_outcomes(outcomes)
-        for total, part in ((nats, found.nats), (slope, found.outcomes), (at, found.target)):
+        with torch.enable_grad():  # of the term's own parameters
+            nats = nats + share * found.nats
+        for total, part in ((slope, found.outcomes), (at, found.target)):
             if part is not None:
                 total.add_(part, alpha=share)
     return nats, slope, at

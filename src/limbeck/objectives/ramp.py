@@ -51,7 +51,9 @@ class Ramp(Counting):
     ) -> tuple[Float[Tensor, " n"], Float[Tensor, "n V"]]:
         """As `Objective.value_and_gradient`, from that of the objective."""
         nats, gradient = self.of.value_and_gradient(logits, signal, chunk)
-        return self.weight * nats, gradient.mul_(self.weight)
+        with torch.enable_grad():  # of the objective's own parameters
+            nats = self.weight * nats
+        return nats, gradient.mul_(self.weight)
 
     def of_outcomes(self, outcomes: Outcomes) -> Float[Tensor, " n"]:
         """The objective's nats from captured outcomes, times the weight. Raises BadObjective as the objective does."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
@@ -83,9 +84,14 @@ class HiddenStates:
             ) from error
 
     def __call__(self, batch: Batch) -> Outputs:
-        """The captured hidden states of the batch's rows, with the teacher's head."""
-        states = torch.from_numpy(self._states[on_host(batch.row).numpy()]).to(batch.tokens.device, torch.float32)
-        return Outputs(states, self.head, self.vocab)
+        """The captured hidden states of the batch's rows, with the teacher's head, both on the batch's device."""
+        device, head = batch.tokens.device, self.head
+        if head.weight.device != device:
+            self.head = head = replace(
+                head, weight=head.weight.to(device), bias=None if head.bias is None else head.bias.to(device)
+            )
+        states = torch.from_numpy(self._states[on_host(batch.row).numpy()]).to(device, torch.float32)
+        return Outputs(states, head, self.vocab)
 
 
 @torch.no_grad()
@@ -102,7 +108,7 @@ def capture(teacher: CausalLM, rows: NumberedRows, folder: Path, *, made_from: M
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         done, states = _begun(folder)
-        seen = 0 if states is None else zlib.crc32(states[:done].tobytes())
+        seen = 0 if states is None else zlib.crc32(states[:done])
         start = done
         for number, batch in enumerate(rows.batches(done, rows.end), start=done // rows.batch_rows + 1):
             outputs = teacher(batch)
@@ -116,7 +122,7 @@ def capture(teacher: CausalLM, rows: NumberedRows, folder: Path, *, made_from: M
                 states = np.lib.format.open_memmap(new_file(folder / _STATES), mode="w+", dtype=np.float16, shape=shape)
             end = start + len(hidden)
             states[start:end] = hidden.numpy()
-            seen = zlib.crc32(states[start:end].tobytes(), seen)
+            seen = zlib.crc32(states[start:end], seen)
             if number % _SAVE_EVERY == 0 and end < rows.end:  # after the last row the manifest is written
                 states.flush()
                 write_json(folder / _DONE, {"rows": end, "crc32": seen})
@@ -147,6 +153,6 @@ def _begun(folder: Path) -> tuple[int, np.memmap | None]:
     except (OSError, ValueError, EOFError) as error:
         raise BadModel(f"{folder / _STATES}: the hidden states are missing or damaged ({error}): {remedy}") from error
     done = int(there["rows"])
-    if there.get("crc32", 0) not in (0, zlib.crc32(states[:done].tobytes())):
+    if there.get("crc32", 0) not in (0, zlib.crc32(states[:done])):
         raise BadModel(f"{folder / _STATES}: the hidden states do not match their checksum: {remedy}")
     return done, states

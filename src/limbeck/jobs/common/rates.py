@@ -47,14 +47,19 @@ def by_adapters(settings: DistilSettings | PretrainSettings) -> bool:
 
 def full_rate_of(settings: DistilSettings, parameters: int) -> float:
     """The peak rate of all weights, of a baseline of a student that is trained by adapters; in proportion to theirs."""
-    usual = suggested_learning_rate(parameters, start=start_of(settings))
-    factor = settings.lr / tuning_rate(parameters, adapters=True) if settings.lr else 1.0
-    return min(1.0, factor * usual)
+    return _beside_adapters(settings, parameters, suggested_learning_rate(parameters, start=start_of(settings)))
 
 
 def fresh_rate_of(settings: DistilSettings, parameters: int) -> float:
-    """The same of a baseline that starts from random weights."""
-    return settings.lr or suggested_learning_rate(parameters)
+    """The peak rate of a baseline that starts from random weights; beside adapters it is in proportion to theirs, too."""
+    usual = suggested_learning_rate(parameters)
+    return _beside_adapters(settings, parameters, usual) if by_adapters(settings) else settings.lr or usual
+
+
+def _beside_adapters(settings: DistilSettings, parameters: int, usual: float) -> float:
+    """The ``usual`` rate of all weights, times what was asked of adapters over their usual rate."""
+    factor = settings.lr / tuning_rate(parameters, adapters=True) if settings.lr else 1.0
+    return min(1.0, factor * usual)
 
 
 def schedule_of(settings: DistilSettings, student: PreTrainedConfig) -> Schedule:

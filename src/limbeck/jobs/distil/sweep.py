@@ -204,7 +204,9 @@ def _measuring(arms: Sequence[tuple[Comparison, Arm]]) -> float:
 def _same(member: Comparison, arm: Arm) -> tuple[Any, ...]:
     """A key that is equal for two arms of one name and seed if one training serves both."""
     own = member.settings.params, member.settings.shape
-    return own, arm.objective, arm.steps, arm.fresh, arm.on_policy, arm.adapters
+    # between rounds a student is trained with its objective, so that it is another one where an arm starts from it
+    rounds = member.settings.objective if member.settings.rounds > 1 and not arm.fresh else None
+    return own, rounds, arm.objective, arm.steps, arm.fresh, arm.on_policy, arm.adapters
 
 
 def _groups(together: Sequence[tuple[Comparison, Arm]]) -> list[list[tuple[Comparison, Arm]]]:
