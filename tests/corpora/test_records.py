@@ -9,12 +9,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from limbeck.corpora import Document, read
+from limbeck.corpora import Document, is_held_out, read
 from limbeck.corpora.faults import BadRecords
-from limbeck.corpora.records import Columns
+from limbeck.corpora.prompt import prompt_of
+from limbeck.corpora.records import Columns, from_record
 from limbeck.corpora.source import resolve
 from limbeck.disk import existing, shown
-from limbeck.errors import BadCorpus, BadSetting, BadTask
+from limbeck.errors import BadCorpus, BadRecord, BadSetting, BadTask
 from limbeck.probes.reversal import read_facts
 from limbeck.probes.tasks import task_of
 
@@ -422,3 +423,51 @@ def test_a_text_of_which_nothing_can_be_read_is_not_read_to_its_end(tmp_path):
     source = write(tmp_path / "a.jsonl", *({"body": str(i)} for i in range(300)))
     with pytest.raises(BadCorpus, match="none of the first 100 records can be read"):
         list(read(source, bad=BadRecords(50)))
+
+
+@pytest.mark.parametrize("history", [5, True, "hi", {"a": 1}])
+def test_a_history_that_is_no_list_is_a_faulty_record(history):
+    with pytest.raises(BadRecord, match="expected 'history' to be pairs of question and answer"):
+        from_record({"instruction": "add", "output": "3", "history": history}, name="a", where="a:1")
+
+
+def test_prompts_alone_need_no_answer():
+    records = [
+        {"prompt": "Say hi", "completion": ""},
+        {"instruction": "Name a bird", "input": "", "output": ""},
+        {"instruction": "Name a fish", "output": None},
+        {"prompt": "", "completion": " "},
+    ]
+    found = [from_record(one, name="a", where="a:1", columns=Columns(prompts=True)) for one in records]
+    asked = [prompt_of(document).asked for document in found if document is not None]
+    assert asked == ["Say hi", *([{"role": "user", "content": f"Name a {one}"}] for one in ("bird", "fish"))]
+    assert found[3] is None
+    assert [from_record(one, name="a", where="a:1") for one in records[:2]] == [None, None]  # nothing to learn
+
+
+def test_json_lines_with_a_faulty_first_one_are_json_lines(tmp_path):
+    (tmp_path / "a.json").write_text('{"text": "a"\n{"text": "b"}\n{"text": "c"}\n')
+    bad = BadRecords(1)
+    assert [document.text for document in read(str(tmp_path / "a.json"), bad=bad)] == ["b", "c"]
+    assert bad.count == 1
+    (tmp_path / "b.json").write_text('{"text":\n "a"')  # one object, cut off
+    with pytest.raises(BadCorpus, match=r"b.json: expected one JSON object"):
+        list(read(str(tmp_path / "b.json")))
+
+
+def test_records_of_one_group_are_on_one_side_of_the_split():
+    def document(answer: str, **fields):
+        return from_record({"prompt": "one?", "completion": answer, **fields}, name="a", where="a:1", columns=columns)
+
+    columns = Columns()
+    sides = {is_held_out(document(f"{n}", split_by="g"), fraction=0.5) for n in range(40)}
+    assert len(sides) == 1
+    assert len({is_held_out(document(f"{n}"), fraction=0.5) for n in range(40)}) == 2
+    assert document("a", split_by=7) == document("a")  # the same document, whatever its group
+    assert "split_by" not in document("a", split_by="text").unread
+    columns = Columns((("split_by", "book"),))
+    assert document("a", book=3).question == "3"
+    assert columns.wanted(["text", "book", "other"]) == ["text", "book"]
+    for value in (True, 1.5, " ", ["a"]):
+        with pytest.raises(BadRecord, match="expected 'book' to be a text or a whole number"):
+            document("a", book=value)

@@ -1,7 +1,9 @@
 """Sources give their documents, the side depends on the document only, and errors name bad input."""
 
 import json
+import os
 import sys
+from datetime import date
 from pathlib import Path
 
 import pyarrow as pa
@@ -89,8 +91,36 @@ def test_a_source_by_a_field_that_cannot_be_read_is_explained(tmp_path):
     assert "expected records with fields" in message_of(f"where:kind=math:{text}")
     assert "expected records with fields" in message_of("where:kind=math:python:stdlib")
     assert "expected records with fields" in message_of(f"where:kind=math:formats:{source}")
+    assert "expected records with fields" in message_of(f"where:kind=math:file://{tmp_path / 'a.txt'}")
+    assert "expected records with that value, got none" in message_of(f"{text},where:knid=math:{source}")
     assert "expected a column 'kind' (where:)" in message_of(f"where:kind=math:{tmp_path / 'all.parquet'}")
     assert "a path that does not exist" in message_of("where:kind=math:gone.jsonl")
+
+
+def test_values_that_json_does_not_have_are_written_as_they_are_read(tmp_path):
+    day, names = [date(2020, 1, 1), None], pa.array([b"math", b"code"], pa.binary())
+    pq.write_table(
+        pa.table({"text": ["a", "b"], "day": day, "kind": names, "level": [3.0, None]}), tmp_path / "t.parquet"
+    )
+    for condition in ("day=2020-01-01", "kind=math", "level=3.0"):
+        assert [d.text for d in read(f"where:{condition}:{tmp_path / 't.parquet'}")] == ["a"]
+
+
+def test_folders_are_read_with_those_that_they_link_to_each_once(tmp_path):
+    for folder in ("real", "all"):
+        (tmp_path / folder).mkdir()
+        write(tmp_path / folder / f"{folder}.jsonl", json.dumps({"text": folder}))
+    (tmp_path / "all" / "more").symlink_to(tmp_path / "real")
+    (tmp_path / "all" / "again").symlink_to(tmp_path / "all")
+    assert [d.text for d in read(str(tmp_path / "all"))] == ["all", "real"]
+
+
+def test_a_file_whose_name_is_no_utf_8_is_read(tmp_path):
+    try:
+        write(Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.jsonl")), json.dumps({"text": "one"}))
+    except OSError:
+        pytest.skip("this file system refuses such names")
+    assert [d.name for d in read(str(tmp_path))] == ["caf\ufffd.jsonl:1"]
 
 
 def test_parquet_gives_texts_and_conversations(tmp_path):

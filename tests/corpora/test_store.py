@@ -461,6 +461,14 @@ def test_one_long_text_is_split_into_passages_of_which_nothing_is_lost(tokenizer
     assert build_stores(str(tmp_path / "a.txt"), tokenizer, tmp_path / "other", **measured)[0].documents == 1
     rest = build_held_out(str(tmp_path / "a.txt"), tokenizer, tmp_path / "rest", without=train.digests())
     assert rest.digests() == held_out.digests()
+    (tmp_path / "c.txt").write_text("another text")
+    both = build_held_out(
+        f"{tmp_path / 'a.txt'},{tmp_path / 'c.txt'}", tokenizer, tmp_path / "both", without=train.digests()
+    )
+    assert both.manifest["left_out"] == train.documents
+    assert both.documents == held_out.documents + 1
+    with pytest.raises(BadCorpus, match="all 1 were in the training text"):  # which had it as one document
+        build_held_out(str(tmp_path / "a.txt"), tokenizer, tmp_path / "none", without=whole.digests())
     (tmp_path / "b.txt").write_text("one\n<|endoftext|>\n" + "".join(paragraphs))
     assert len(list(read(str(tmp_path / "b.txt"), passages=True))) == 2
 

@@ -420,6 +420,9 @@ def test_a_strategy_of_a_record_chooses_the_message_that_its_teacher_reads(here,
     rows = read_lines(tmp_path / "all" / "text.jsonl")
     assert [row["strategy"] for row in rows] == [kinds[row["prompt"]] for row in rows]
     assert {row["strategy"] for row in rows} == {"slow", "fast"}
+    groups = {row["prompt"]: row["split_by"] for row in rows}
+    assert len(set(groups.values())) == len(groups)
+    assert all(row["split_by"] == groups[row["prompt"]] for row in rows)
     for name, message in (("slow", "one two three four"), ("fast", "five")):
         ask(tmp_path, name, data=str(asked), system=message, **keys)
         alone = {row["prompt"]: row["messages"] for row in read_lines(tmp_path / name / "text.jsonl")}

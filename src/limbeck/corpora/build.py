@@ -82,8 +82,8 @@ def build_held_out(
 ) -> TokenStore:
     """A whole source as an evaluation store, in ``folder/held_out``; of the standard library only its held-out modules.
 
-    Documents whose digests are in ``without`` are left out, and ``manifest["left_out"]`` counts them; one long text is then
-    split into passages, as for training. Raises BadCorpus and BadFolder as `build_stores` does.
+    Documents whose digests are in ``without`` are left out, and ``manifest["left_out"]`` counts them; a long text is then split
+    into passages as for training, unless it is among them as a whole. Raises BadCorpus and BadFolder as `build_stores` does.
     """
     draws = [Draw(source, 1.0, ("held_out",), without, passages=bool(without))]
     return _stores(draws, How.of(reader, records), Path(folder), progress=progress, processes=processes)["held_out"]
@@ -110,7 +110,10 @@ def _stores(
     draws: list[Draw], how: How, folder: Path, *, progress: bool, processes: int | None
 ) -> dict[str, TokenStore]:
     """The stores of all sides. Those in the folder are used where they were made from the same; else they are built."""
-    parts = [resolve(draw.source, how.columns, passages=draw.passages) for draw in draws]
+    parts = [
+        resolve(draw.source, how.columns, passages=draw.passages, known=frozenset() if draw.trains else draw.without)
+        for draw in draws
+    ]
     draws = [_limited(draw, some) for draw, some in zip(draws, parts, strict=True)]
     facts = [d.facts([part.stamp for part in p]) for d, p in zip(draws, parts, strict=True)]
     made_from = {"draws": facts, **how.facts()}

@@ -72,7 +72,10 @@ class Document:
         return hashlib.sha256(self.content.encode()).digest()
 
     def split_digest(self) -> bytes:
-        """SHA-256 of what decides its side of the split: the content, its question, of a preference pair the prompt."""
+        """SHA-256 of what decides its side of the split: what its record says (``question``), else the content.
+
+        Of a preference pair it is the prompt.
+        """
         if self.question is not None:
             return hashlib.sha256(self.question.encode()).digest()
         if self.rejected is None:

@@ -47,6 +47,11 @@ class Draw:
             facts["without"] = hashlib.sha256(b"".join(sorted(self.without))).hexdigest()
         return facts
 
+    @property
+    def trains(self) -> bool:
+        """Whether some of its documents are trained on."""
+        return "train" in self.sides
+
     def side_of(self, document: Document) -> str | None:
         """The side of a document, None where that side is not read."""
         side = "held_out" if is_held_out(document, fraction=self.fraction) else "train"

@@ -58,7 +58,11 @@ def records_of_json(path: File) -> Iterator[tuple[int, Record | BadRecord]]:
         break
     text = whole_text(path).removeprefix(BOM).strip()
     if not text.startswith("["):
-        yield 1, parsed(text, where=str(path))
+        record = parsed(text, where=str(path))
+        if isinstance(record, BadRecord) and any(isinstance(parsed(one, where=""), dict) for one in text.split("\n")):
+            yield from records_of(path)  # JSON lines, of which the first is faulty
+            return
+        yield 1, record
         return
     for number, element in enumerate(_elements(text), 1):
         yield number, parsed(element, where=f"{path}, record {number}")

@@ -51,6 +51,11 @@ class Prompt:
         return self.document.name
 
     @property
+    def group(self) -> str:
+        """What its completions have in common, so that all are on one side of the split."""
+        return self.document.split_digest().hex()[:16]
+
+    @property
     def bytes(self) -> int:
         """UTF-8 bytes of its content."""
         return len(self.document.content.encode())

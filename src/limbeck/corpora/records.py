@@ -32,6 +32,7 @@ BESIDE = ("tools", "chat_template_kwargs")  # optional fields of a conversation 
 PROMPT = "prompt alone"
 CHECKS = ("answer", "instruction_id_list", "kwargs")  # beside a prompt in any form: what its completions are checked by
 STRATEGY = "strategy"  # beside a prompt in any form: which of several system messages its teacher reads
+SPLIT = "split_by"  # in any form: records with one value of it are on one side of the split
 Forms = Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]
 
 # The forms of records of which prompts alone are read. A preference pair that names its prompt has that alone.
@@ -87,7 +88,9 @@ class Columns:
                 )
         if len(set(ours)) < len(ours):
             raise BadSetting(f"--columns: a field is named twice among {', '.join(ours)}: give each one column")
-        if set(ours) - {*CHECKS, STRATEGY} and not any(set(needed) <= set(ours) for needed, _ in self.forms.values()):
+        if set(ours) - {*CHECKS, STRATEGY, SPLIT} and not any(
+            set(needed) <= set(ours) for needed, _ in self.forms.values()
+        ):
             raise BadSetting(
                 f"--columns: expected all fields of one form, got {', '.join(ours)}. The forms are "
                 + "; ".join(" and ".join(needed) for needed, _ in self.forms.values())
@@ -101,7 +104,7 @@ class Columns:
     @property
     def _roles(self) -> tuple[str, ...]:
         names = (name for needed, others in self.forms.values() for name in (*needed, *others))
-        return tuple(dict.fromkeys(names)) + BESIDE
+        return (*dict.fromkeys(names), *BESIDE, SPLIT)
 
     @property
     def form(self) -> str | None:
@@ -125,7 +128,7 @@ class Columns:
         form = self.form or self.form_of(dict.fromkeys(there, True))
         if form is None:
             return []
-        read = dict.fromkeys([*map(self.there, self.fields(form)), *(name for name, _ in self.only)])
+        read = dict.fromkeys([*map(self.there, (*self.fields(form), SPLIT)), *(name for name, _ in self.only)])
         return [name for name in read if name in there]
 
     def fields(self, form: str) -> tuple[str, ...]:
@@ -164,22 +167,37 @@ def from_record(
     if form is None or any(columns.there(field) not in record for field in columns.forms[form][0]):
         _refuse_without(columns, form, list(record), where)
     fields = {field: record[there] for field in columns.fields(form) if (there := columns.there(field)) in record}
-    read = {columns.there(field) for field in fields} | {name for name, _ in columns.only}
+    read = {columns.there(field) for field in (*fields, SPLIT)} | {name for name, _ in columns.only}
     found = {key: _of_table(value) for key, value in fields.items()} if table else fields
-    document = _AS[form](_Record(found, where), name)
+    document = _AS[form](_Record(found, where, asked_alone=columns.prompts), name)
     if document is None:
         return None
     if columns.prompts:
         document = document if document.rejected is None else _prompt_of_pair(document)
         document = replace(document, checked_by={key: found[key] for key in CHECKS if found.get(key) is not None})
         document = replace(document, strategy=found.get(STRATEGY))
+    if (group := record.get(columns.there(SPLIT))) is not None:
+        document = replace(document, question=_group(group, columns.there(SPLIT), where))
     unread = unread or tuple(str(key) for key, value in record.items() if key not in read and _holds_text(value))
     return replace(document, form=document.form or form, unread=_shared(unread))
 
 
+def _group(value: Any, field: str, where: str) -> str:
+    """What decides the side of the split instead of the content. Raises BadRecord unless it is a text or a whole number."""
+    if isinstance(value, str | int) and not isinstance(value, bool) and str(value).strip():
+        return str(value)
+    raise BadRecord(
+        f"{where}: expected '{field}' to be a text or a whole number, got {kind(value)}: repair or remove it"
+    )
+
+
 def _written(value: Any) -> str:
-    """A value as it is written in a source: a text itself, anything else as JSON."""
-    return value if isinstance(value, str) else json.dumps(value, default=str)
+    """A value as it is written in a source: a text itself, anything else as JSON, or as Python writes what JSON does not have."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    if value is None or isinstance(value, bool | int | float | list | dict):
+        return json.dumps(value, default=str)
+    return str(value)
 
 
 def from_text(text: Any, *, name: str, where: str, family: str | None = None, field: str = "text") -> Document | None:
@@ -213,10 +231,11 @@ def _refuse_without(columns: Columns, form: str | None, names: list[str], where:
 
 @dataclass
 class _Record:
-    """The fields of a record by their usual names, and its place for messages."""
+    """The fields of a record by their usual names, and its place for messages. ``asked_alone``: its prompt alone is read."""
 
     fields: dict[str, Any]
     where: str
+    asked_alone: bool = False
 
     def conversation(self, name: str, messages: list[Message]) -> Document:
         """The document of some messages, with system prompt, tools and template arguments of the record."""
@@ -271,7 +290,8 @@ def _completion(record: _Record, name: str) -> Document | None:
         after = _messages(completion, "completion", record.where)
         return record.conversation(name, [*({**message, "weight": 0} for message in before), *after])
     begin, end = _string(prompt, "prompt", record.where), _string(completion, "completion", record.where)
-    return Document(name, text=begin + end, prompt=len(begin)) if end.strip() else None
+    counts = end.strip() or (record.asked_alone and begin.strip())
+    return Document(name, text=begin + end, prompt=len(begin)) if counts else None
 
 
 def _prompt(record: _Record, name: str) -> Document | None:
@@ -300,8 +320,11 @@ def _alpaca(record: _Record, name: str) -> Document | None:
     }
     request = [_string(texts[key], key, record.where) for key in ("instruction", "input")]
     answer = _string(texts["output"], "output", record.where)
-    turns = [pair for pair in record.fields.get("history") or [] if pair]
-    if any(not isinstance(pair, list | tuple) or len(pair) != 2 for pair in turns):
+    history = record.fields.get("history")
+    turns = [pair for pair in history if pair] if isinstance(history, list) else []
+    if not (history is None or isinstance(history, list)) or any(
+        not isinstance(pair, list | tuple) or len(pair) != 2 for pair in turns
+    ):
         raise BadRecord(f"{record.where}: expected 'history' to be pairs of question and answer: repair or remove it")
     contents = [text for pair in turns for text in pair] + ["\n\n".join(filter(str.strip, request)), answer]
     roles = ("user", "assistant") * (len(contents) // 2)
@@ -309,7 +332,8 @@ def _alpaca(record: _Record, name: str) -> Document | None:
         {"role": role, "content": _string(text, "history", record.where)}
         for role, text in zip(roles, contents, strict=True)
     ]
-    return record.conversation(name, messages) if answer.strip() else None
+    counts = answer.strip() or (record.asked_alone and any(map(str.strip, request)))
+    return record.conversation(name, messages) if counts else None
 
 
 def _pair(record: _Record, name: str) -> Document:

@@ -58,6 +58,7 @@ class Part:
     as this shows without reading it. ``size`` is the number of bytes, None where it does not reflect the amount of text.
     ``beside`` lists ignored files of a folder, on its first part. ``name`` is the name of a file or dataset. ``text`` is the
     file where it is plain text.
+    ``plain``: its documents are plain text, which has no fields.
     ``least``: bytes that are to be read, compressed where they are, None where this is unknown. ``streamed``: it is elsewhere,
     and may be far larger than what is needed of it. ``notes`` gives lines for the user about how it was read.
     """
@@ -68,6 +69,7 @@ class Part:
     beside: tuple[str, ...] = ()
     name: str = ""
     text: Path | None = None
+    plain: bool = False
     least: int | None = None
     streamed: bool = False
     notes: Callable[[], Sequence[str]] = tuple
@@ -171,22 +173,37 @@ def blank(source: str) -> BadCorpus:
     return BadCorpus(f"{shown(source)}: expected text, got only blank documents: name a source that holds some")
 
 
-def resolve(source: str, columns: Columns | None = None, *, passages: bool = False) -> list[Part]:
+def resolve(
+    source: str, columns: Columns | None = None, *, passages: bool = False, known: frozenset[bytes] = frozenset()
+) -> list[Part]:
     """The parts of a source, in reading order. ``columns`` names the fields of its records.
 
-    ``passages``: a source of one long .txt file is split into passages, so that a part of it can be held out. Raises BadCorpus
-    where a part does not exist, is empty, or is of an unknown kind.
+    ``passages``: a source of one long .txt file is split into passages, so that a part of it can be held out. Beside digests
+    that are ``known`` each long .txt file is, however many there are, but for one that is known as a whole: so what is known is
+    found again, as it was split then. Raises BadCorpus where a part does not exist, is empty, or is of an unknown kind.
     """
     columns = columns or Columns()
     if existing(source):  # a comma may be part of a name
         parts = _one(source, columns)
     else:
         parts = [part for piece in source.split(",") for part in _one(piece.strip(), columns)]
-    alone = parts[0].text if len(parts) == 1 else None
-    if not passages or alone is None or (parts[0].size or 0) < LONG_TEXT:
+    if not passages or not (known or len(parts) == 1):
         return parts
-    documents = partial(read_passages, alone, parts[0].name, columns)
-    return [replace(parts[0], documents=documents, stamp=[*parts[0].stamp, "passages"])]
+    return [_in_passages(part, columns, known) for part in parts]
+
+
+def _in_passages(part: Part, columns: Columns, known: frozenset[bytes]) -> Part:
+    """A part whose long text is split into passages, unless its whole is ``known``; any other part as it is."""
+    file = part.text
+    if file is None or (part.size or 0) < LONG_TEXT:
+        return part
+
+    def documents() -> Documents:
+        whole = next(part.documents(), None) if known else None
+        found = isinstance(whole, Document) and whole.digest() in known
+        yield from part.documents() if found else read_passages(file, part.name, columns)
+
+    return replace(part, documents=documents, stamp=[*part.stamp, "passages"])
 
 
 def _one(source: str, columns: Columns) -> list[Part]:
@@ -230,14 +247,38 @@ def _where(source: str, columns: Columns) -> list[Part]:
     name, value, rest = found[1].strip(), found[2].strip(), found[3].strip()
     scheme, colon, _ = rest.partition(":")
     parts = _one(rest, replace(columns, only=(*columns.only, (name, value))))
-    without = [part for part in parts if part.text is not None]
+    without = [part for part in parts if part.plain]
     if without or (colon and scheme in SOURCES and scheme != "hf"):
         what = without[0].name if without else f"{scheme}:"
         raise BadCorpus(
             f"{shown(source)}: expected records with fields, of .jsonl, .json or .parquet files or a dataset (hf:), got {what}: "
             "leave where: out, or name others"
         )
-    return [replace(part, stamp=[*part.stamp, _WHERE, name, value], size=None) for part in parts]
+    parts = [replace(part, stamp=[*part.stamp, _WHERE, name, value], size=None) for part in parts]
+    return _not_all_empty(parts, source)
+
+
+def _not_all_empty(parts: list[Part], source: str) -> list[Part]:
+    """The parts, of which the last one raises BadCorpus where all were read and none had anything."""
+    state = {"begun": False, "found": False}
+
+    def documents(number: int) -> Documents:
+        if number == 0:
+            state.update(begun=True, found=False)
+        for entry in parts[number].documents():
+            state["found"] = True
+            yield entry
+        if number == len(parts) - 1 and state["begun"] and not state["found"]:
+            raise blank(source)
+
+    return [replace(part, documents=partial(documents, number)) for number, part in enumerate(parts)]
+
+
+def without_conditions(source: str) -> str:
+    """A source without the ``where:FIELD=VALUE:`` before it."""
+    while found := _CONDITION.fullmatch(source):
+        source = found[3].strip()
+    return source
 
 
 def _unknown(source: str) -> BadCorpus:
@@ -246,6 +287,7 @@ def _unknown(source: str) -> BadCorpus:
 
 
 def _file(path: Path, name: str, columns: Columns, beside: tuple[str, ...] = ()) -> Part:
+    name = os.fsencode(name).decode("utf-8", "replace")  # a file's name may be any bytes
     kind, packed = kind_of(path), path.suffix.lower() in PACKED
     reader = READERS.get(kind)
     if reader is None or (packed and kind == ".parquet"):
@@ -263,6 +305,7 @@ def _file(path: Path, name: str, columns: Columns, beside: tuple[str, ...] = ())
         beside,
         name,
         path if kind == ".txt" else None,
+        kind == ".txt",
         size,
     )
 
@@ -282,6 +325,7 @@ def _remote(address: str, columns: Columns) -> list[Part]:
             None if kind_of(file) == ".parquet" or file.suffix.lower() in PACKED else file.size,
             others if file is texts[0] else (),
             file.label,
+            plain=kind_of(file) == ".txt",
             least=file.size,
             streamed=True,
         )
@@ -290,8 +334,19 @@ def _remote(address: str, columns: Columns) -> list[Part]:
 
 
 def _folder(folder: Path, columns: Columns) -> list[Part]:
-    """All files of a known kind in a folder and below it, except hidden ones. Others are ignored, and listed in ``beside``."""
-    found = (p for p in folder.rglob("*") if not any(piece.startswith(".") for piece in p.relative_to(folder).parts))
+    """All files of a known kind in a folder and below it, except hidden ones. Others are ignored, and listed in ``beside``.
+
+    Links to folders are followed, each folder once.
+    """
+    found, seen = [], set[str]()
+    for there, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(there)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(there, name) for name in names if not name.startswith(".")]
     return _texts(sorted(p for p in found if p.is_file()), folder, columns)
 
 

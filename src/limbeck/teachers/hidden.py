@@ -108,7 +108,7 @@ def capture(teacher: CausalLM, rows: NumberedRows, folder: Path, *, made_from: M
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         done, states = _begun(folder)
-        seen = 0 if states is None else zlib.crc32(states[:done])
+        seen = 0 if states is None else zlib.crc32(states[:done].data)
         start = done
         for number, batch in enumerate(rows.batches(done, rows.end), start=done // rows.batch_rows + 1):
             outputs = teacher(batch)
@@ -122,7 +122,7 @@ def capture(teacher: CausalLM, rows: NumberedRows, folder: Path, *, made_from: M
                 states = np.lib.format.open_memmap(new_file(folder / _STATES), mode="w+", dtype=np.float16, shape=shape)
             end = start + len(hidden)
             states[start:end] = hidden.numpy()
-            seen = zlib.crc32(states[start:end], seen)
+            seen = zlib.crc32(states[start:end].data, seen)
             if number % _SAVE_EVERY == 0 and end < rows.end:  # after the last row the manifest is written
                 states.flush()
                 write_json(folder / _DONE, {"rows": end, "crc32": seen})
@@ -153,6 +153,6 @@ def _begun(folder: Path) -> tuple[int, np.memmap | None]:
     except (OSError, ValueError, EOFError) as error:
         raise BadModel(f"{folder / _STATES}: the hidden states are missing or damaged ({error}): {remedy}") from error
     done = int(there["rows"])
-    if there.get("crc32", 0) not in (0, zlib.crc32(states[:done])):
+    if there.get("crc32", 0) not in (0, zlib.crc32(states[:done].data)):
         raise BadModel(f"{folder / _STATES}: the hidden states do not match their checksum: {remedy}")
     return done, states

@@ -118,12 +118,12 @@ def measure_logprobs(
         if (folder / _MANIFEST).is_file():
             return _whole(folder, bound)
         done, values = _begun(folder, bound, kept)
-        seen = {name: zlib.crc32(value[:done]) for name, value in values.items()}
+        seen = {name: zlib.crc32(value[:done].data) for name, value in values.items()}
         for number, (batch, outputs) in enumerate(each(teacher, rows.batches(done, rows.end)), start=1):
             size = len(batch.tokens)
             for name, found in logprobs_of(batch, outputs, kept).items():
                 values[name][done : done + size] = found.reshape(size, rows.length, *found.shape[1:]).cpu().numpy()
-                seen[name] = zlib.crc32(values[name][done : done + size], seen[name])
+                seen[name] = zlib.crc32(values[name][done : done + size].data, seen[name])
             del outputs
             done += size
             if number % _SAVE_EVERY == 0:
@@ -191,7 +191,7 @@ def _begun(folder: Path, bound: Mapping[str, Any], kept: Recorded) -> tuple[int,
         values = {name: _mapped(file, "r+") for name, file in names.items()}
         done = int(there["rows"])
         for name, expected in there.get("crc32", {}).items():
-            if name not in values or zlib.crc32(values[name][:done]) != expected:
+            if name not in values or zlib.crc32(values[name][:done].data) != expected:
                 raise BadModel(f"{folder / name}: it does not match its checksum: {_REMEDY.format(folder)}")
         return done, values
     rows = (bound["rows"], bound["length"])

@@ -21,6 +21,7 @@ from typing import Any
 
 from limbeck.config import CaptureSettings
 from limbeck.corpora.prompt import digest
+from limbeck.corpora.records import SPLIT
 from limbeck.corpora.strategies import Strategy
 from limbeck.corpora.tasks.checked import Checked
 from limbeck.disk import check_sums, claims, sums, whole
@@ -143,7 +144,7 @@ def _finish(
                 different.add(hashlib.sha256(json.dumps(record).encode()).digest()[:16])
                 kept.add(row["tokens"])
                 about = {"finish": kind, "tokens": row["tokens"], "document": prompts[prompt].name, "prompt": prompt}
-                about |= task.systems.beside(prompts[prompt])
+                about |= task.systems.beside(prompts[prompt]) | {SPLIT: prompts[prompt].group}
                 record |= {key: value for key, value in (about | {"sample": sample}).items() if key not in record}
                 file.write(json.dumps(record, ensure_ascii=False) + "\n")
     found: dict[str, Any] = {"prompts": len(prompts), "samples": kinds[STOP] + kinds[LENGTH], "stopped": kinds[STOP]}

@@ -13,7 +13,7 @@ from huggingface_hub import EvalResult, ModelCard
 from limbeck.corpora.files import READERS
 from limbeck.corpora.hub import hub_name
 from limbeck.corpora.mixture import plain
-from limbeck.corpora.source import SOURCES
+from limbeck.corpora.source import SOURCES, without_conditions
 from limbeck.corpora.streams import kind_of
 from limbeck.disk import existing, read_json, read_lines
 from limbeck.errors import BadFolder, first_line
@@ -77,6 +77,7 @@ def _datasets(run: Path | None) -> list[str]:
 
 def _data_set(source: str) -> str | None:
     """The hub's name of the data set that a source reads, None for another source."""
+    source = without_conditions(source)
     if (files := _FILES.fullmatch(source)) is not None:
         owner, name = files[1].split("/")
         return owner if kind_of(Path(name)) in READERS else f"{owner}/{name}"  # old data sets have no owner
