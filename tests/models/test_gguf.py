@@ -376,6 +376,30 @@ def test_types_of_tokens_bos_and_stops_are_kept(tmp_path):
     assert load(tmp_path / "folder").model.generation_config.eos_token_id == [1, 2]
 
 
+@pytest.mark.parametrize(
+    ("named", "eot", "stops"),
+    [
+        ({10: "<end_of_turn>"}, None, [1, 10]),  # Gemma 3, whose files name eos alone
+        ({10: "<|end|>", 11: "<|eom_id|>"}, None, [1, 10, 11]),
+        ({10: "<|end|>", 11: "<|return|>"}, None, 1),  # the end of a message among several of a turn
+        ({10: "<end_of_turn>"}, 2, [1, 2]),  # a file that says what ends a turn
+    ],
+)
+def test_what_ends_a_turn_is_found_where_a_file_does_not_name_it(tmp_path, named, eot, stops):
+    words = byte_level()
+    for identity, token in named.items():
+        words["ggml.tokens"][identity] = token
+    words |= {} if eot is None else {"ggml.eot_token_id": eot}
+    import_gguf(write_gguf(tmp_path / "model.gguf", random_model(CONFIGS["llama"]), words=words), tmp_path / "folder")
+    model = load(tmp_path / "folder")
+    assert model.model.generation_config.eos_token_id == stops
+    turned = [identity for identity in named if isinstance(stops, list) and identity in stops]
+    for identity in turned:
+        assert model.tokenizer.decode([identity], skip_special_tokens=True) == ""
+        assert model.tokenizer.encode(f"a{named[identity]}", add_special_tokens=False)[-1] == identity
+    assert model.end == 1
+
+
 def test_tokens_that_only_fill_up_the_embedding_are_left_out(tmp_path):
     words = byte_level()
     words["ggml.tokens"][-2:] = ["[PAD298]", "[PAD299]"]

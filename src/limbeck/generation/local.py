@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from limbeck.models.cached import select_rows
 from limbeck.models.language_model import LanguageModel
 from limbeck.types import tempered
 
@@ -70,7 +71,7 @@ def generate(
             break
         if not continues.all():
             left = torch.from_numpy(np.flatnonzero(continues)).to(model.device)
-            cache.batch_select_indices(left)
+            select_rows(cache, left)
             mask, position, row = mask[left], position[left], row[continues]
         tokens = torch.from_numpy(chosen[continues][:, None]).to(model.device)
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], -1)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
-from limbeck.errors import BadModel
+from limbeck.errors import BadModel, Mismatch
 
 NAMES = ("cache", "past_key_values")
 CACHE = next(name for name in NAMES if name in {field.name for field in fields(BaseModelOutputWithPast)})
@@ -37,7 +37,52 @@ def read_on(model: nn.Module, tokens: Int[Tensor, "B T"], kept: Any, **others: A
     """
     if isinstance(model, PreTrainedModel) and not model.training:  # in training, dropout differs between passes
         check_cache(model, lambda: _in_two(model))
+        _check_one_rotation(model, tokens, kept, others.get("position_ids"))
     return _read(model, tokens, kept, **others)
+
+
+def select_rows(kept: Any, rows: Int[Tensor, " n"]) -> None:
+    """Leaves some rows of a cache, in place. Of a state of linear attention Transformers cannot select rows, but reorder them."""
+    layers = getattr(kept, "layers", None)
+    if layers is None or not any(hasattr(layer, "recurrent_states") for layer in layers):
+        kept.batch_select_indices(rows)
+        return
+    for layer in layers:
+        (layer.reorder_cache if hasattr(layer, "recurrent_states") else layer.batch_select_indices)(rows)
+
+
+def _check_one_rotation(model: PreTrainedModel, tokens: Tensor, kept: Any, positions: Tensor | None) -> None:
+    """Raises Mismatch where a text of a model with LongRoPE (arXiv 2402.13753) would be read with two sets of factors.
+
+    Beyond its original length such a model turns all positions by others than before, also of what a cache holds; and of several
+    rows the longest decides.
+    """
+    limit = original_length(model.config)
+    if limit is None:
+        return
+    if positions is None:
+        before = 0 if kept is None else int(kept.get_seq_length())
+        positions = torch.tensor([[before + tokens.shape[1] - 1]])
+    last = positions.amax(-1)
+    crossed = kept is not None and int(last.max()) - tokens.shape[1] < limit <= int(last.max())
+    if crossed or int(last.min()) < limit <= int(last.max()):
+        raise Mismatch(
+            f"{type(model).__name__}: beyond {limit:,} tokens this model turns positions by other factors (LongRoPE), so a text "
+            "cannot go on from below to above, and texts of both sides not be read together: keep prompts and what is generated "
+            f"within {limit:,} tokens, or give only prompts that are longer"
+        )
+
+
+def original_length(config: Any) -> int | None:
+    """The tokens beyond which a model with LongRoPE takes its other factors; None for any other model."""
+    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    for one in (rope, *(part for part in rope.values() if isinstance(part, dict))):
+        if one.get("rope_type", one.get("type")) == "longrope" and one.get("short_factor") != one.get("long_factor"):
+            found = one.get("original_max_position_embeddings") or getattr(
+                config, "original_max_position_embeddings", None
+            )
+            return None if found is None else int(found)
+    return None
 
 
 def check_cache(model: PreTrainedModel, read: Callable[[], tuple[Tensor, Tensor]]) -> None:
@@ -76,6 +121,11 @@ def _read(model: nn.Module, tokens: Tensor, kept: Any, **others: Any) -> tuple[T
     outputs = model(
         input_ids=tokens, use_cache=True, logits_to_keep=last_places(model, tokens, 1), **{name: kept}, **others
     )
+    if not hasattr(outputs, name):
+        raise BadModel(
+            f"{type(model).__name__}: expected a forward pass that gives its cache ({name}), so that a text can go on token by "
+            "token, got none: this architecture generates no text here; take another model, or train and measure it on text"
+        )
     return outputs.logits[:, -1], getattr(outputs, name)
 
 

@@ -25,7 +25,7 @@ from limbeck.corpora.tasks.checked import Checked
 from limbeck.corpora.tokenizer import Frame, document_tokens, frame
 from limbeck.errors import BadSetting, Mismatch
 from limbeck.generation.local import decoded_completion, draw_tokens, stop_tokens
-from limbeck.models.cached import last_places, read_on
+from limbeck.models.cached import last_places, read_on, select_rows
 from limbeck.models.language_model import LanguageModel
 from limbeck.models.vocabulary import require_rows_of
 from limbeck.probes.tasks import Instance, Task
@@ -207,7 +207,7 @@ class _Sampler:
                 return
             said = [completion for completion, open_ in zip(completions, still.tolist(), strict=True) if open_]
             tokens = torch.from_numpy(last[still][:, None]).to(self._model.device)
-            cache.batch_select_indices(torch.from_numpy(parents[still]).to(self._model.device))
+            select_rows(cache, torch.from_numpy(parents[still]).to(self._model.device))
             alive = still[met]
             row, owner, sample = (np.cumsum(still) - 1)[met[alive]], owner[alive], sample[alive]
 

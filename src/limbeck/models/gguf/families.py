@@ -28,13 +28,15 @@ _NEEDED = object()
 class Key:
     """A setting: its key in a file behind the architecture's name, its name in a configuration.
 
-    ``default`` is what a file without the key means. ``off``: the number by which a file says None.
+    ``default`` is what a file without the key means. ``off``: the number by which a file says None. ``real``: it is no whole
+    number, whatever a configuration writes; llama.cpp refuses a file where it is stored as one.
     """
 
     stored: str
     named: str
     default: Any = _NEEDED
     off: Any = None
+    real: bool = False
 
     def read(self, keys: Keys) -> Any:
         """The setting of a file. Raises BadModel where it must be there and is not."""
@@ -44,7 +46,8 @@ class Key:
     def write(self, config: PreTrainedConfig) -> Any:
         """What a file is to hold; None where it needs no such key."""
         found = getattr(config, self.named, None)
-        return self.off if found is None else found
+        found = self.off if found is None else found
+        return float(found) if self.real and found is not None else found
 
 
 @dataclass(frozen=True)
@@ -203,7 +206,7 @@ _SIZES = (
     Key("feed_forward_length", "intermediate_size"),
     Key("attention.head_count", "num_attention_heads"),
 )
-_RMS = (*_SIZES, Key("attention.layer_norm_rms_epsilon", "rms_norm_eps"))
+_RMS = (*_SIZES, Key("attention.layer_norm_rms_epsilon", "rms_norm_eps", real=True))
 _WINDOW = Key("attention.sliding_window", "sliding_window", None, off=0)
 
 
@@ -309,6 +312,13 @@ def _gemma_refusal(period: int, largest: int) -> Callable[[PreTrainedConfig], st
     return refusal
 
 
+def _gemma2_refusal(config: PreTrainedConfig) -> str:
+    """The same of Gemma 2, whose logits llama.cpp always caps."""
+    if not (config.attn_logit_softcapping and config.final_logit_softcapping):
+        return "without soft caps of attention and logits, which llama.cpp always applies to this architecture,"
+    return _gemma_refusal(2, _LARGEST_GEMMA2)(config)
+
+
 def _gemma3_more(config: PreTrainedConfig) -> dict[str, Any]:
     of_all, near = config.rope_parameters["full_attention"], config.rope_parameters["sliding_attention"]
     keys, tensors = write_rope(of_all, head_dim=head_dim(config), context=config.max_position_embeddings)
@@ -406,14 +416,14 @@ _ALL = (
         (
             *_RMS,
             Key("attention.sliding_window", "sliding_window", 4096),
-            Key("attn_logit_softcapping", "attn_logit_softcapping", 50.0, off=0),
-            Key("final_logit_softcapping", "final_logit_softcapping", 30.0, off=0),
+            Key("attn_logit_softcapping", "attn_logit_softcapping", 50.0, off=0, real=True),
+            Key("final_logit_softcapping", "final_logit_softcapping", 30.0, off=0, real=True),
         ),
         {"hidden_activation": "gelu_pytorch_tanh", "attention_bias": False},
         (_PLUS_ONE,),
         complete=_gemma2,
         more=_more_heads,
-        refusal=_gemma_refusal(2, _LARGEST_GEMMA2),
+        refusal=_gemma2_refusal,
     ),
     Family(
         "gemma3",
@@ -421,7 +431,7 @@ _ALL = (
         (
             *_RMS,
             Key("attention.sliding_window", "sliding_window"),
-            Key("final_logit_softcapping", "final_logit_softcapping", None),
+            Key("final_logit_softcapping", "final_logit_softcapping", None, real=True),
         ),
         {"hidden_activation": "gelu_pytorch_tanh", "attention_bias": False, "attn_logit_softcapping": None},
         (_PLUS_ONE,),
@@ -442,7 +452,7 @@ _ALL = (
         ("gpt2",),
         (
             *(key for key in _SIZES if key.stored != "feed_forward_length"),
-            Key("attention.layer_norm_epsilon", "layer_norm_epsilon"),
+            Key("attention.layer_norm_epsilon", "layer_norm_epsilon", real=True),
         ),
         {
             "activation_function": "gelu_new",
@@ -458,7 +468,7 @@ _ALL = (
     Family(
         "gptneox",
         ("gpt_neox",),
-        (*_SIZES, Key("attention.layer_norm_epsilon", "layer_norm_eps")),
+        (*_SIZES, Key("attention.layer_norm_epsilon", "layer_norm_eps", real=True)),
         {"hidden_act": "gelu", "attention_bias": True},
         (_FUSED,),
         complete=_neox,
@@ -487,10 +497,10 @@ _ALL = (
         ("granite",),
         (
             *_RMS,
-            Key("attention.scale", "attention_multiplier"),
-            Key("embedding_scale", "embedding_multiplier"),
-            Key("residual_scale", "residual_multiplier"),
-            Key("logit_scale", "logits_scaling"),
+            Key("attention.scale", "attention_multiplier", real=True),
+            Key("embedding_scale", "embedding_multiplier", real=True),
+            Key("residual_scale", "residual_multiplier", real=True),
+            Key("logit_scale", "logits_scaling", real=True),
         ),
         {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False},
         _NEIGHBOURS,
@@ -508,7 +518,7 @@ _ALL = (
     Family(
         "stablelm",
         ("stablelm",),
-        (*_SIZES, Key("attention.layer_norm_epsilon", "layer_norm_eps")),
+        (*_SIZES, Key("attention.layer_norm_epsilon", "layer_norm_eps", real=True)),
         {"hidden_act": "silu", "qk_layernorm": False},
         complete=_stablelm,
         more=lambda config: _more_heads(config) | {"use_parallel_residual": bool(config.use_parallel_residual)},

@@ -20,6 +20,12 @@ from limbeck.models.gguf.pre import SPLITS, Split
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 _SPACE = "\u2581"
+# What ends a turn and a message, by text, where a file names none: as llama.cpp finds it (src/llama-vocab.cpp).
+_ENDS = {
+    "eot": ("<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<EOT>", "_<EOT>", "<end_of_utterance>"),
+    "eom": ("<|eom_id|>",),
+}
+_OF_MESSAGES = "<|return|>"  # where a turn ends so, <|end|> ends a message of several
 _LLAMA_IDS = {"bos": 1, "eos": 2, "unknown": 0}  # of a SentencePiece vocabulary that does not say
 
 
@@ -75,7 +81,19 @@ def read_vocabulary(file: Gguf) -> Vocabulary:
             raise BadModel(
                 f"{file.path}: tokenizer.ggml.{name}_token_id is {identity}, of {len(tokens):,} tokens; give another file"
             )
-    return Vocabulary(tokens, types, ids, str(kind))
+    ends = _ends(tokens, ids)
+    types = [CONTROL if identity in ends.values() else one for identity, one in enumerate(types)]
+    return Vocabulary(tokens, types, ids | ends, str(kind))
+
+
+def _ends(tokens: Sequence[str], ids: Mapping[str, int]) -> dict[str, int]:
+    """The ends of a turn and of a message that a file does not name, by their texts."""
+    found, places = {}, {token: identity for identity, token in enumerate(tokens)}
+    for name, texts in _ENDS.items():
+        there = [text for text in texts if text in places and not (text == "<|end|>" and _OF_MESSAGES in places)]
+        if name not in ids and there:
+            found[name] = places[there[0]]
+    return found
 
 
 def read_tokenizer(file: Gguf, vocabulary: Vocabulary) -> PreTrainedTokenizerFast:
