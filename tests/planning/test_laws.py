@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import AutoConfig
 
 from limbeck.errors import BadPoints, BadSetting, NotConverged
 from limbeck.planning.cost.gpus import gpu, stand_in
+from limbeck.planning.cost.size import Size
 from limbeck.planning.laws import fit as fitting
 from limbeck.planning.laws.distillation import MEASURED, PUBLISHED
 from limbeck.planning.laws.estimate import Estimate
@@ -261,6 +263,19 @@ def test_where_the_teacher_is_paid_cross_entropy_sees_more_tokens_and_may_win():
     assert row.alone_tokens == pytest.approx(126e9 * (1 + 7 / 9))
     free = by_published_law(task("3B", 3e9, 126e9, paid=False, teacher_tokens=2e12), models(7e9, 70e9))
     assert all(r.alone_tokens == 126e9 for r in free.rows)
+
+
+def test_the_cheapest_teacher_is_the_one_that_costs_least_not_the_smallest():
+    """Of a mixture of experts a token is multiplied with few of the weights."""
+    shapes = {"hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 256, "head_dim": 16}
+    experts = {"num_experts": 32, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "intermediate_size": 64}
+    mixed = Size.of(AutoConfig.for_model("qwen3_moe", num_hidden_layers=4, **experts, **shapes))
+    dense = Size.of(AutoConfig.for_model("qwen3", num_hidden_layers=8, intermediate_size=256, **shapes))
+    models = [Model.of_size("dense", dense), Model.of_size("mixed", mixed)]
+    assert dense.parameters < mixed.parameters
+    assert dense.multiplied > mixed.multiplied
+    answer = by_loss("law", task("1M", 1e6, 1e8), models, LogLaw(), {"mixed": 2.0, "dense": 2.0}, None, ())
+    assert answer.cheapest == "mixed"
 
 
 class LogLaw:

@@ -19,7 +19,16 @@ from limbeck.planning.laws.estimate import Estimate
 from limbeck.planning.laws.fit import _Found, _shaken
 from limbeck.planning.laws.ratio import _line
 from limbeck.planning.laws.teachers import Model, Task
-from limbeck.probes.interval import _t, bootstrap, difference_interval, difference_test, holm
+from limbeck.probes.interval import (
+    _t,
+    bootstrap,
+    difference_interval,
+    difference_test,
+    holm,
+    paired_shares,
+    uncertain,
+    wilson,
+)
 from limbeck.probes.likelihood import likelihood
 from limbeck.probes.measurements import BINS, Measurements
 from limbeck.report.verdict import verdict
@@ -229,3 +238,16 @@ def test_a_plan_counts_the_flops_that_a_run_is_compared_by():
     assert planned == pytest.approx(Price.of(student, teacher, length=task.length).ratio)
     numbers = Task(Model.of_count("1B", 1e9), 1e6, True, 0.005, None)
     assert numbers.flops(Model.of_count("7B", 7e9), 1e6) == 6e9 * 1e6 + 2 * 7e9 * 1e6
+
+
+def test_a_difference_that_all_items_have_alike_is_not_certain():
+    """Of three items that one model has right and the other wrong, chance alone gives as much in one of four draws."""
+    ones, none = np.ones(3), np.zeros(3)
+    found = paired_shares(ones, none, ones)
+    assert (found.value, found.high) == (1.0, 1.0)
+    assert found.low == pytest.approx(wilson(3, 3).low)
+    assert paired_shares(none, ones, ones).low == -1.0
+    assert uncertain(*difference_test(ones[None], none[None], ones))[1] == pytest.approx(0.25)
+    some = np.array([1.0, 0, 1, 1, 0])
+    usual = difference_interval(some[None], np.zeros((1, 5)), np.ones(5))
+    assert uncertain(usual, 0.01) == (usual, 0.01)

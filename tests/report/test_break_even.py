@@ -212,7 +212,7 @@ def test_whether_a_run_can_win_is_reported_before_it():
     assert lost.level == "warning"
     assert "cross-entropy alone could train on 1.83 times as many tokens" in lost.message
     assert "costs 0.83 training steps of the student, and is used once" in lost.message
-    assert "use each pass 1.8 times or more" in lost.remedy  # 0.83 / 0.45
+    assert "use each pass 1.85 times or more" in lost.remedy  # 0.83 / 0.45
     assert "train on 540,000 tokens of text that often" in lost.remedy
     (kept,) = chances(Price(0.83), tokens=1_000_000, kept=True)
     assert "use each pass 1.8 times or more: train on them longer (--tokens), on 540,000 tokens of text" in kept.remedy

@@ -21,10 +21,10 @@ from limbeck.probes.measurements import BINS, Measurements
 from limbeck.report.card import model_card
 from limbeck.report.decision import rows_decided
 from limbeck.report.folder import RunFolder
-from limbeck.report.page import _tiles, environment, write_report
+from limbeck.report.page import _decided, _differences, _tiles, environment, write_report
 from limbeck.report.start import CUT, price_of, start_of
 from limbeck.report.verdict import verdict
-from limbeck.report.words import bounded, count, duration, plus_minus, size, took, trainings
+from limbeck.report.words import bounded, count, duration, plus_minus, share, size, took, trainings
 from limbeck.types import Reading
 
 DOCUMENTS = 200
@@ -417,6 +417,41 @@ def test_a_difference_that_four_comparisons_bring_by_chance_is_not_called_one():
         "KD has a loss 0.070 ± 0.043 nats per token lower than cross-entropy at equal tokens: inconclusive, since among these "
         "comparisons chance alone would do it (p = 0.079). "
     )
+
+
+def test_a_page_decides_as_its_verdict_does_over_all_that_was_compared_together():
+    """Also what the table does not show: a share of a gap is decided with nothing, a rise on other text with all."""
+    shared = {"low": 0.001, "high": 0.1, "seeds": 3, "n": 40}
+    rows = [
+        {
+            "name": "student - cut",
+            "value": 0.05,
+            "unit": "nats/token",
+            "chance": 0.04,
+            "outcome": "inconclusive",
+            **shared,
+        },
+        {"name": "student - cut on other text", "value": 0.05, "unit": "nats/token of other text", "chance": 0.5}
+        | {"outcome": "inconclusive", **shared},
+        {"name": "gap_closed", "value": 0.3, "unit": "share", "outcome": "", **shared},
+    ]
+    (shown,) = _differences(rows, CUT)
+    assert shown["says"] == "not distinguishable from chance (p = 0.08)"
+    assert len(_decided(rows)) == 2
+    older = [{key: value for key, value in row.items() if key != "outcome"} for row in rows]
+    assert _differences(older, CUT)[0]["says"] == "the student is better (p = 0.04)"
+
+
+def test_shares_below_one_per_cent_are_not_said_to_be_none():
+    assert [share(one) for one in (0.004, -0.004, 0.0, -1e-6, 0.01, 0.126)] == [
+        "0.4 %",
+        "-0.4 %",
+        "0 %",
+        "0.0 %",
+        "1 %",
+        "13 %",
+    ]
+    assert share(0.004, digits=1) == "0.4 %"
 
 
 def test_rows_of_an_older_verdict_are_decided_by_their_bounds():

@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float
@@ -106,7 +106,19 @@ def paired_shares(
     if (mine == theirs).all():
         most = wilson(0, len(mine)).high
         return Interval(0.0, -most, most, len(mine))
-    return difference_interval(mine[None], theirs[None], counts)
+    return uncertain(difference_interval(mine[None], theirs[None], counts))[0]
+
+
+def uncertain(found: Interval, chance: float = math.nan) -> tuple[Interval, float]:
+    """A difference of shares and its p-value, where all items have it alike with what that allows; any other as it is.
+
+    Resampling shows no spread then. The interval reaches to what Wilson's allows for all among n, and the p-value is that of as
+    many signs, 2 to the power 1 - n.
+    """
+    if not found.low == found.value == found.high or found.value == 0:
+        return found, chance
+    low, high = sorted((found.value * wilson(found.n, found.n).low, found.value))
+    return replace(found, low=low, high=high), max(chance, min(1.0, 2 * 0.5**found.n))
 
 
 def difference_test(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from limbeck.probes.interval import Interval, bootstrap, difference_test, wilson
+from limbeck.probes.interval import Interval, bootstrap, difference_test, uncertain, wilson
 from limbeck.probes.kept import Kept
 from limbeck.types import Reading
 
@@ -68,7 +68,7 @@ def gained(ours: Sequence[Rewarded], theirs: Sequence[Rewarded], name: str, over
     count = len(ours) if len(theirs) == 1 else min(len(ours), len(theirs))
     others = [*theirs] * count if len(theirs) == 1 else theirs
     own, other = (np.stack([getattr(run, name) for run in runs[:count]]) for runs in (ours, others))
-    return difference_test(own, other, getattr(ours[0], over))
+    return uncertain(*difference_test(own, other, getattr(ours[0], over)))
 
 
 def _ratio(

@@ -217,28 +217,33 @@ def measured_table(
     *,
     shown: Sequence[tuple[str, str]] = _ROWS,
     order: Sequence[str] = _MODELS,
+    what: str = "documents",
 ) -> list[str]:
-    """The models' readings as a table of Markdown: (reading, its name) in the rows, models in this order in the columns."""
+    """The models' readings as a table of Markdown: (reading, its name) in the rows, models in this order in the columns.
+
+    ``what`` was held out. Rows that are over different numbers of them say how many.
+    """
     # The reading over all seeds, where there is one, stands for those of each seed.
     found = over_seeds(readings)
     models = [model for model in order if any(key[0] == model for key in found)]
     rows = [(key, name) for key, name in shown if any((model, key) in found for model in models)]
     if not rows:
         return []
-    n = max(reading.n for (_, name), reading in found.items() if name == rows[0][0])
+    read = {key: max(reading.n for (_, name), reading in found.items() if name == key) for key, _ in rows}
+    apart = len(set(read.values())) > 1
     seeds = len({r.seed for r in readings if r.model == "student" and r.name == rows[0][0] and r.seed is not None})
     also = f" and {seeds} seeds" if seeds > 1 else ""
     return [
         "| | " + " | ".join(label(model, start) for model in models) + " |",
         "|---|" + "---|" * len(models),
         *(
-            f"| {name} | "
+            f"| {name}{f' (n = {read[key]:,})' if apart else ''} | "
             + " | ".join(_value(found.get((model, key)), least=_LEAST.get(key, 3)) for model in models)
             + " |"
             for key, name in rows
         ),
         "",
-        f"± or what is in brackets is a 95 % interval over {n} held-out documents{also}.",
+        f"± or what is in brackets is a 95 % interval over {'n' if apart else read[rows[0][0]]} held-out {what}{also}.",
     ]
 
 

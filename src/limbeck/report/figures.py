@@ -47,6 +47,8 @@ _PAGE = {
     "data-alone": "#010218",
     "unmasked": "#010219",
     "ce": "#010224",
+    "chosen": "#010225",
+    "answers": "#010226",
     "uncorrected": "#010220",
     "uncorrected@flops": "#010221",
     "one-teacher": "#010222",
@@ -96,17 +98,19 @@ class Curve:
 
 
 def loss_curves(
-    curves: Sequence[Curve], *, objective: str, start: Start = CUT, teacher: float | None = None
+    curves: Sequence[Curve], *, objective: str, start: Start = CUT, teacher: float | None = None, pairs: bool = False
 ) -> Markup | None:
     """Training loss by tokens read, raw and smoothed; None without any rows.
+
+    ``pairs``: the objective compares pairs, of which the rows of its arms count as tokens; then all are drawn by step.
 
     Arms that are trained with the objective and arms that are trained with cross-entropy minimise different quantities, so each
     kind has axes of its own. ``teacher``: its nats per token on held-out text, from which its level in each is computed.
     """
     curves = [curve for curve in curves if len(curve.rows) > 1]
     kinds = [
-        (objective, [curve for curve in curves if "ce" not in curve.arm.split("@")[0].split("+")]),
-        ("CrossEntropy", [curve for curve in curves if "ce" in curve.arm.split("@")[0].split("+")]),
+        (objective, [curve for curve in curves if not _by_cross_entropy(curve.arm)]),
+        ("CrossEntropy", [curve for curve in curves if _by_cross_entropy(curve.arm)]),
     ]
     kinds = [(title, members) for title, members in kinds if members]
     if not kinds:
@@ -116,8 +120,22 @@ def loss_curves(
         all_axes = figure.subplots(1, len(kinds), squeeze=False)[0]
         for axes, (title, members) in zip(all_axes, kinds, strict=True):
             level = None if teacher is None else teacher_level(title, teacher)
-            _panel(axes, f"objective: {_short(title)}", members, start, level)
-        return _svg(figure, "Training loss by tokens read")
+            per = "pair" if pairs and title == objective else "token"
+            _panel(axes, f"objective: {_short(title)}", members, start, level, by=_by(pairs), per=per)
+        return _svg(figure, f"Training loss by {_READ[_by(pairs)]}")
+
+
+_READ = {"tokens": "tokens read", "step": "step"}
+
+
+def _by(pairs: bool) -> str:
+    """What curves are drawn by."""
+    return "step" if pairs else "tokens"
+
+
+def _by_cross_entropy(arm: str) -> bool:
+    """Whether an arm is trained by cross-entropy, whatever the objective of the others."""
+    return "ce" in arm.split("@")[0].split("+") or arm in ("chosen", "answers")
 
 
 def _short(title: str) -> str:
@@ -140,8 +158,12 @@ class HeldOutCurve:
     taken: float | None = None
 
 
-def held_out_curves(curves: Sequence[HeldOutCurve], *, teacher: Reading | None, start: Start = CUT) -> Markup | None:
+def held_out_curves(
+    curves: Sequence[HeldOutCurve], *, teacher: Reading | None, start: Start = CUT, pairs: bool = False
+) -> Markup | None:
     """Held-out loss before, during and after training, with the teacher's level; None without any point.
+
+    ``pairs``: as of `loss_curves`; what the curves give as tokens are steps.
 
     What was measured before and after on all held-out text has 95 % intervals, and is joined by dots where nothing was measured
     in between.
@@ -149,7 +171,7 @@ def held_out_curves(curves: Sequence[HeldOutCurve], *, teacher: Reading | None, 
     curves = [curve for curve in curves if curve.points]
     if not curves:
         return None
-    unit, name = _unit(max(tokens for curve in curves for tokens, _ in curve.points))
+    unit, name = _unit(max(tokens for curve in curves for tokens, _ in curve.points), by=_by(pairs))
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(8.6, 3.3), layout="constrained")
         axes = figure.subplots()
@@ -177,33 +199,34 @@ def held_out_curves(curves: Sequence[HeldOutCurve], *, teacher: Reading | None, 
             )
         if teacher is not None:
             _level(axes, teacher.value, label("teacher"))
-        axes.set(xlabel=f"{name} trained on", ylabel="nats per token, held out")
+        axes.set(xlabel=name, ylabel="nats per token, held out")
         _plain(axes)
         figure.legend(loc="outside upper left", ncols=3)
         when = "before, during and after" if any(curve.watched for curve in curves) else "before and after"
         return _svg(figure, f"Held-out loss {when} training")
 
 
-def optimiser_curves(curves: Sequence[Curve], *, start: Start = CUT) -> Markup | None:
+def optimiser_curves(curves: Sequence[Curve], *, start: Start = CUT, pairs: bool = False) -> Markup | None:
     """Learning rate and gradient norm before clipping by tokens read, of each arm's first seed; None where neither is known."""
     first = {curve.arm: curve for curve in reversed(curves) if len(curve.rows) > 1}
     shown = [curve for arm in [*ORDER, "model"] if (curve := first.get(arm)) is not None and _known(curve.rows, "lr")]
     if not shown:
         return None
-    unit, name = _unit(max(curve.rows[-1]["tokens"] for curve in shown))
+    by = _by(pairs)
+    unit, name = _unit(max(curve.rows[-1][by] for curve in shown), by=by)
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(8.6, 2.7), layout="constrained")
         left, right = figure.subplots(1, 2)
         for curve in shown:
             color = _PAGE.get(curve.arm, _PAGE["student"])
-            x, y = _column(curve.rows, "lr")
+            x, y = _column(curve.rows, "lr", by=by)
             left.plot(x / unit, y, color=color, linewidth=1.6, label=label(curve.arm, start))
-            x, y = _column(curve.rows, "grad_norm")
+            x, y = _column(curve.rows, "grad_norm", by=by)
             if len(x):
                 right.plot(x / unit, y, color=color, linewidth=0.6, alpha=0.25)
                 right.plot(x / unit, _smooth(y), color=color, linewidth=1.6)
-        left.set(title="learning rate", xlabel=f"{name} trained on", ylim=(0, None))
-        right.set(title="gradient norm, before clipping", xlabel=f"{name} trained on", yscale="log")
+        left.set(title="learning rate", xlabel=name, ylim=(0, None))
+        right.set(title="gradient norm, before clipping", xlabel=name, yscale="log")
         right.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))  # no math in a text of the page
         right.yaxis.set_minor_formatter(NullFormatter())
         for axes in (left, right):
@@ -211,7 +234,7 @@ def optimiser_curves(curves: Sequence[Curve], *, start: Start = CUT) -> Markup |
             axes.margins(x=0.01)
         if len(shown) > 1:
             figure.legend(loc="outside upper left", ncols=4)
-        return _svg(figure, "Learning rate and gradient norm by tokens read")
+        return _svg(figure, f"Learning rate and gradient norm by {_READ[by]}")
 
 
 def reward_curves(curves: Sequence[Curve]) -> Markup | None:
@@ -245,9 +268,9 @@ def _known(rows: Rows, name: str) -> bool:
     return any(row.get(name) is not None for row in rows)
 
 
-def _column(rows: Rows, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """(tokens, values) of the rows in which a value is known."""
-    known = [(row["tokens"], row[name]) for row in rows if row.get(name) is not None and math.isfinite(row[name])]
+def _column(rows: Rows, name: str, *, by: str) -> tuple[np.ndarray, np.ndarray]:
+    """(tokens or steps, values) of the rows in which a value is known."""
+    known = [(row[by], row[name]) for row in rows if row.get(name) is not None and math.isfinite(row[name])]
     found = np.array(known, dtype=float).reshape(-1, 2)
     return found[:, 0], found[:, 1]
 
@@ -415,7 +438,7 @@ def sweep_curves(curves: Mapping[str, Sequence[tuple[str, Curve]]], *, teacher: 
         panels = figure.subplots(high, wide, squeeze=False).reshape(-1)
         for axes, (text, members) in zip(panels, curves.items(), strict=False):
             smooth: list[float] = []
-            unit, name = _unit(max(curve.rows[-1]["tokens"] for _, curve in members))
+            unit, name = _unit(max(curve.rows[-1]["tokens"] for _, curve in members), by="tokens")
             for number, (size, curve) in enumerate(members):
                 y = _smooth(np.array([row["loss_nats"] for row in curve.rows], dtype=float))
                 x = np.array([row["tokens"] for row in curve.rows]) / unit
@@ -427,7 +450,7 @@ def sweep_curves(curves: Mapping[str, Sequence[tuple[str, Curve]]], *, teacher: 
             _limit(axes, smooth, level)
             if level is not None:
                 _level(axes, level, label("teacher"))
-            axes.set(title=f"objective: {_short(text)}", xlabel=f"{name} trained on", ylabel="nats per token")
+            axes.set(title=f"objective: {_short(text)}", xlabel=name, ylabel="nats per token")
             _plain(axes)
             axes.legend(loc="best")
         for axes in panels[len(curves) :]:
@@ -435,13 +458,15 @@ def sweep_curves(curves: Mapping[str, Sequence[tuple[str, Curve]]], *, teacher: 
         return _svg(figure, "Training loss of the students")
 
 
-def _panel(axes: Axes, title: str, curves: Sequence[Curve], start: Start, level: float | None) -> None:
-    unit, name = _unit(max(curve.rows[-1]["tokens"] for curve in curves))
+def _panel(
+    axes: Axes, title: str, curves: Sequence[Curve], start: Start, level: float | None, *, by: str, per: str
+) -> None:
+    unit, name = _unit(max(curve.rows[-1][by] for curve in curves), by=by)
     named: set[str] = set()
     smooth: list[float] = []
     for curve in curves:
         color = _PAGE.get(curve.arm, _PAGE["cut+ce"])
-        x = np.array([row["tokens"] for row in curve.rows]) / unit
+        x = np.array([row[by] for row in curve.rows]) / unit
         y = np.array([row["loss_nats"] for row in curve.rows], dtype=float)
         even = _smooth(y)
         axes.plot(x, y, color=color, linewidth=0.6, alpha=0.25)
@@ -451,7 +476,7 @@ def _panel(axes: Axes, title: str, curves: Sequence[Curve], start: Start, level:
     _limit(axes, smooth, level)
     if level is not None:
         _level(axes, level, label("teacher"))
-    axes.set(title=title, xlabel=f"{name} trained on", ylabel="nats per token")
+    axes.set(title=title, xlabel=name, ylabel=f"nats per {per}")
     _plain(axes)
     axes.margins(x=0.01)
     axes.legend(loc="best")
@@ -476,11 +501,14 @@ def _smooth(y: np.ndarray) -> np.ndarray:
     return (total[stop] - total[start]) / (stop - start)
 
 
-def _unit(tokens: float) -> tuple[float, str]:
+def _unit(most: float, *, by: str) -> tuple[float, str]:
+    """(what numbers up to ``most`` are divided by, the axis in words)."""
+    if by == "step":
+        return 1.0, "steps"
     for unit, name in ((1e9, "billion tokens"), (1e6, "million tokens"), (1e3, "thousand tokens")):
-        if tokens >= 2 * unit:
-            return unit, name
-    return 1.0, "tokens"
+        if most >= 2 * unit:
+            return unit, f"{name} trained on"
+    return 1.0, "tokens trained on"
 
 
 def _svg(figure: Figure, title: str) -> Markup:

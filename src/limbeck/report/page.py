@@ -196,7 +196,7 @@ def render(found: RunFolder) -> str:
             documents=_documents(found),
             seeds=_seeds(found),
             differences=_differences(found.verdict.get("differences", []), start),
-            winners_by=rule([one["seeds"] for one in _compared(found.verdict.get("differences", []))]),
+            winners_by=rule([gain["seeds"] for gain, *_ in _decided(found.verdict.get("differences", []))]),
             start=start,
             domains=domain_rows(run, found.readings),
             recalled=_recalled(found),
@@ -214,7 +214,7 @@ def render(found: RunFolder) -> str:
             held_out=_held_out(found, start),
             watched=_watched(found),
             apart=(found.run.get("plan") or {}).get("eval_every"),
-            optimiser=optimiser_curves(found.curves, start=start),
+            optimiser=optimiser_curves(found.curves, start=start, pairs=_of_pairs(found)),
             used=used_table(found.trained, found.run, start),
             reliability=reliability_plot(
                 {name: reliability(found.measured[name]) for name in _SHOWN if name in found.measured}, start=start
@@ -271,40 +271,44 @@ def _curves(found: RunFolder, start: Start) -> Markup | None:
         return loss_curves([replace(curve, arm="model") for curve in found.curves], objective="CrossEntropy")
     teacher = found.reading("teacher", "held_out")
     level = None if teacher is None else teacher.value
-    return loss_curves(
-        found.curves, objective=str(found.run.get("objective", "distillation")), start=start, teacher=level
-    )
+    objective = str(found.run.get("objective", "distillation"))
+    return loss_curves(found.curves, objective=objective, start=start, teacher=level, pairs=_of_pairs(found))
+
+
+def _of_pairs(found: RunFolder) -> bool:
+    """Whether the objective compares pairs, which its trainings count in place of tokens."""
+    return found.reading("student", "pair_accuracy") is not None
 
 
 def _held_out(found: RunFolder, start: Start) -> Markup | None:
     """Held-out loss of each arm before its training, where it starts from what was measured, and after it."""
-    before = found.reading("cut", "held_out")
-    curves = []
+    before, pairs = found.reading("cut", "held_out"), _of_pairs(found)
+    by, curves = "step" if pairs else "tokens", []
     for arm in (name for name in ORDER if name not in ("teacher", "cut")):
         after, rows = found.reading(arm, "held_out"), [curve.rows for curve in found.curves if curve.arm == arm]
         if after is None or not rows:
             continue
         first = [(0.0, before)] if before and arm in _FROM_START else []
         watched = next((curve.rows for curve in found.watched if curve.arm == arm), ())
-        during = [(float(row["tokens"]), row["loss_nats"]) for row in watched]
-        taken = _taken(found, arm, watched)
-        end = float(rows[0][-1]["tokens"]) if taken is None else taken
+        during = [(float(row[by]), row["loss_nats"]) for row in watched]
+        taken = _taken(found, arm, watched, by=by)
+        end = float(rows[0][-1][by]) if taken is None else taken
         curves.append(HeldOutCurve(arm, [*first, (end, after)], during, taken))
     if _from_scratch(found.run) and (after := found.reading("model", "held_out")) and found.curves:
         watched = [row for curve in found.watched for row in curve.rows]
         during = [(float(row["tokens"]), row["loss_nats"]) for row in watched]
-        taken = _taken(found, "model", watched)
+        taken = _taken(found, "model", watched, by="tokens")
         end = float(found.curves[0].rows[-1]["tokens"]) if taken is None else taken
         curves.append(HeldOutCurve("model", [(end, after)], during, taken))
-    return held_out_curves(curves, teacher=found.reading("teacher", "held_out"), start=start)
+    return held_out_curves(curves, teacher=found.reading("teacher", "held_out"), start=start, pairs=pairs)
 
 
-def _taken(found: RunFolder, arm: str, watched: Sequence[Mapping[str, Any]]) -> float | None:
-    """The tokens of the weights that were taken of an arm's first seed; None where they are those after its last step."""
+def _taken(found: RunFolder, arm: str, watched: Sequence[Mapping[str, Any]], *, by: str) -> float | None:
+    """The tokens, or the step, of the weights taken of an arm's first seed; None where they are those after its last step."""
     first = next((one for one in found.trained if one.arm == arm), None)
     if first is None or not chosen([first]):
         return None
-    return next((float(row["tokens"]) for row in watched if row["step"] == first.taken), None)
+    return next((float(row[by]) for row in watched if row["step"] == first.taken), None)
 
 
 def _watched(found: RunFolder) -> str:
@@ -413,8 +417,7 @@ def _tiles_of_tuning(found: RunFolder) -> list[tuple[str, str, str]]:
 
 def _equal_compute(found: RunFolder, start: Start) -> list[tuple[str, str, str]]:
     """The tile of what the student gained, or lost, over cross-entropy of the same FLOPs, and what is decided of it."""
-    gains = _compared(found.verdict.get("differences", []))
-    for gain, (outcome, chance) in zip(gains, rows_decided(gains), strict=True):
+    for gain, outcome, chance in _decided(found.verdict.get("differences", [])):
         if gain["name"] == "cut+ce@flops - student":
             sign = 1 if gain["value"] >= 0 else -1
             ends = [] if gain["low"] is None else [_ends(*sorted((sign * gain["low"], sign * gain["high"])))]
@@ -582,11 +585,11 @@ def _mark(value: float, low: float, high: float, start: float, span: float) -> M
 
 def _differences(differences: Sequence[Mapping[str, Any]], start: Start) -> list[dict[str, Any]]:
     """Gains of the student in nats, on a scale with 0 in it; what gives no interval has no mark."""
-    gains = _compared(differences)
-    ends = [0.0, *(d[key] for d in gains for key in ("value", "low", "high") if d[key] is not None)]
+    gains = [one for one in _decided(differences) if one[0]["unit"] == "nats/token"]
+    ends = [0.0, *(d[key] for d, *_ in gains for key in ("value", "low", "high") if d[key] is not None)]
     lowest, span = min(ends), (max(ends) - min(ends)) or 1.0
     rows = []
-    for gain, (outcome, chance) in zip(gains, rows_decided(gains), strict=True):
+    for gain, outcome, chance in gains:
         value, low, high = gain["value"], gain["low"], gain["high"]
         known = low is not None and high is not None
         text = bounded(value, low, high) if known else plus_minus(value, math.nan)
@@ -604,9 +607,15 @@ def _differences(differences: Sequence[Mapping[str, Any]], start: Start) -> list
     return rows
 
 
-def _compared(differences: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The differences between two models, which are decided together."""
-    return [one for one in differences if one["unit"] == "nats/token" and one["value"] is not None]
+def _decided(differences: Sequence[Mapping[str, Any]]) -> list[tuple[Mapping[str, Any], str, float]]:
+    """The differences that a verdict decided together, each with its decision and its probability by chance.
+
+    Where an older limbeck noted no decision, they are those in nats per token.
+    """
+    compared = [
+        one for one in differences if one["value"] is not None and one.get("outcome", one["unit"] == "nats/token")
+    ]
+    return [(one, *found) for one, found in zip(compared, rows_decided(compared), strict=True)]
 
 
 def _sentence(outcome: str, gain: Mapping[str, Any], chance: float, start: Start) -> str:
@@ -715,9 +724,10 @@ def _spent(found: RunFolder) -> str:
     if not rows:
         return ""
     rates = sorted(row["tokens_per_s"] for row in rows if row.get("tokens_per_s"))
-    parts = [f"{count(rows[-1]['tokens'])} tokens in {counted(rows[-1]['step'], 'step')}"]
+    what = "pairs" if _of_pairs(found) else "tokens"
+    parts = [f"{count(rows[-1]['tokens'])} {what} in {counted(rows[-1]['step'], 'step')}"]
     if rates:
-        parts.append(f"{count(rates[len(rates) // 2])} tokens/s in the median step")
+        parts.append(f"{count(rates[len(rates) // 2])} {what}/s in the median step")
     peaks = [row["peak_rss_gib"] for row in rows if row.get("peak_rss_gib")]
     if peaks:
         parts.append(f"{max(peaks):.2f} GiB of resident memory at the peak")

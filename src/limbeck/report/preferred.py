@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from limbeck.probes.interval import FEWEST_SEEDS, difference_test
+from limbeck.probes.interval import FEWEST_SEEDS, difference_test, uncertain
 from limbeck.probes.measurements import Measurements
 from limbeck.probes.preference import (
     PairValues,
@@ -107,7 +107,7 @@ def _gain(
     """By how much more of the pairs are right than of another arm, seed by seed."""
     count = min(len(ours), len(theirs))
     won, other = (np.stack([by_prompt(run, prompts) for run in runs[:count]]) for runs in (ours, theirs))
-    gain, chance = difference_test(won, other, by_prompt(there.astype(float), prompts))
+    gain, chance = uncertain(*difference_test(won, other, by_prompt(there.astype(float), prompts)))
     most = 0.5 if name == "chance" else 1.0
     gain = gain.within(-most, most)
     found = Difference(f"student - {name}", gain.value, "share of pairs", gain.n, gain.low, gain.high, count)

@@ -207,13 +207,21 @@ def tuned_card(run: Mapping[str, Any], readings: Sequence[Reading], notes: Seque
         *(plain(str(run["verdict"])), ""),
         *(f"- {plain(note)}" for note in notes),
         *("", f"## Measured on held-out {'prompts' if signature.get('reward') else 'text'}", ""),
-        *measured_table(readings, BEFORE, shown=_ROWS, order=ORDER),
+        *measured_table(readings, BEFORE, shown=_ROWS, order=ORDER, what=_held_out(signature, readings)),
         *("", "## Made by", "", "```sh", plain(shlex.join(run["command"])), "```", ""),
         *how_to_load(ours=False),
         f"The licences of the model before{which} and of the text apply to this model too.",
         "",
     ]
     return visible("\n".join(front_matter(str(signature["student"]), stated) + body))
+
+
+def _held_out(signature: Mapping[str, Any], readings: Sequence[Reading]) -> str:
+    """What the readings of a card are over."""
+    if signature.get("reward"):
+        return "prompts"
+    of_pairs = any(reading.name == "pair_accuracy" for reading in readings)
+    return "prompts of pairs, or documents" if of_pairs else "documents"
 
 
 def _origin(

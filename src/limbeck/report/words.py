@@ -113,8 +113,10 @@ def took(seconds: float, *, continued: bool) -> str:
 
 
 def share(value: float, *, digits: int = 0) -> str:
-    """A share as per cent."""
-    return f"{100 * value:.{digits}f} %"
+    """A share as per cent, with one digit more below 1 % so that it is not 0."""
+    more = not digits and value != 0 and abs(value) < 0.01
+    shown = f"{100 * value:.{max(digits, int(more))}f}"
+    return f"{shown.removeprefix('-') if float(shown) == 0 else shown} %"
 
 
 def share_within(value: float, low: float, high: float) -> str:

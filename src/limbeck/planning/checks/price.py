@@ -109,6 +109,7 @@ def chances(price: Price, *, tokens: int, kept: bool = False) -> Iterator[Findin
         )
         return
     uses = price.uses_at(WORTH)
+    most = f"{math.ceil(100 * uses) / 100:.2f} times or more"
     how = "keep the logits (--cache-logits, or limbeck capture) and train on"
     how = "train on them longer (--tokens), on" if kept else how
     yield Finding(
@@ -116,7 +117,7 @@ def chances(price: Price, *, tokens: int, kept: bool = False) -> Iterator[Findin
         "warning",
         f"{message}. Distillation was worth {WORTH} times the tokens where that was measured, so cross-entropy will probably be "
         "better at equal compute",
-        f"if compute is scarce, use each pass {uses:.1f} times or more: {how} {_round(tokens / uses)} tokens of text "
+        f"if compute is scarce, use each pass {most}: {how} {_round(tokens / uses)} tokens of text "
         "that often, or share the logits among several students (--params 6M,3M,1M); or use a smaller teacher. If text is "
         "scarce, compare at equal tokens",
     )

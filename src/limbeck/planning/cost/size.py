@@ -27,9 +27,9 @@ class Size:
 
     ``parameters`` counts a tied tensor once. ``embedding`` counts embeddings (tokens, positions), a tied head included, ``head``
     an untied head. ``multiplied`` are the weights that one token is multiplied with: the head, tied or not; of a mixture of
-    experts only those it is routed to. The others are widths: ``attention`` of all query heads, ``kv`` of all key heads (where
-    keys and values differ, their mean), ``rows`` of the head. All layers have attention, unless ``mixture`` names their mixers
-    (limbeck's own decoder).
+    experts only those it is routed to. The others are widths: ``attention`` of all query heads, ``kv`` of all key heads (half of
+    what the cache has of a token in a layer), ``rows`` of the head. All layers have attention, unless ``mixture`` names their
+    mixers (limbeck's own decoder).
     """
 
     parameters: int
@@ -63,9 +63,12 @@ class Size:
         heads = getattr(text, "num_attention_heads", None) or 0
         head_dim = getattr(text, "head_dim", None) or (text.hidden_size // heads if heads else 0)
         kv_heads = getattr(text, "num_key_value_heads", None) or heads
+        if getattr(text, "multi_query", False) and not getattr(text, "new_decoder_architecture", False):  # Falcon 7B
+            kv_heads = 1
         attention, kv = heads * head_dim, kv_heads * head_dim
-        if getattr(text, "qk_nope_head_dim", None):  # keys and values of different widths (DeepSeek): their mean
-            attention = kv = heads * (text.qk_nope_head_dim + text.qk_rope_head_dim + text.v_head_dim) // 2
+        if getattr(text, "qk_nope_head_dim", None):  # DeepSeek: keys and values of different widths, here their mean
+            attention = heads * (text.qk_nope_head_dim + text.qk_rope_head_dim + text.v_head_dim) // 2
+            kv = (text.kv_lora_rank + text.qk_rope_head_dim) // 2  # the cache has what both are made of, once
         ffn = getattr(text, "intermediate_size", None) or getattr(text, "n_inner", None) or 4 * text.hidden_size
         head = model.get_output_embeddings().weight
         return cls(

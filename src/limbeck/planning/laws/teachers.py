@@ -254,7 +254,7 @@ def by_loss(
     ]
     best = max(rows, key=lambda row: row.gain)
     near = [row for row in rows if row.gain >= best.gain - task.epsilon]
-    cheapest = min(near, key=lambda row: row.parameters)
+    cheapest = min(near, key=lambda row: (row.flops, row.parameters))
     distilled = [row for row in rows if row.teacher is not None]
     if cheapest.teacher is None:
         verdict: Verdict = "cross-entropy"

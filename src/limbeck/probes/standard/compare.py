@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy.special import bdtr
 
-from limbeck.probes.interval import Interval, bootstrap, difference_interval, mean_interval, wilson
+from limbeck.probes.interval import Interval, bootstrap, difference_interval, mean_interval, uncertain, wilson
 from limbeck.probes.standard.scores import BYTES, MARGIN, NATS, TaskScores, require_same_items
 from limbeck.types import Reading
 
@@ -91,7 +91,8 @@ def difference(runs: Sequence[TaskScores], others: Sequence[TaskScores], name: s
     if _binary(a) and _binary(b) and bool((a == b).all()):
         most = wilson(0, n).high
         return Interval(0.0, -most, most, n)
-    return difference_interval(a, b, np.ones(n))
+    found = difference_interval(a, b, np.ones(n))
+    return uncertain(found)[0] if _binary(a) and _binary(b) else found
 
 
 def bits_difference(runs: Sequence[TaskScores], others: Sequence[TaskScores]) -> Interval:
