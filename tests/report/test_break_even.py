@@ -215,7 +215,7 @@ def test_whether_a_run_can_win_is_reported_before_it():
     assert "use each pass 1.85 times or more" in lost.remedy  # 0.83 / 0.45
     assert "train on 540,000 tokens of text that often" in lost.remedy
     (kept,) = chances(Price(0.83), tokens=1_000_000, kept=True)
-    assert "use each pass 1.8 times or more: train on them longer (--tokens), on 540,000 tokens of text" in kept.remedy
+    assert "use each pass 1.85 times or more: train on them longer (--tokens), on 540,000 tokens of text" in kept.remedy
     assert "capture" not in kept.remedy
     won = finding(Price(0.83, uses=2))
     assert (won.level, won.remedy) == ("ok", "")
