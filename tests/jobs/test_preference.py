@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from limbeck.models.load import load
 from limbeck.probes.interval import wilson
 from limbeck.probes.measurements import Measurements
 from limbeck.probes.preference import preference, share_right
+from limbeck.report.page import write_report
 from limbeck.report.preferred import preferred_verdict
 from limbeck.report.start import BEFORE
 from limbeck.run.world import alone
@@ -79,12 +81,20 @@ def test_a_run_says_which_completions_are_preferred(lora):
     rows = read_lines(out / "metrics.jsonl")
     spent = f"The tuned model was trained on {rows[-1]['tokens']} pairs in {rows[-1]['step']} steps"
     assert spent in page
-    assert "tokens trained on" not in page
-    assert "nats per pair" in page
-    assert "nats per token" in page  # of cross-entropy on the preferred sides, in a panel of its own
-    assert page.count("objective: ") == 2
+    assert "Loss on the training text by the step, step by step" in page
     assert "95 % interval over n held-out prompts of pairs, or documents" in (out / "student" / "README.md").read_text()
     assert "pairs whose preferred side has the larger reward" in (out / "student" / "README.md").read_text()
+
+
+@pytest.mark.usefixtures("drawn")
+def test_pairs_and_tokens_are_not_drawn_alike(lora, tmp_path):
+    """Cross-entropy on the preferred sides has a panel of its own, and all are drawn by step."""
+    shutil.copytree(lora[1], tmp_path / "run")
+    page = write_report(tmp_path / "run").read_text()
+    drawing = page[page.index("<svg") : page.index("</svg>")]
+    assert re.findall("objective: (\\w+)", drawing) == ["DPO", "CrossEntropy"]
+    assert (drawing.count("nats per pair"), drawing.count("nats per token"), drawing.count("steps")) == (1, 1, 2)
+    assert "trained on" not in drawing
 
 
 def test_a_probe_reads_the_pairs_of_a_run_again_where_its_tokens_are_gone(lora, tmp_path):

@@ -56,11 +56,14 @@ def test_packed_documents_have_the_logits_that_transformers_gives_each_alone(nam
 
 
 def test_latent_attention_is_counted_by_its_keys_and_values():
-    size = Size.of(TEACHERS["deepseek_v3"])
+    config = TEACHERS["deepseek_v3"]
+    size = Size.of(config)
     length, keys, values = 7, 4 * (8 + 4), 4 * 16
     scores = 2 * (length + 1) / 2 * size.layers * (keys + values)  # a token attends to (length + 1) / 2 on average
     assert size.forward_flops(length) - 2 * size.multiplied == scores
-    assert size.kv_bytes(2) == 2 * size.layers * (keys + values)
+    assert size.kv_bytes(2) == 2 * size.layers * (
+        config.kv_lora_rank + config.qk_rope_head_dim
+    )  # what both are made of
     routed = 3 * 12 * 32 * 2  # of the experts, two a token
     rest = [p for n, p in random_model(TEACHERS["deepseek_v3"], "x").model.named_parameters() if ".experts." not in n]
     assert size.multiplied == routed + sum(p.numel() for p in rest if p.ndim == 2) - 48 * 32

@@ -140,7 +140,8 @@ def test_a_folder_with_another_tuning_of_this_name_is_refused(tmp_path):
 def test_the_rate_of_a_tuning_is_that_of_the_lowest_loss_and_never_one_that_diverged(tmp_path):
     tunings = Tunings(tmp_path, 32, 256, "cpu", 1)
     kinds = {name: TuningPlan(f"{name}-seed7", "start", 7, 512, 4) for name in ("x", "y")}
-    for name, factor, loss in [("x", 1.0, 2.5), ("x", 2.0, 2.4), ("y", 1.0, 2.5), ("y", 2.0, None)]:
+    losses = {"x": {1.0: 2.5, 2.0: 2.4, 4.0: 2.6}, "y": {1.0: 2.5, 2.0: None, 0.5: 2.7}}
+    for name, factor, loss in [(name, *one) for name, of in losses.items() for one in of.items()]:
         tried = replace(kinds[name], name=f"{name}-seed7-rate{factor:g}", lr_factor=factor)
         (tunings.folder / tried.name).mkdir(parents=True)
         result = {"plan": asdict(tried), "loss": loss, "cpu_seconds": 1.0, "files": {}}

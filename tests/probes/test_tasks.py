@@ -364,8 +364,8 @@ def json_of(fact):
         ({"probe": "mqar,pass-until"}, "pass-until alone"),
         (
             {"probe": "mqar", "task": "copy"},
-            "--probe mqar does not use --task .used by constraints, pass-until, reversal.: leave it out, or name a probe that "
-            "uses it; pass-until runs alone",
+            "--probe mqar does not use --task .used by constraints, pass-until, reversal, style.: leave it out, or name a probe "
+            "that uses it; pass-until runs alone",
         ),
         (
             {"probe": "mqar", "data": "x", "length": 64, "successes": 7, "threads": 1},
@@ -379,7 +379,8 @@ def json_of(fact):
         ({"probe": "pass-until", "task": "copy", "data": "x"}, "--probe pass-until does not use --data .used by"),
         (
             {"probe": "mqar,listops", "teacher": "builtin:stdlib"},
-            "--probe mqar,listops does not use --teacher .used by change, constraints, likelihood, overlap, slices, tasks.",
+            "--probe mqar,listops does not use --teacher .used by change, constraints, likelihood, overlap, slices, style, "
+            "tasks, tradeoff.",
         ),
     ],
 )

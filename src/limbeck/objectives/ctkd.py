@@ -52,7 +52,11 @@ class CTKD(Counting):
         """T^2 KL at the temperature, in nats (n,); its gradient in theta is reversed."""
         assert signal is not None, f"{self} needs a teacher"
         temperature = _reverse(self.temperature, self.reversal).to(logits.dtype)
-        return temperature**2 * divergence.kl(*signal.against(logits, temperature))
+        # Divided by a temperature, a logit of -inf has no slope in it. Outcomes without probability count nothing.
+        none, least = signal.logits.isneginf(), torch.finfo(logits.dtype).min
+        logits = logits.masked_fill(none & logits.isneginf(), least)
+        teacher = Signal(signal.logits.masked_fill(none, torch.finfo(signal.logits.dtype).min))
+        return temperature**2 * divergence.kl(*teacher.against(logits, temperature))
 
     def of_outcomes(self, outcomes: Outcomes) -> Float[Tensor, " n"]:
         """Raises BadObjective: captured outcomes are at temperature 1."""

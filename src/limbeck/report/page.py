@@ -211,6 +211,7 @@ def render(found: RunFolder) -> str:
             reward_curves=reward_curves(found.curves),
             answers=found.answers,
             curves=None if found.reading("student", "reward") else _curves(found, start),
+            of_pairs=_of_pairs(found),
             held_out=_held_out(found, start),
             watched=_watched(found),
             apart=(found.run.get("plan") or {}).get("eval_every"),
