@@ -1,5 +1,6 @@
 """Generation with caches that hold a state, none, or keys that were turned by other factors."""
 
+import inspect
 from itertools import islice
 
 import numpy as np
@@ -44,6 +45,8 @@ def tiny(kind: str, **more) -> LanguageModel:
 def test_rows_end_at_different_times_in_models_with_a_state(kind):
     """Each row goes on as it does alone."""
     model = tiny(kind, **RECURRENT[kind])
+    if "cache_params" in inspect.signature(type(model.model).forward).parameters:
+        pytest.skip("this Transformers has a cache of its own for the model, which it is named for")
     prompts, numbers = [[5, 6, 7], [9, 8, 11], [17, 3, 25]], np.random.default_rng(0).random((3, 12))
     how = {"max_new_tokens": 12, "temperature": 1.0}
     alone = [generate(model, [p], uniforms=numbers[i : i + 1], **how)[0].tokens for i, p in enumerate(prompts)]

@@ -279,7 +279,6 @@ MLA = {
     [
         ("falcon", {"multi_query": True, "new_decoder_architecture": False}),
         ("falcon", {"multi_query": True, "new_decoder_architecture": True, "num_kv_heads": 2}),
-        ("gpt_bigcode", {"multi_query": True}),
         ("deepseek_v3", MLA),
         ("qwen3", {"num_key_value_heads": 2, "head_dim": 16}),
     ],
