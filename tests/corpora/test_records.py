@@ -453,6 +453,9 @@ def test_json_lines_with_a_faulty_first_one_are_json_lines(tmp_path):
     (tmp_path / "b.json").write_text('{"text":\n "a"')  # one object, cut off
     with pytest.raises(BadCorpus, match=r"b.json: expected one JSON object"):
         list(read(str(tmp_path / "b.json")))
+    (tmp_path / "c.json").write_text('{\n "text": "a",\n {"b": 1}\n')  # one faulty object in several lines is one
+    with pytest.raises(BadCorpus, match=r"c.json: expected one JSON object"):
+        list(read(str(tmp_path / "c.json")))
 
 
 def test_records_of_one_group_are_on_one_side_of_the_split():
@@ -468,6 +471,10 @@ def test_records_of_one_group_are_on_one_side_of_the_split():
     columns = Columns((("split_by", "book"),))
     assert document("a", book=3).question == "3"
     assert columns.wanted(["text", "book", "other"]) == ["text", "book"]
+    with pytest.raises(
+        BadRecord, match=r"expected 'book', which decides the side of the split \(--columns split_by=...\)"
+    ):
+        document("a")  # a wrong name is not passed over
     for value in (True, 1.5, " ", ["a"]):
         with pytest.raises(BadRecord, match="expected 'book' to be a text or a whole number"):
             document("a", book=value)

@@ -112,7 +112,11 @@ def test_folders_are_read_with_those_that_they_link_to_each_once(tmp_path):
         write(tmp_path / folder / f"{folder}.jsonl", json.dumps({"text": folder}))
     (tmp_path / "all" / "more").symlink_to(tmp_path / "real")
     (tmp_path / "all" / "again").symlink_to(tmp_path / "all")
-    assert [d.text for d in read(str(tmp_path / "all"))] == ["all", "real"]
+    (tmp_path / "all" / "zzz").mkdir()
+    write(tmp_path / "all" / "zzz" / "last.jsonl", json.dumps({"text": "last"}))
+    (tmp_path / "all" / "also").symlink_to(tmp_path / "all" / "zzz")
+    found = [(d.name, d.text) for d in read(str(tmp_path / "all"))]
+    assert found == [("all.jsonl:1", "all"), ("more/real.jsonl:1", "real"), ("zzz/last.jsonl:1", "last")]
 
 
 def test_a_file_whose_name_is_no_utf_8_is_read(tmp_path):

@@ -16,7 +16,8 @@ import limbeck
 from limbeck.corpora import read
 from limbeck.corpora.chat import conversation_so_far
 from limbeck.corpora.document import Document
-from limbeck.corpora.prompt import repeats
+from limbeck.corpora.prompt import prompt_of, repeats
+from limbeck.corpora.records import from_record
 from limbeck.disk import read_json, read_lines
 from limbeck.errors import BadCorpus, BadFolder, BadServer, BadSetting, LimbeckError, Mismatch
 from limbeck.generation.generators import Batches, Sampling
@@ -423,6 +424,8 @@ def test_a_strategy_of_a_record_chooses_the_message_that_its_teacher_reads(here,
     groups = {row["prompt"]: row["split_by"] for row in rows}
     assert len(set(groups.values())) == len(groups)
     assert all(row["split_by"] == groups[row["prompt"]] for row in rows)
+    document = from_record({"prompt": "one?", "completion": "two", "split_by": "book"}, name="a", where="a:1")
+    assert prompt_of(document).group == "book"
     for name, message in (("slow", "one two three four"), ("fast", "five")):
         ask(tmp_path, name, data=str(asked), system=message, **keys)
         alone = {row["prompt"]: row["messages"] for row in read_lines(tmp_path / name / "text.jsonl")}

@@ -51,6 +51,11 @@ def test_a_training_that_diverges_is_the_worst_and_nothing_follows_where_all_did
     assert len(seen) == 1
 
 
+def test_a_rate_that_was_tried_ends_the_search():
+    """Of a grid so fine that the next rate is rounded to one of it."""
+    assert searched(["a"], (1.0, 1.001, 1.002), lambda trials: [abs(rate - 5) for _, rate in trials])["a"] == 1.002
+
+
 def test_a_single_rate_needs_no_training():
     found = searched(["a"], (0.3,), lambda trials: pytest.fail("nothing is to be trained"))
     assert found == {"a": 0.3}

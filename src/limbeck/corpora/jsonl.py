@@ -59,8 +59,10 @@ def records_of_json(path: File) -> Iterator[tuple[int, Record | BadRecord]]:
     text = whole_text(path).removeprefix(BOM).strip()
     if not text.startswith("["):
         record = parsed(text, where=str(path))
-        if isinstance(record, BadRecord) and any(isinstance(parsed(one, where=""), dict) for one in text.split("\n")):
-            yield from records_of(path)  # JSON lines, of which the first is faulty
+        lines = text.split("\n", 2)
+        second = lines[1] if len(lines) > 1 else ""  # of JSON lines an object, which is not indented
+        if isinstance(record, BadRecord) and second.startswith("{") and isinstance(parsed(second, where=""), dict):
+            yield from records_of(path)  # of which the first is faulty
             return
         yield 1, record
         return

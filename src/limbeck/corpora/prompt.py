@@ -18,7 +18,7 @@ from limbeck.corpora.chat import conversation_so_far
 from limbeck.corpora.document import Document, Message
 from limbeck.corpora.faults import BadRecords
 from limbeck.corpora.preference import unlearned
-from limbeck.corpora.records import LEARNED, Columns
+from limbeck.corpora.records import LEARNED, SPLIT, Columns
 from limbeck.corpora.source import read
 from limbeck.corpora.tokenizer import Frame, document_tokens
 from limbeck.errors import BadCorpus, BadRecord
@@ -52,8 +52,8 @@ class Prompt:
 
     @property
     def group(self) -> str:
-        """What its completions have in common, so that all are on one side of the split."""
-        return self.document.split_digest().hex()[:16]
+        """What its completions have in common, so that all are on one side of the split: what its record says, else a digest."""
+        return self.document.question or self.document.split_digest().hex()[:16]
 
     @property
     def bytes(self) -> int:
@@ -97,11 +97,12 @@ class Prompt:
 
     def paired(self, chosen: Written, rejected: Written) -> dict[str, Any]:
         """The preference pair of the document with two completions, in TRL's format with the prompt apart."""
+        group = {} if self.document.question is None else {SPLIT: self.document.question}
         if isinstance(self.asked, str):
-            return {"prompt": self.asked, "chosen": chosen.text, "rejected": rejected.text}
+            return {"prompt": self.asked, "chosen": chosen.text, "rejected": rejected.text, **group}
         sides = {"chosen": [_turn(chosen.text, chosen.calls)], "rejected": [_turn(rejected.text, rejected.calls)]}
         asked = [{key: value for key, value in turn.items() if key not in LEARNED} for turn in self.asked]
-        return {"prompt": asked, **sides, **self.beside}
+        return {"prompt": asked, **sides, **self.beside, **group}
 
     def completed(self, text: str) -> Document:
         """The document with a completion, of which that alone is learned."""

@@ -176,6 +176,11 @@ def from_record(
         document = document if document.rejected is None else _prompt_of_pair(document)
         document = replace(document, checked_by={key: found[key] for key in CHECKS if found.get(key) is not None})
         document = replace(document, strategy=found.get(STRATEGY))
+    if SPLIT in dict(columns.names) and record.get(columns.there(SPLIT)) is None:
+        raise BadRecord(
+            f"{where}: expected '{columns.there(SPLIT)}', which decides the side of the split (--columns {SPLIT}=...), got the "
+            f"keys {', '.join(map(repr, list(record)[:8]))}: name another field, or add it"
+        )
     if (group := record.get(columns.there(SPLIT))) is not None:
         document = replace(document, question=_group(group, columns.there(SPLIT), where))
     unread = unread or tuple(str(key) for key, value in record.items() if key not in read and _holds_text(value))

@@ -242,7 +242,8 @@ def _where(source: str, columns: Columns) -> list[Part]:
     found = _CONDITION.fullmatch(source)
     if found is None:
         raise BadCorpus(
-            f"{shown(source)}: expected a field, its value and a source, such as where:domain=math:all.jsonl: write all three"
+            f"{shown(source)}: expected a field, its value and a source, such as where:domain=math:all.jsonl: write all three; a "
+            "value with a comma or a colon cannot be written here, so make a file of its records"
         )
     name, value, rest = found[1].strip(), found[2].strip(), found[3].strip()
     scheme, colon, _ = rest.partition(":")
@@ -336,17 +337,21 @@ def _remote(address: str, columns: Columns) -> list[Part]:
 def _folder(folder: Path, columns: Columns) -> list[Part]:
     """All files of a known kind in a folder and below it, except hidden ones. Others are ignored, and listed in ``beside``.
 
-    Links to folders are followed, each folder once.
+    Links to folders are followed. A folder is read once, where it is itself, else by the first of its links by name.
     """
-    found, seen = [], set[str]()
-    for there, folders, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(there)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(there, name) for name in names if not name.startswith(".")]
+    found, seen, waiting = list[Path](), set[str](), [folder]
+    while waiting:
+        links = list[Path]()
+        for top in waiting:
+            if os.path.realpath(top) in seen:
+                continue
+            for there, folders, names in os.walk(top):
+                seen.add(os.path.realpath(there))
+                inside = [Path(there, name) for name in sorted(folders) if not name.startswith(".")]
+                links += [path for path in inside if path.is_symlink()]
+                folders[:] = [path.name for path in inside if not path.is_symlink()]
+                found += [Path(there, name) for name in names if not name.startswith(".")]
+        waiting = links
     return _texts(sorted(p for p in found if p.is_file()), folder, columns)
 
 

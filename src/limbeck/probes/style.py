@@ -23,7 +23,7 @@ from limbeck.errors import BadCorpus, BadSetting
 from limbeck.generation.served import STOP, Completion
 from limbeck.models.language_model import LanguageModel
 from limbeck.probes.constraints.answers import greedy_answers
-from limbeck.probes.interval import Interval, mean_interval, paired_shares, share_interval
+from limbeck.probes.interval import Interval, bootstrap, mean_interval, paired_shares, share_interval, uncertain
 from limbeck.probes.named import ProbeContext, probe
 from limbeck.types import Reading
 
@@ -57,7 +57,7 @@ def probe_style(model: LanguageModel, teacher: LanguageModel | None, context: Pr
     context.note(
         f"{len(asked.prompts):,} prompts of {len(asked.strategies)} strategies, answered without an instruction"
     )
-    mine = _measured(model, asked)
+    mine, fits = _measured(model, asked)
     for name, numbers in mine.items():
         yield _reading(model, name, _level(name, numbers))
     fitting = mine["style_fitting"]
@@ -66,10 +66,9 @@ def probe_style(model: LanguageModel, teacher: LanguageModel | None, context: Pr
         if len(own):
             yield _reading(model, f"style_fitting_of_{strategy}", _level("", own))
     if len(fitting) > 1:
-        beyond = mean_interval(fitting - mine[_BY_CHANCE], np.ones_like(fitting))
-        yield _reading(model, "style_fitting_minus_chance", beyond)
+        yield _reading(model, "style_fitting_minus_chance", _beyond_chance(fits, asked.fitting))
     if teacher is not None:
-        for name, numbers in _measured(teacher, asked).items():
+        for name, numbers in _measured(teacher, asked)[0].items():
             ones, mean = np.ones_like(numbers), name in _MEANS
             found = mean_interval(mine[name] - numbers, ones) if mean else paired_shares(mine[name], numbers, ones)
             yield _reading(teacher, f"teacher_{name}", _level(name, numbers))
@@ -115,8 +114,8 @@ def _with_patterns(file: str) -> dict[str, Strategy]:
     return found
 
 
-def _measured(model: LanguageModel, asked: _Asked) -> dict[str, Numbers]:
-    """Numbers of each prompt's answer, by the name of a reading."""
+def _measured(model: LanguageModel, asked: _Asked) -> tuple[dict[str, Numbers], Bool[np.ndarray, "prompts strategies"]]:
+    """Numbers of each prompt's answer, by the name of a reading, and which patterns it matches."""
     answers = greedy_answers(model, [prompt.tokens(model.tokenizer) for prompt in asked.prompts], most=MOST)
     fits = _fits(answers, asked.strategies)
     every = np.arange(len(answers))
@@ -136,7 +135,22 @@ def _measured(model: LanguageModel, asked: _Asked) -> dict[str, Numbers]:
     )
     found["style_ended"] = np.array([one.finish == STOP for one in answers], float)
     found[_TOKENS] = np.array([one.tokens for one in answers], float)
-    return found
+    return found, fits
+
+
+def _beyond_chance(fits: Bool[np.ndarray, "prompts strategies"], fitting: np.ndarray) -> Interval:
+    """How many more answers fit their prompt than fit another one, with an interval over prompts, by which both are counted."""
+    wanted = np.eye(fits.shape[1])[fitting]
+    own = (fits * wanted).sum(1, keepdims=True)
+    columns = np.concatenate([np.ones_like(own), own, wanted, fits], 1)
+
+    def statistic(total: np.ndarray) -> np.ndarray:
+        n, own, rest = total[..., :1], total[..., 1:2], total[..., 2:]
+        of_strategy, matching = np.split(rest, 2, axis=-1)
+        others = (of_strategy * matching).sum(-1, keepdims=True) - own
+        return own / n - others / (n * (n - 1))
+
+    return uncertain(bootstrap(statistic, columns[None])[0])[0]
 
 
 def _fits(answers: Sequence[Completion], strategies: Mapping[str, Strategy]) -> Bool[np.ndarray, "answers strategies"]:

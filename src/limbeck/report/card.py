@@ -231,6 +231,7 @@ def measured_table(
         return []
     read = {key: max(reading.n for (_, name), reading in found.items() if name == key) for key, _ in rows}
     apart = len(set(read.values())) > 1
+    n = "n" if apart else f"{read[rows[0][0]]:,}"
     seeds = len({r.seed for r in readings if r.model == "student" and r.name == rows[0][0] and r.seed is not None})
     also = f" and {seeds} seeds" if seeds > 1 else ""
     return [
@@ -243,7 +244,7 @@ def measured_table(
             for key, name in rows
         ),
         "",
-        f"± or what is in brackets is a 95 % interval over {'n' if apart else read[rows[0][0]]} held-out {what}{also}.",
+        f"± or what is in brackets is a 95 % interval over {n} held-out {what}{also}.",
     ]
 
 

@@ -113,8 +113,8 @@ def took(seconds: float, *, continued: bool) -> str:
 
 
 def share(value: float, *, digits: int = 0) -> str:
-    """A share as per cent, with one digit more below 1 % so that it is not 0."""
-    more = not digits and value != 0 and abs(value) < 0.01
+    """A share as per cent, with one digit more below 1 % so that it is not 0; below 0.05 % it is."""
+    more = not digits and 0.0005 <= abs(value) < 0.01
     shown = f"{100 * value:.{max(digits, int(more))}f}"
     return f"{shown.removeprefix('-') if float(shown) == 0 else shown} %"
 

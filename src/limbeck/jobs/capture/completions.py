@@ -301,6 +301,8 @@ def problem_of(row: Mapping[str, Any], strategy: Strategy) -> str:
         return BLANK
     if strategy.system and repeats(row["text"], strategy.system):
         return LEAKED
+    if not row["text"].strip():  # calls of functions, which no pattern is of
+        return ""
     return "" if strategy.fits(row["text"]) else UNFIT
 
 

@@ -85,7 +85,7 @@ def _check_names(
     if nameless := [source for name, source in named if not name]:
         raise BadSetting(
             f"--data: expected the domain of each source, one of {', '.join(names)}, got none of {shown(nameless[0])}: as in "
-            f"{EXAMPLE}; records of one file by a field: {names[0]}=where:domain={names[0]}:{shown(nameless[0])}"
+            f"{EXAMPLE}; records of one file by a field: {names[0]}=where:domain={names[0]}:all.jsonl"
         )
     found = {name for name, _ in named}
     if without := sorted(found - set(names)):

@@ -18,10 +18,7 @@ class BestRates(dict[str, float]):
 
     @property
     def doubt(self) -> str:
-        """A sentence about arms whose best rate is still at an end of those tried; "" if none.
-
-        With one or two rates each is at an end, and there is no sentence.
-        """
+        """A sentence about arms whose best rate is still at an end of three or more that were tried; "" if none."""
         ends = [arm for arm, some in self.tried.items() if len(some) > 2 and self[arm] in (min(some), max(some))]
         return f" The best rate of {', '.join(ends)} is at an end of those tried." if ends else ""
 
@@ -63,7 +60,8 @@ def _beyond(found: Mapping[float, float]) -> float | None:
     if not math.isfinite(found[best]) or best not in (tried[0], tried[-1]):
         return None
     neighbour = tried[1] if best == tried[0] else tried[-2]
-    return float(f"{best * best / neighbour:.2g}")
+    beyond = float(f"{best * best / neighbour:.2g}")
+    return None if beyond in found else beyond
 
 
 def doubtful(rates: Mapping[str, float], factors: Sequence[float]) -> str:
