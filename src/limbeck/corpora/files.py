@@ -138,9 +138,6 @@ def document_of(record: Record | BadRecord, **how: Any) -> Documents:
     if isinstance(record, BadRecord):
         yield record
         return
-    columns = how.get("columns")
-    if columns is not None and not columns.takes(record):
-        return
     try:
         document = from_record(record, **how)
     except BadRecord as error:

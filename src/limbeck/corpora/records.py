@@ -152,12 +152,14 @@ def from_record(
     table: bool = False,
     unread: tuple[str, ...] = (),
 ) -> Document | None:
-    """The document of one record, or None where its text is blank. ``where`` locates the record in errors.
+    """The document of one record, None where its text is blank or it is not taken. ``where`` locates the record in errors.
 
     ``table``: the record is a row of a table, in which every object has the keys of all others with null values, and whose
     columns ``unread`` were not loaded. Raises BadRecord where a field has the wrong type or content.
     """
     columns = columns or Columns()
+    if not columns.takes(record):
+        return None
     form = columns.form or columns.form_of(record)
     if form == preference.FORM and not (columns.preference or columns.prompts):
         raise BadRecord(
