@@ -199,7 +199,7 @@ def judged(results, out: Path, others=None) -> dict:
 
 
 def test_made_results_are_judged_and_have_a_page(results, tmp_path):
-    others = {"teacher": [model(0.5, 1)], "gdn": [model(0.25, 0)] * 3}
+    others = {"teacher": [model(0.5, 1)], "gdn": [model(0.25, 0)] * 3, "SmolLM2-135M-Instruct": [model(0.75, 2)]}
     out = tmp_path / "values"
     found = judged(results, out, others)
     assert len(found["claims"]) == 14
@@ -223,7 +223,8 @@ def test_made_results_are_judged_and_have_a_page(results, tmp_path):
         "Out of held-out Python and out of Wikipedia, attention reads back more than every model of fixed state."
         in page
     )
-    assert "## Converted students" in page
+    assert "## Models that were trained for other things" in page
+    assert "SmolLM2-135M-Instruct, 1M parameters, reads back 75.0 (75.0 to 75.0) % of the values" in page
     assert "Confirmed: its whole interval lies above 0.1. Refuted: below. attention: attention reads back more" in page
     for word in ("equal tokens", "equal FLOPs", "600, 601, 602", DIGEST, "12 documents", "95 %"):
         assert word in page
@@ -253,7 +254,21 @@ def test_a_page_follows_its_verdicts(results, tmp_path):
         "Out of held-out Python a model of fixed state reads back more than attention; out of Wikipedia attention"
         in page
     )
-    assert "Converted students" not in page
+    assert "trained for other things" not in page
+    assert "A larger model" not in page
+    check_page(out)
+
+
+def test_models_that_others_trained_are_added_to_results_that_are_there(results, tmp_path):
+    out = tmp_path / "values"
+    judged(results, out, {"teacher": [model(0.5, 1)]})
+    script("values").beside({"SmolLM2-135M-Instruct": [model(0.0, 2)]}, out)
+    found = json.loads((out / "results.json").read_text())
+    assert set(found["converted"]) == {"teacher", "SmolLM2-135M-Instruct"}
+    assert "so the rows may be beyond it too" in (out / "README.md").read_text(encoding="utf-8")
+    every = {"teacher": [model(0.5, 1)], "SmolLM2-135M-Instruct": [model(0.0, 2)]}
+    made = {"date": None, "digest": None}
+    assert found | made == judged(results, tmp_path / "again", every) | made
     check_page(out)
 
 
@@ -309,8 +324,9 @@ def test_converted_students_are_measured_once(tmp_path):
     run = tmp_path / "run"
     for folder in (run / "student", run / "seeds" / "seed1" / "student"):
         save(llama(layers=1, hidden=32), folder)
-    assert study.students(run) == [run / "student", run / "seeds" / "seed1" / "student"]
-    assert study.students(run / "student") == [run / "student"]
+    assert study.students(str(run)) == [str(run / "student"), str(run / "seeds" / "seed1" / "student")]
+    assert study.students(str(run / "student")) == [str(run / "student")]
+    assert study.students("builtin:smollm2-135m") == ["builtin:smollm2-135m"]
     assert len(script("values_trainings").texts_in(file)) == 6
     study.converted(tmp_path / "work", file, f"based={run}")
     kept = tmp_path / "work" / "converted" / "based.json"

@@ -2,7 +2,8 @@
 
 usage: values.py run WORK ARTICLES OUT [WORKERS] trains what is missing in WORK, judges, and writes OUT/results.json, the page and
 its picture; ARTICLES is a file with an article on each line. values.py converted WORK ARTICLES NAME=RUN,... measures the students
-of runs of `limbeck distil` (or a model's folder) on the articles, once; `run` shows them beside, without a verdict.
+of runs of `limbeck distil` (or a model) on the articles, once; `run` shows them beside, without a verdict. values.py beside WORK
+ARTICLES OUT adds those measured since to OUT.
 
 What is judged, and how, is in values_criterion.py.
 """
@@ -32,7 +33,7 @@ def converted(work, articles, runs):
     for name, run in (one.split("=", 1) for one in runs.split(",")):
         file = Path(work) / "converted" / f"{name}.json"
         if not file.exists():
-            models = [load(str(folder)) for folder in students(Path(run))]
+            models = [load(model) for model in students(run)]
             found = [of_model(model, articles) for model in models]
             file.parent.mkdir(parents=True, exist_ok=True)
             write_json(file, found)
@@ -40,10 +41,11 @@ def converted(work, articles, runs):
 
 
 def students(run):
-    """The students of a run, one a seed; the folder itself where it is a model."""
-    if (run / "config.json").is_file():
+    """The students of a run, one a seed; what was given where it is a model."""
+    folder = Path(run)
+    if run.startswith("builtin:") or (folder / "config.json").is_file():
         return [run]
-    return [run / "student", *sorted(run.glob("seeds/seed*/student"))]
+    return [str(one) for one in (folder / "student", *sorted(folder.glob("seeds/seed*/student")))]
 
 
 def of_model(model, articles):
@@ -181,34 +183,59 @@ def judge(factors, results, cpu_seconds, others, out):
         "rows": asked(same[ATTENTION]),
         "factors": factors,
         "doubt": doubtful(factors, criterion.FACTORS).strip(),
-        "converted": {
-            name: {key: found[0][key] for key in ("parameters", "state_bytes")}
-            | {"seeds": len(found)}
-            | levels(found, "wikipedia")
-            for name, found in others.items()
-        },
+        "converted": of_others(others),
         "seeds": list(SEEDS),
         "cpu_seconds": cpu_seconds,
         "versions": versions("torch", "transformers"),
         **made_by("values.py", "run", "WORK", "ARTICLES", "docs/results/values"),
     }
+    written(result, out)
+    print(json.dumps({name: one["verdict"] for name, one in result["claims"].items()}, indent=1))
+
+
+def of_others(others):
+    """What models that others trained read back, as JSON."""
+    return {
+        name: {key: found[0][key] for key in ("parameters", "state_bytes")}
+        | {"seeds": len(found)}
+        | levels(found, "wikipedia")
+        for name, found in others.items()
+    }
+
+
+def measured_in(work):
+    """What `converted` measured in a folder, by name."""
+    files = sorted((Path(work) / "converted").glob("*.json"))
+    return {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in files}
+
+
+def beside(others, out):
+    """Adds models that others trained to results that are there."""
+    result = json.loads((out / "results.json").read_text(encoding="utf-8"))
+    added = of_others(others)
+    result["converted"] |= added
+    written(result, out)
+    print(", ".join(added))
+
+
+def written(result, out):
+    """Writes results, their page and their picture."""
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "results.json", result)
     write_text(out / "README.md", page(result))
     write_text(out / "state.svg", drawn(result))
-    print(json.dumps({name: one["verdict"] for name, one in result["claims"].items()}, indent=1))
 
 
 def main(what, work, articles, *rest):
     """Does what the usage says."""
     if what == "converted":
         converted(work, articles, *rest)
+    elif what == "beside":
+        beside(measured_in(work), Path(rest[0]))
     else:
         out, workers = Path(rest[0]), int(rest[1]) if len(rest) > 1 else 1
-        files = sorted((Path(work) / "converted").glob("*.json"))
-        others = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in files}
         factors, results, seconds = trained(Path(work), articles, workers=workers)
-        judge(factors, results, seconds, others, out)
+        judge(factors, results, seconds, measured_in(work), out)
 
 
 if __name__ == "__main__":

@@ -41,6 +41,7 @@ TENTH = {
 }
 SAVED = "Nats a token of a value that its entry saves, by bytes of state"
 NOTHING = "attention reads back nothing that could be told from chance"
+LARGER = "SmolLM2-135M-Instruct"  # which others trained, for what the rows permit
 
 
 def of_source(found, source):
@@ -78,7 +79,20 @@ def what_it_says(found):
         lines.append(
             f"- **{source.capitalize()}.** {head} {rest if reads(found, source) else NOTHING.capitalize() + '.'}"
         )
-    return "\n".join(lines) + without_width(found)
+    return "\n".join(lines) + larger(found) + without_width(found)
+
+
+def larger(found):
+    """What the larger model reads back of the same articles, which says whether rows can be answered; "" where it is missing."""
+    if LARGER not in found["converted"]:
+        return ""
+    one = found["converted"][LARGER]
+    back = one["lengths"][str(LENGTH)]["back"]
+    said = "so a model can read such rows" if back["low"] > 0 else "so the rows may be beyond it too"
+    return (
+        f"\n- **A larger model.** {LARGER}, {one['parameters'] / 1e6:.0f}M parameters, reads back {percent(back)} % of the values of "
+        f"Wikipedia's articles in rows of {LENGTH} of its tokens, {said}."
+    )
 
 
 def without_width(found):
@@ -210,9 +224,10 @@ def page(found):
         ]
     if converted:
         parts += [
-            "## Converted students",
+            "## Models that were trained for other things",
             "The students of [conversion](../conversion/README.md), which were trained on stories, and their teacher, on the "
-            "same articles in their own tokens. They were measured before for other things, so no claim is judged by them.",
+            "same articles in their own tokens. They were measured before for other things, so no claim is judged by them."
+            + (f" {LARGER} as it comes shows what the rows permit." if LARGER in found["converted"] else ""),
             marked("converted", converted),
         ]
     parts += [
