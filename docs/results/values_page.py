@@ -90,8 +90,8 @@ def larger(found):
     back = one["lengths"][str(LENGTH)]["back"]
     said = "so a model can read such rows" if back["low"] > 0 else "so the rows may be beyond it too"
     return (
-        f"\n- **A larger model.** {LARGER}, {one['parameters'] / 1e6:.0f}M parameters, reads back {percent(back)} % of the values of "
-        f"Wikipedia's articles in rows of {LENGTH} of its tokens, {said}."
+        f"\n- **A larger model.** {LARGER}, {one['parameters'] / 1e6:.0f}M parameters, reads back {percent(back)} % of the "
+        f"values of Wikipedia's articles in rows of {LENGTH} of its tokens, {said}."
     )
 
 

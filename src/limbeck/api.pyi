@@ -108,7 +108,7 @@ def doctor(
     experts: Literal["chosen", "merged"] | None = None,
     method: Literal["activation", "gradient", "wanda", "random"] | None = "activation",
     depth: Literal["influence", "angular", "greedy", "random"] | None = None,
-    trained: Literal["full", "lora"] | None = "full",
+    trained: Literal["full", "lora", "qlora"] | None = "full",
     rank: int | None = 16,
     any_teacher: bool | None = False,
     data: str | None = "python:stdlib",
@@ -205,8 +205,8 @@ def doctor(
             consecutive layers), greedy (by measured loss, one after the other), or random. Default: influence;
             random with --method random.
         trained: What of the student is trained: all weights, or adapters of low rank, which are merged at the end
-            and also kept as files of PEFT. Default: full.
-        rank: With --trained lora: rank of the adapters, whose products are scaled by two. Default: 16.
+            and also kept as files of PEFT; with qlora on weights in 4 bits. Default: full.
+        rank: With --trained lora or qlora: rank of the adapters, whose products are scaled by two. Default: 16.
         any_teacher: Continue with a teacher that predicts the text no better than the frequency of each token
             does.
         data: Dataset: .txt, .jsonl, .json (also .gz, .zst), .parquet, a folder, a glob, an address such as
@@ -292,8 +292,8 @@ def doctor(
             teachers: from the first alone), or none. Default: cut,cut+ce,cut+ce@flops,fresh+kd; with --mixers
             also attention, with --qat also ptq, with --mask-input also unmasked, with --rollouts also off-policy
             and off-policy@flops, with --learngene also layers+kd, with --trained lora also full and full@flops,
-            with --adapt-teacher also uncorrected and uncorrected@flops, with several teachers also one-teacher
-            and one-teacher@flops.
+            with --trained qlora not fresh+kd, with --adapt-teacher also uncorrected and uncorrected@flops, with
+            several teachers also one-teacher and one-teacher@flops.
         tasks: Measure all models on standard tasks too: names of lm-eval, and files (.jsonl, .yaml), between
             commas. They may be added later in the same --out. For example lambada_openai,piqa,mine.jsonl.
         mixers: Replace attention by these mixers, layer by layer, or by one of them with --keep-attention. For
@@ -478,7 +478,7 @@ def distil(
     experts: Literal["chosen", "merged"] | None = None,
     method: Literal["activation", "gradient", "wanda", "random"] | None = "activation",
     depth: Literal["influence", "angular", "greedy", "random"] | None = None,
-    trained: Literal["full", "lora"] | None = "full",
+    trained: Literal["full", "lora", "qlora"] | None = "full",
     rank: int | None = 16,
     any_teacher: bool | None = False,
     data: str | None = "python:stdlib",
@@ -577,8 +577,8 @@ def distil(
             consecutive layers), greedy (by measured loss, one after the other), or random. Default: influence;
             random with --method random.
         trained: What of the student is trained: all weights, or adapters of low rank, which are merged at the end
-            and also kept as files of PEFT. Default: full.
-        rank: With --trained lora: rank of the adapters, whose products are scaled by two. Default: 16.
+            and also kept as files of PEFT; with qlora on weights in 4 bits. Default: full.
+        rank: With --trained lora or qlora: rank of the adapters, whose products are scaled by two. Default: 16.
         any_teacher: Continue with a teacher that predicts the text no better than the frequency of each token
             does.
         data: Dataset: .txt, .jsonl, .json (also .gz, .zst), .parquet, a folder, a glob, an address such as
@@ -664,8 +664,8 @@ def distil(
             teachers: from the first alone), or none. Default: cut,cut+ce,cut+ce@flops,fresh+kd; with --mixers
             also attention, with --qat also ptq, with --mask-input also unmasked, with --rollouts also off-policy
             and off-policy@flops, with --learngene also layers+kd, with --trained lora also full and full@flops,
-            with --adapt-teacher also uncorrected and uncorrected@flops, with several teachers also one-teacher
-            and one-teacher@flops.
+            with --trained qlora not fresh+kd, with --adapt-teacher also uncorrected and uncorrected@flops, with
+            several teachers also one-teacher and one-teacher@flops.
         tasks: Measure all models on standard tasks too: names of lm-eval, and files (.jsonl, .yaml), between
             commas. They may be added later in the same --out. For example lambada_openai,piqa,mine.jsonl.
         mixers: Replace attention by these mixers, layer by layer, or by one of them with --keep-attention. For
@@ -708,7 +708,7 @@ def tune(
     /,
     *,
     student: str,
-    trained: Literal["full", "lora", "lora-xs"] | None = "full",
+    trained: Literal["full", "lora", "qlora", "lora-xs"] | None = "full",
     rank: int | None = 16,
     alpha: float | None = None,
     subspace: Literal["gradient", "sb", "weights", "random"] | None = "gradient",
@@ -765,10 +765,11 @@ def tune(
         student: Model to tune: a folder, a hub id, builtin:stdlib or builtin:smollm2-135m. For example
             Qwen/Qwen3-0.6B.
         trained: What is trained: all weights, or adapters of low rank, which are merged at the end and also kept
-            as files of PEFT; of lora-xs only a small square matrix for each layer. Default: full.
-        rank: With --trained lora or lora-xs: rank of the adapters. Default: 16.
-        alpha: With --trained lora or lora-xs: the adapters' products are scaled by alpha over the rank. Default:
-            twice the rank, of lora-xs the rank.
+            as files of PEFT; with qlora on weights in 4 bits, of lora-xs only a small square matrix for each
+            layer. Default: full.
+        rank: With --trained lora, qlora or lora-xs: rank of the adapters. Default: 16.
+        alpha: With --trained lora, qlora or lora-xs: the adapters' products are scaled by alpha over the rank.
+            Default: twice the rank, of lora-xs the rank.
         subspace: With --trained lora-xs: in which directions weights may move: those of the data's gradient, of
             AdamW's first step, from which it also begins (LoRA-SB), of the weights (LoRA-XS as published), or
             random ones. Default: gradient.
@@ -843,9 +844,9 @@ def tune(
             (cross-entropy on the preferred side of pairs alone, for equal tokens), unmasked (without
             --mask-input, for equal tokens), ce (with another objective: cross-entropy, for equal tokens), answers
             (with --reward: cross-entropy on the answers of the records, as many as are sampled), or none.
-            Default: with adapters full and full@flops, with --replay data-alone, with --mask-input unmasked, with
-            another objective ce; of pairs chosen, with --replay data-alone; with --reward answers, where records
-            have them.
+            Default: with lora or lora-xs full and full@flops, with --replay data-alone, with --mask-input
+            unmasked, with another objective ce; of pairs chosen, with --replay data-alone; with --reward answers,
+            where records have them.
         device: Device of this process: auto, cpu, cuda or cuda:1. Default: auto.
         text_processes: Processes that tokenise the dataset; the result does not depend on their number. Default:
             one a core for 256 MiB of text or more and for datasets of the hub, else 1.

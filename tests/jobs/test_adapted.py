@@ -1,6 +1,7 @@
 """`limbeck distil --trained lora`: what is trained, what it costs, what a run leaves, and what is refused."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +13,22 @@ import limbeck
 from limbeck.config import DistilSettings, ImportSettings
 from limbeck.disk import read_lines
 from limbeck.errors import BadSetting
+from limbeck.jobs.common import adapters
 from limbeck.jobs.common.environment import Environment
 from limbeck.jobs.common.rates import fresh_rate_of, full_rate_of, rate_of
-from limbeck.jobs.distil import arms
 from limbeck.jobs.distil.adapters import StudentAdapters, check_adapters
 from limbeck.jobs.importing.job import import_model
 from limbeck.models.configuration import load_config
 from limbeck.models.load import load
 from limbeck.models.save import save
 from limbeck.planning.checks.price import Price
+from limbeck.planning.cost.memory import Narrow
 from limbeck.planning.cost.size import Size
 from limbeck.planning.cost.training import estimate
 from limbeck.report.card import model_card
 from limbeck.run.world import alone
 from limbeck.students.adapters import adapted_layers
+from limbeck.students.nf4 import BYTES, through_nf4
 from tests.helpers.models import llama, tokenizer, write_corpus, write_teacher
 from tests.helpers.ranks import on_ranks
 from tests.helpers.stops import stopped_before
@@ -91,18 +94,18 @@ def test_equal_compute_is_what_the_formula_of_flops_says(done, here):
     steps = {arm["name"]: arm["steps"] for arm in run["plan"]["arms"]}
     assert steps["student"] == steps["full"] == 4
     assert steps["full@flops"] == round(4 * (adapted + taught) / (whole + taught))
-    adapters = StudentAdapters.of(settings(rank=RANK), load_config(done / "cut"), length=LENGTH, half=True)
-    assert adapters is not None
-    assert adapters.share == 1.0  # of fresh+kd and full, which train all
+    planned = StudentAdapters.of(settings(rank=RANK), load_config(done / "cut"), length=LENGTH, half=True)
+    assert planned is not None
+    assert planned.share == 1.0  # of fresh+kd and full, which train all
     how: dict[str, Any] = {"length": LENGTH, "tokens": 1, "batch_tokens": 128, "itemsize": 4, "device": "cpu"}
-    cost = estimate(student, teacher, adapters=adapters.size, trained=0.1, **how)
+    cost = estimate(student, teacher, adapters=planned.size, trained=0.1, **how)
     assert cost.flops_per_token == pytest.approx(adapted + taught)
     assert cost.bytes["AdamW's moments"] == round(0.1 * 8 * student.parameters)
     under = sum(rows * columns for rows, columns in shapes)
     assert cost.bytes["student's weights"] == 4 * student.parameters - 2 * under
-    all_too = estimate(student, teacher, adapters=adapters.size, **how)  # beside it all weights are trained
+    all_too = estimate(student, teacher, adapters=planned.size, **how)  # beside it all weights are trained
     assert all_too.bytes["student's weights"] == 4 * student.parameters
-    price = Price.of(student, teacher, length=LENGTH, generated=0.5, adapters=adapters.size)
+    price = Price.of(student, teacher, length=LENGTH, generated=0.5, adapters=planned.size)
     assert price.ratio == pytest.approx((adapted + taught + 0.5 * whole / 3) / adapted)
 
 
@@ -126,16 +129,16 @@ def test_frozen_weights_in_two_bytes_go_with_all_that_a_run_computes_with_them(h
     how: dict[str, Any] = {"rollouts": 0.5, "rollout_tokens": 8, "objective": "ReverseKL", "eval_every": 2}
     how["teacher"] = str(tmp_path / "teacher")
     how |= {"dtype": "bfloat16", "baselines": "none"}
-    holding, held = arms.hold_in_half, []
+    holding, held = adapters.hold_in_half, []
 
     def kept(model, *, bf16):
         holding(model, bf16=bf16)
         held.extend(layer.weight.dtype for layer in adapted_layers(model).values())
 
-    monkeypatch.setattr(arms, "hold_in_half", kept)
+    monkeypatch.setattr(adapters, "hold_in_half", kept)
     distil(here, tmp_path / "half", **how)
     assert set(held) == {torch.bfloat16}
-    monkeypatch.setattr(arms, "hold_in_half", lambda model, *, bf16: None)
+    monkeypatch.setattr(adapters, "hold_in_half", lambda model, *, bf16: None)
     distil(here, tmp_path / "whole", **how)
     half, whole = (load_file(tmp_path / name / "student" / "model.safetensors") for name in ("half", "whole"))
     assert all(torch.equal(half[name], whole[name]) for name in whole)
@@ -183,12 +186,56 @@ def test_what_does_not_go_with_adapters_is_refused_with_its_reason(given, messag
 @pytest.mark.long
 def test_memory_is_that_of_adapters_where_no_baseline_trains_all_weights(done):
     few = settings(rank=RANK, baselines="cut,cut+ce")
-    adapters = StudentAdapters.of(few, load_config(done / "cut"), length=LENGTH, half=False)
-    assert adapters is not None
-    assert adapters.share == adapters.size.numbers / Size.of(load_config(done / "cut")).parameters
+    planned = StudentAdapters.of(few, load_config(done / "cut"), length=LENGTH, half=False)
+    assert planned is not None
+    assert planned.share == planned.size.numbers / Size.of(load_config(done / "cut")).parameters
     assert settings().compared[-2:] == ("full", "full@flops")
     with pytest.raises(BadSetting, match=r"--rank 500: the matrix model\.layers\.0"):
         StudentAdapters.of(settings(rank=500), load_config(done / "cut"), length=LENGTH, half=False)
+
+
+@pytest.mark.long
+def test_weights_in_4_bits_cost_a_quarter_of_those_in_two_bytes(done):
+    """On a device; on the CPU the weights are loaded and merged in four bytes, and that counts too."""
+    config, student = load_config(done / "cut"), Size.of(load_config(done / "cut"))
+    planned = StudentAdapters.of(settings(rank=RANK, trained="qlora"), config, length=LENGTH, half=True)
+    assert planned is not None
+    assert planned.share < 1, "no baseline of all weights unless it is named"
+    under = sum(w.numel() for n, w in load_file(done / "cut" / "model.safetensors").items() if "_proj" in n)
+    how: dict[str, Any] = {"adapters": planned.size, "trained": planned.share, "length": LENGTH, "tokens": 1}
+    how |= {"batch_tokens": 128, "itemsize": 2}
+    cost = estimate(student, None, device="cuda", **how)
+    assert cost.bytes["student's weights"] == 4 * (student.parameters - under) + round(17 / 32 * under)
+    assert cost.bytes["student's weights in half precision"] == 2 * (student.multiplied - under)
+    large = replace(student, parameters=10**9)
+    how["adapters"] = replace(planned.size, narrow=Narrow(10**9, BYTES))
+    assert estimate(large, None, device="cpu", **how).bytes["student's weights"] == 4 * 10**9
+    assert estimate(large, None, device="cuda", **how).bytes["student's weights"] == round(BYTES * 10**9)
+
+
+def test_a_student_is_distilled_on_weights_in_4_bits(here, tmp_path):
+    """The student has the rounded weights; so do its adapters where they are merged again; a stopped run comes to the same."""
+    how = {"trained": "qlora", "tokens": 384}
+    assert settings(trained="qlora").compared == ("cut", "cut+ce", "cut+ce@flops")
+    with stopped_before(2):
+        distil(here, tmp_path / "run", save_every=1, baselines="cut", **how)
+    distil(here, tmp_path / "run", save_every=1, baselines="cut", **how)
+    import_model(ImportSettings(model=str(tmp_path / "run" / "adapter"), out=tmp_path / "merged"))
+    merged, student, base = (
+        load_file(folder / "model.safetensors")
+        for folder in (tmp_path / "merged", tmp_path / "run" / "student", tmp_path / "run" / "cut")
+    )
+    assert all(torch.equal(merged[name], student[name]) for name in student)
+    rounded = {name: through_nf4(w.float()) if "_proj" in name else w for name, w in base.items()}
+    for name, weight in student.items():
+        left = (weight - rounded[name]).double()
+        assert torch.linalg.matrix_rank(left, atol=1e-6) <= RANK if "_proj" in name else torch.equal(weight, base[name])
+    page, card = ((tmp_path / "run" / name).read_text() for name in ("report.html", "student/README.md"))
+    assert "rounded to 4 bits (NF4) and stayed so, which the student has too" in page
+    assert "merged into the weights, which were rounded to 4 bits (NF4)." in card
+    distil(here, tmp_path / "whole", baselines="cut", **how)
+    whole = load_file(tmp_path / "whole" / "student" / "model.safetensors")
+    assert all(torch.equal(whole[name], student[name]) for name in whole)
 
 
 @pytest.mark.long

@@ -249,6 +249,23 @@ def test_a_run_does_not_continue_with_other_text_of_replay(here, tmp_path):
         tune(here, tmp_path / "run", seeds=2, **how)
 
 
+def test_adapters_on_weights_in_4_bits_are_compared_with_no_training_of_all_weights(here, tmp_path, capsys):
+    result = tune(here, tmp_path / "run", trained="qlora", rank=2, tokens=256)
+    assert list(result.readings) == ["cut", "student"]
+    assert "adapters of rank 2 on weights in 4 bits, " in " ".join(capsys.readouterr().err.split())
+    assert (
+        "merged into the weights, which were rounded to 4 bits (NF4)"
+        in (tmp_path / "run" / "student" / "README.md").read_text()
+    )
+    verdict = json.loads((tmp_path / "run" / "verdict.json").read_text())
+    assert any("rounded to 4 bits (NF4), in which they were held" in note for note in verdict["notes"])
+    limbeck_import(tmp_path / "run" / "adapter", tmp_path / "merged")
+    merged, student = (
+        load_file(folder / "model.safetensors") for folder in (tmp_path / "merged", tmp_path / "run" / "student")
+    )
+    assert all(torch.equal(merged[name], student[name]) for name in student)
+
+
 def test_a_mistake_in_the_rank_does_not_keep_the_folder(here, tmp_path):
     with pytest.raises(BadSetting, match="--rank 500"):
         tune(here, tmp_path / "run", trained="lora", rank=500)

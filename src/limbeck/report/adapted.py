@@ -16,9 +16,12 @@ def adapted_note(run: Mapping[str, Any]) -> str:
         return ""
     numbers, parameters = found["numbers"], (run.get("student") or {}).get("parameters")
     part = f" ({share(numbers / parameters, digits=1)} of its weights)" if parameters else ""
+    under = "weights that stayed as they were; they"
+    if found.get("four_bit"):
+        under = "weights that were rounded to 4 bits (NF4) and stayed so, which the student has too; the adapters"
     return (
         f"The student and its baselines of cross-entropy are adapters of rank {found['rank']}, {count(numbers)} numbers{part}, "
-        "on weights that stayed as they were; they are merged into the student, and kept as files of PEFT in the folder adapter. "
+        f"on {under} are merged into the student, and kept as files of PEFT in the folder adapter. "
         f"A step of all weights costs {found['whole']:.2f} times the FLOPs of one of the adapters, without the teacher's."
     )
 
@@ -28,7 +31,18 @@ def adapted_sentence(run: Mapping[str, Any]) -> str:
     found = run.get("adapters")
     if not found:
         return ""
-    return f" What was trained are adapters of rank {found['rank']}, {count(found['numbers'])} numbers, merged into the weights."
+    rounded = ", which were rounded to 4 bits (NF4)" if found.get("four_bit") else ""
+    return (
+        f" What was trained are adapters of rank {found['rank']}, {count(found['numbers'])} numbers, merged into the weights"
+        f"{rounded}."
+    )
+
+
+def rounded(plan: Mapping[str, Any]) -> list[str]:
+    """The note of a tuning on weights in 4 bits, of which ``plan`` is that of run.json; none of others."""
+    if not plan.get("four_bit"):
+        return []
+    return ["the tuned model's linear layers have weights that were rounded to 4 bits (NF4), in which they were held"]
 
 
 def corrected_note(run: Mapping[str, Any], gain: Difference) -> str:

@@ -28,6 +28,7 @@ from limbeck.probes.preference import (
     right,
     share_right,
 )
+from limbeck.report.adapted import rounded
 from limbeck.report.decision import by_chance, rule, too_few
 from limbeck.report.start import Start
 from limbeck.report.tuned import ALONE, FORGOTTEN, costs, of_other, rates_of, rises
@@ -87,7 +88,7 @@ def preferred_verdict(
     ]
     notes += _moved(preference("student", runs, before, prompts))
     notes += [of_other(found[ALONE], "tuning on the pairs alone")] if ALONE in found else []
-    notes += costs(plan) + rates_of(plan)
+    notes += rounded(plan) + costs(plan) + rates_of(plan)
     notes.append(what_the_interval_covers(len(runs), asked, start, what="held-out prompts"))
     notes += [rule([one.seeds for one in found.values()])] if len(runs) >= FEWEST_SEEDS else []
     notes.append(too_few_documents(asked, what="prompt"))

@@ -13,6 +13,7 @@ from typing import Any
 from limbeck.config import ANSWERS, LATENT, reward_options
 from limbeck.probes.interval import FEWEST_SEEDS
 from limbeck.probes.rewarded import Rewarded, gained, rewarded
+from limbeck.report.adapted import rounded
 from limbeck.report.decision import by_chance, rule, too_few
 from limbeck.report.screen import over_seeds
 from limbeck.report.start import BEFORE
@@ -138,6 +139,7 @@ def rewarded_verdict(
         notes += [APART] if "answers" not in found else []
     notes += [
         *through(steps),
+        *rounded(plan),
         *costs(plan),
         *rates_of(plan),
         *tried(trials, RATE_OF, key="reward", on="held-out prompts", unit="reward of sampled answers"),

@@ -14,6 +14,7 @@ from typing import Any
 
 from limbeck.probes.interval import FEWEST_SEEDS
 from limbeck.probes.measurements import Measurements
+from limbeck.report.adapted import rounded
 from limbeck.report.card import front_matter, how_to_load, licence_in, measured_table, plain
 from limbeck.report.decision import rule, too_few
 from limbeck.report.masked import masked_sentence
@@ -93,7 +94,7 @@ def tuned_verdict(
     if ALONE in risen:
         notes.append(of_other(found[ALONE], "tuning on the data alone"))
     notes += [in_a_sentence(_SUBJECT, found[name], _AGAINST[name]) for name in gains if name != "cut"]
-    notes += costs(plan) + tried(trials, _RATE_OF, key="nats", on="documents", unit="nats per token")
+    notes += rounded(plan) + costs(plan) + tried(trials, _RATE_OF, key="nats", on="documents", unit="nats per token")
     seeds, documents = len(arms["student"]), arms["student"][0].read
     notes.append(what_the_interval_covers(seeds, documents, start))
     notes += [rule([one.seeds for one in found.values()])] if seeds >= FEWEST_SEEDS else []
@@ -231,6 +232,7 @@ def _origin(
     what = "all weights"
     if signature.get("trained") != "full":
         what = f"adapters of rank {signature['rank']}, {count(student['trained'])} numbers, merged into the weights"
+        what += ", which were rounded to 4 bits (NF4)" if signature["trained"] == "qlora" else ""
     text = (
         f"{student['name']} ({count(student['parameters'])} parameters), tuned with {run['objective']} on "
         f"{count(plan['tokens'])} tokens{' of its own answers' if signature.get('reward') else ''}: {what}."

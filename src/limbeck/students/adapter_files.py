@@ -28,10 +28,13 @@ from limbeck.models.source import weights_digest
 from limbeck.students.adapters import A as _A
 from limbeck.students.adapters import AdapterPlan, adapted_layers, left_of, linear_layers
 from limbeck.students.adapters import B as _B
+from limbeck.students.nf4 import through_nf4
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."  # of PEFT's names, before that of the module
 _BASE = "base_sha256"  # in the weights' metadata: the digest of the model that the adapters belong to
+_HELD = "base_held_in"  # there: the format in which its weights were held under them, where they were rounded to it
+_NF4 = "nf4"
 _MATRIX = re.compile(rf"{re.escape(_PREFIX)}(.+)\.({_A}|{_B})\.weight")
 _REMEDY = "copy the adapter's folder again, or save it again with PEFT"
 
@@ -52,13 +55,14 @@ _BEGINNINGS = ("gaussian", "eva", "orthogonal")  # of A and B, which leave the b
 class AdapterFile:
     """A folder of adapters: ``base`` names the model they belong to, "" where it is not said, ``digest`` is that of its weights.
 
-    ``layers`` has (A, B, scale) by the name of the layer.
+    ``layers`` has (A, B, scale) by the name of the layer. ``four_bit``: whether the weights under them were held in 4 bits.
     """
 
     folder: Path
     base: str
     digest: str
     layers: Mapping[str, tuple[Tensor, Tensor, float]]
+    four_bit: bool = False
 
 
 def write_adapters(model: LanguageModel, plan: AdapterPlan, folder: Path, *, base: str, base_folder: Path) -> None:
@@ -90,7 +94,8 @@ def write_adapters(model: LanguageModel, plan: AdapterPlan, folder: Path, *, bas
     }
     with whole_folder(folder) as beside:
         write_text(beside / CONFIG, json.dumps(config, indent=2) + "\n")  # with no field of ours
-        save_file(tensors, beside / WEIGHTS, metadata={"format": "pt", _BASE: weights_digest(base_folder)})
+        metadata = {"format": "pt", _BASE: weights_digest(base_folder)} | ({_HELD: _NF4} if plan.four_bit else {})
+        save_file(tensors, beside / WEIGHTS, metadata=metadata)
         write_digests(beside)
 
 
@@ -115,7 +120,7 @@ def read_adapters(folder: Path) -> AdapterFile:
     try:
         with safe_open(folder / WEIGHTS, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-            digest = (file.metadata() or {}).get(_BASE, "")
+            metadata = file.metadata() or {}
     except (OSError, SafetensorError) as error:
         pickled = sorted(path.name for path in folder.glob("adapter_model.bin"))
         why = f"found {pickled[0]} alone, and unpickling can run any code" if pickled else str(error)
@@ -136,7 +141,14 @@ def read_adapters(folder: Path) -> AdapterFile:
         layers[name] = (pair[_A], pair[_B], _scale(config, name, pair[_A].shape[0]))
     if not layers:
         raise BadModel(f"{folder / WEIGHTS}: expected adapters, found no tensor: {_REMEDY}")
-    return AdapterFile(folder, str(config.get("base_model_name_or_path") or ""), digest, layers)
+    held = metadata.get(_HELD)
+    if held not in (None, _NF4):
+        raise BadModel(
+            f"{folder / WEIGHTS}: expected adapters on weights as they are or in nf4, found {held!r}: merge them with the "
+            "version of limbeck that wrote them"
+        )
+    base = str(config.get("base_model_name_or_path") or "")
+    return AdapterFile(folder, base, metadata.get(_BASE, ""), layers, held == _NF4)
 
 
 class _Config(TypedDict, total=False):
@@ -208,7 +220,7 @@ def _matches(pattern: str, name: str) -> bool:
 
 @torch.no_grad()
 def merge_file(model: LanguageModel, found: AdapterFile, *, base_folder: Path) -> None:
-    """Adds the adapters of a folder to a model's weights, in float64.
+    """Adds the adapters of a folder to a model's weights, in float64; to those that they were trained on, in 4 bits or not.
 
     Raises BadModel where they belong to another model: by the digest of its weights, by the names of layers, or by their shapes.
     """
@@ -237,4 +249,6 @@ def merge_file(model: LanguageModel, found: AdapterFile, *, base_folder: Path) -
                 f"{found.folder}: the adapter of {name} makes {tuple(product.shape)}, and {model.name} has "
                 f"{tuple(layer.weight.shape)} there: give the model that the adapters belong to, with --base"
             )
+        if found.four_bit:
+            layer.weight.copy_(through_nf4(layer.weight))
         layer.weight += product.to(layer.weight)

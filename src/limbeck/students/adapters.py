@@ -3,7 +3,8 @@
 LoRA (Hu et al., arXiv 2106.09685, sec. 4.1): ``y = W x + b + (alpha / rank) B A x`` with W frozen, A (rank, inputs) and
 B (outputs, rank). B begins at 0, so that an adapted model begins as what it was; A is drawn as the paper's code draws it. All
 linear layers of the decoder get one. Its embeddings and head, gates and routers, and experts, which are no linear layers, get
-none. `merge` adds the products to the weights, which leaves an ordinary model.
+none. `merge` adds the products to the weights, which leaves an ordinary model. W may be held in 4 bits (`students.nf4`); it is
+then those numbers that the products are added to.
 
 LoRA-XS (Bałazy et al., arXiv 2405.17604) freezes A and B too, and trains R (rank, rank) between them: ``y = W x + b + (alpha /
 rank) B R A x``. Where A and B come from is in `students.subspaces`.
@@ -25,6 +26,7 @@ from transformers.pytorch_utils import Conv1D
 
 from limbeck.errors import BadModel, BadSetting
 from limbeck.models.language_model import LanguageModel
+from limbeck.students.nf4 import Nf4Linear
 from limbeck.types import Batch
 
 _NARROW = 16  # inputs or outputs below which a layer is a gate or a router, and gets no adapter
@@ -35,12 +37,14 @@ A, B, R = "lora_A", "lora_B", "lora_R"  # their names in a layer's state; of A a
 class AdapterPlan:
     """The adapters of a model: their ``rank``, and ``alpha``, by which their products are scaled as alpha / rank.
 
-    ``subspace``: what A and B are frozen at (`students.subspaces`), "" where they are trained.
+    ``subspace``: what A and B are frozen at (`students.subspaces`), "" where they are trained. ``four_bit``: whether the weights
+    under them are held in 4 bits.
     """
 
     rank: int
     alpha: float
     subspace: str = ""
+    four_bit: bool = False
 
     @property
     def scale(self) -> float:
@@ -49,7 +53,7 @@ class AdapterPlan:
 
 
 class AdaptedLayer(Protocol):
-    """A linear layer with an adapter, of Transformers' or of torch's kind; ``base`` is the layer without it, of one weight."""
+    """A linear layer with an adapter, of Transformers', of torch's kind or in 4 bits; ``base`` is the layer without it."""
 
     base: tuple[nn.Module]
     weight: nn.Parameter
@@ -90,6 +94,24 @@ class AdaptedLinear(nn.Linear):
         return _product(cast("AdaptedLayer", self))
 
 
+class AdaptedNf4(Nf4Linear):
+    """`Nf4Linear` with an adapter, which is in float32."""
+
+    def __init__(self, base: Nf4Linear, scale: float, inside: Subspace | tuple[Tensor, Tensor]) -> None:
+        super().__init__(base)
+        self.scale, self.base = scale, (base,)
+        like = torch.empty(0, dtype=torch.float32, device=self.weight.device)
+        self.lora_A, self.lora_B, self.lora_R = _matrices(inside, like)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The layer's output plus the adapter's."""
+        return super().forward(input) + _added(input, cast("AdaptedLayer", self))
+
+    def product(self) -> Float[Tensor, "outputs inputs"]:
+        """What the adapter adds to the weight, in float64."""
+        return _product(cast("AdaptedLayer", self))
+
+
 class AdaptedConv1D(Conv1D):
     """Transformers' `Conv1D` (a linear layer whose weight is (inputs, outputs), as in GPT-2) with an adapter."""
 
@@ -114,8 +136,9 @@ def adapt(
 ) -> None:
     """Freezes a model's weights and gives each linear layer of its decoder an adapter with random numbers from ``seed``.
 
-    Where the plan has a subspace, each layer's is in ``subspaces`` by its name. Raises BadSetting for a rank above a layer's
-    smaller side, BadModel where the model has no linear layers, or computes without some of them (their adapters would never be
+    Where the plan has a subspace, each layer's is in ``subspaces`` by its name. Where it says so, the weights under adapters are
+    taken to 4 bits, one layer after the other. Raises BadSetting for a rank above a layer's smaller side, BadModel where the
+    model has no linear layers, some that cannot be held so, or computes without some of them (their adapters would never be
     trained).
     """
     check_rank(model.model, plan, name=model.name)
@@ -123,18 +146,28 @@ def adapt(
     model.model.requires_grad_(False)
     for name, layer in dict(linear_layers(model.model)).items():
         inside = _drawn(layer, plan.rank, generator) if subspaces is None else subspaces[name]
-        kind = AdaptedConv1D if isinstance(layer, Conv1D) else AdaptedLinear
-        _replace(model, name, kind(layer, plan.scale, inside))
+        _replace(model, name, _adapted(layer, plan, inside))
     _require_used(model)
+
+
+def _adapted(layer: nn.Linear | Conv1D, plan: AdapterPlan, inside: Subspace | tuple[Tensor, Tensor]) -> nn.Module:
+    """The layer with an adapter."""
+    if isinstance(layer, Conv1D):
+        return AdaptedConv1D(layer, plan.scale, inside)
+    if plan.four_bit:
+        return AdaptedNf4(Nf4Linear(layer), plan.scale, inside)
+    return AdaptedLinear(layer, plan.scale, inside)
 
 
 def hold_in_half(model: LanguageModel, *, bf16: bool) -> None:
     """Keeps those weights under adapters in bfloat16 that are numbers of it, where it is computed in (``bf16``).
 
     The products of a training in mixed precision take them in that format anyway; so they need half the memory, and are not
-    converted in each pass. No bit of the training or of what is merged changes.
+    converted in each pass. No bit of the training or of what is merged changes. Those in 4 bits stay so.
     """
     for layer in adapted_layers(model).values() if bf16 else ():
+        if isinstance(layer, AdaptedNf4):
+            continue
         half = layer.weight.data.to(torch.bfloat16)
         if torch.equal(half.to(layer.weight), layer.weight.data):
             layer.weight.data = half
@@ -143,11 +176,16 @@ def hold_in_half(model: LanguageModel, *, bf16: bool) -> None:
 def check_rank(decoder: PreTrainedModel, plan: AdapterPlan, *, name: str) -> None:
     """Raises BadSetting for a rank above a layer's smaller side, BadModel where a decoder has no linear layers.
 
-    ``name`` names it in errors.
+    BadModel also for layers that cannot be held in 4 bits where the plan says so. ``name`` names it in errors.
     """
     layers = dict(linear_layers(decoder))
     if not layers:
         raise BadModel(f"{name}: expected linear layers for adapters, found none: tune all its weights")
+    if plan.four_bit and any(isinstance(layer, Conv1D) for layer in layers.values()):
+        raise BadModel(
+            f"{name}: expected linear layers of torch for weights in 4 bits, found those of GPT-2, which are transposed: give "
+            "--trained lora"
+        )
     for matrix, layer in layers.items():
         if plan.rank > min(layer.weight.shape):
             raise BadSetting(
@@ -170,7 +208,7 @@ def adapted_layers(model: LanguageModel) -> dict[str, AdaptedLayer]:
     return {
         name: cast("AdaptedLayer", module)
         for name, module in found
-        if isinstance(module, AdaptedLinear | AdaptedConv1D)
+        if isinstance(module, AdaptedLinear | AdaptedConv1D | AdaptedNf4)
     }
 
 
@@ -189,11 +227,18 @@ def without_adapters(model: LanguageModel) -> Iterator[None]:
 
 @torch.no_grad()
 def merge(model: LanguageModel) -> None:
-    """Adds every adapter's product, computed in float64, to its weight, and puts ordinary layers back. All become trainable."""
+    """Adds every adapter's product, computed in float64, to its weight, and puts ordinary layers back. All become trainable.
+
+    To a weight that was held in 4 bits it is added as these have it.
+    """
     for name, layer in adapted_layers(model).items():
-        layer.weight.data = layer.weight.data.to(layer.lora_A)  # it may be held in half
-        layer.weight.add_(layer.product().to(layer.weight))
         (plain,) = layer.base
+        if isinstance(plain, Nf4Linear):
+            plain = plain.plain()
+            plain.weight.add_(layer.product().to(plain.weight))
+        else:
+            layer.weight.data = layer.weight.data.to(layer.lora_A)  # it may be held in half
+            layer.weight.add_(layer.product().to(layer.weight))
         _replace(model, name, plain.train(model.model.training))
     model.model.requires_grad_(True)
 

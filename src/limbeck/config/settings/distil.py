@@ -208,12 +208,12 @@ class DistilSettings(TrainingSettings, TeacherSettings):
         ),
     ] = None
     trained: Annotated[
-        Literal["full", "lora"],
+        Literal["full", "lora", "qlora"],
         Flag(
             "What of the student is trained: all weights, or adapters of low rank, which are merged at the end and also kept as "
-            "files of PEFT.",
+            "files of PEFT; with qlora on weights in 4 bits.",
             "Model",
-            synonyms=("finetuning_type", "peft", "peft_type", "use_peft", "use_lora", "adapter_type"),
+            synonyms=("finetuning_type", "peft", "peft_type", "use_peft", "use_lora", "adapter_type", "load_in_4bit"),
         ),
     ] = Field(default="full", exclude=True)
     rank: Annotated[
@@ -222,7 +222,7 @@ class DistilSettings(TrainingSettings, TeacherSettings):
         Flag(
             "Rank of the adapters, whose products are scaled by two.",
             "Model",
-            needs="--trained lora",
+            needs="--trained lora or qlora",
             synonyms=("r", "lora_r", "lora_rank", "lora_dim"),
         ),
     ] = Field(default=16, exclude=True)
@@ -357,9 +357,9 @@ class DistilSettings(TrainingSettings, TeacherSettings):
             "Comparison",
             default="{}; with --mixers also attention, with --qat also ptq, with --mask-input also unmasked, with "
             "--rollouts also off-policy and "
-            "off-policy@flops, with --learngene also layers+kd, with --trained lora also full and full@flops, with "
-            "--adapt-teacher also uncorrected and uncorrected@flops, with several teachers also one-teacher and "
-            "one-teacher@flops",
+            "off-policy@flops, with --learngene also layers+kd, with --trained lora also full and full@flops, with --trained "
+            "qlora not fresh+kd, with --adapt-teacher also uncorrected and uncorrected@flops, with several teachers also "
+            "one-teacher and one-teacher@flops",
             synonyms=("baseline", "compare", "compare_with"),
         ),
     ] = BASELINES
@@ -389,17 +389,19 @@ class DistilSettings(TrainingSettings, TeacherSettings):
         layers, of one that generates rows itself also the same distillation without these, at equal tokens and at equal
         compute, of one that reads corrupted tokens also the same training on the plain ones, of one that is trained by adapters
         also all its weights, in both ways, of one whose teacher is tuned first also from that teacher as given, in both ways, and
-        of one of several teachers also from the first alone, in both ways.
+        of one of several teachers also from the first alone, in both ways. Beside adapters on weights in 4 bits, all weights of a
+        student are trained only where that is named.
         """
         if "baselines" in self.model_fields_set:
             return self.baselines
         implied = {ATTENTION: self.mixers is not None, PTQ: self.qat is not None, LAYERS: self.learngene is not None}
         implied |= dict.fromkeys(OFF_POLICY, self.rollouts is not None)
         implied |= {UNMASKED: self.mask_input is not None}
-        implied |= dict.fromkeys(FULL, self.trained != "full")
+        implied |= dict.fromkeys(FULL, self.trained == "lora")
         implied |= dict.fromkeys(UNCORRECTED, self.adapt_teacher is not None)
         implied |= dict.fromkeys(ONE_TEACHER, bool(by_domain(self.teacher)))
-        return (*self.baselines, *(name for name, there in implied.items() if there))
+        usual = [name for name in self.baselines if self.trained != "qlora" or name != "fresh+kd"]
+        return (*usual, *(name for name, there in implied.items() if there))
 
     @property
     def is_family(self) -> bool:

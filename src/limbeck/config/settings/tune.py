@@ -31,12 +31,21 @@ class TuneSettings(TrainingSettings, Settings):
         ),
     ]
     trained: Annotated[
-        Literal["full", "lora", "lora-xs"],
+        Literal["full", "lora", "qlora", "lora-xs"],
         Flag(
             "What is trained: all weights, or adapters of low rank, which are merged at the end and also kept as files of PEFT; "
-            "of lora-xs only a small square matrix for each layer.",
+            "with qlora on weights in 4 bits, of lora-xs only a small square matrix for each layer.",
             "Model",
-            synonyms=("method", "finetuning_type", "peft", "peft_type", "use_peft", "use_lora", "adapter_type"),
+            synonyms=(
+                "method",
+                "finetuning_type",
+                "peft",
+                "peft_type",
+                "use_peft",
+                "use_lora",
+                "adapter_type",
+                "load_in_4bit",
+            ),
         ),
     ] = "full"
     rank: Annotated[
@@ -45,7 +54,7 @@ class TuneSettings(TrainingSettings, Settings):
         Flag(
             "Rank of the adapters.",
             "Model",
-            needs="--trained lora or lora-xs",
+            needs="--trained lora, qlora or lora-xs",
             synonyms=("r", "lora_r", "lora_rank", "lora_dim"),
         ),
     ] = 16
@@ -55,7 +64,7 @@ class TuneSettings(TrainingSettings, Settings):
         Flag(
             "The adapters' products are scaled by alpha over the rank.",
             "Model",
-            needs="--trained lora or lora-xs",
+            needs="--trained lora, qlora or lora-xs",
             metavar="FLOAT",
             default="twice the rank, of lora-xs the rank",
             synonyms=("lora_alpha", "lora_scaling"),
@@ -158,8 +167,8 @@ class TuneSettings(TrainingSettings, Settings):
             "cross-entropy, for equal tokens), answers (with --reward: cross-entropy on the answers of the records, as many as "
             "are sampled), or none.",
             "Comparison",
-            default="with adapters full and full@flops, with --replay data-alone, with --mask-input unmasked, with another "
-            "objective ce; of pairs chosen, with --replay data-alone; with --reward answers, where records have them",
+            default="with lora or lora-xs full and full@flops, with --replay data-alone, with --mask-input unmasked, with "
+            "another objective ce; of pairs chosen, with --replay data-alone; with --reward answers, where records have them",
             synonyms=("baseline", "compare", "compare_with"),
         ),
     ] = None

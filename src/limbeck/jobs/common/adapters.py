@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers.configuration_utils import PreTrainedConfig
 
 from limbeck.jobs.common.environment import Environment
 from limbeck.models.build import build
+from limbeck.models.language_model import LanguageModel
+from limbeck.models.load import load
 from limbeck.models.sidecar import stored_dtype
 from limbeck.models.source import resolve_description
 from limbeck.planning.cost.adapters import AdapterSize
-from limbeck.students.adapters import AdapterPlan, check_rank, linear_layers
+from limbeck.run.mesh import Mesh
+from limbeck.students.adapters import AdapterPlan, Subspace, adapt, check_rank, hold_in_half, linear_layers
+from limbeck.students.nf4 import BYTES
 
 ADAPTER = "adapter"  # the folder of a model's adapters, beside it
 LINEAGE = "adapters"  # in a model's lineage: what it was trained by
@@ -33,7 +38,48 @@ def planned_matrices(config: PreTrainedConfig, plan: AdapterPlan, *, name: str) 
 
 def size_of(plan: AdapterPlan, matrices: Sequence[Sequence[int]], *, half: bool = False) -> AdapterSize:
     """What adapters of weights of these shapes cost; ``half``: whether those weights are held in two bytes (`held_in_half`)."""
-    return AdapterSize.of(plan.rank, matrices, between=bool(plan.subspace), half=half)
+    held = BYTES if plan.four_bit else 2.0 if half else None
+    return AdapterSize.of(plan.rank, matrices, between=bool(plan.subspace), held=held)
+
+
+def adapters_in_words(plan: AdapterPlan) -> str:
+    """What is trained, as a run announces it."""
+    return f"adapters of rank {plan.rank}{' on weights in 4 bits' if plan.four_bit else ''}"
+
+
+def held_facts(plan: AdapterPlan | None) -> dict[str, Any]:
+    """That the weights under adapters are held in 4 bits, as run.json keeps it; nothing where they are not."""
+    return {"four_bit": True} if plan and plan.four_bit else {}
+
+
+def load_to_train(folder: Path, world: Mesh, adapters: AdapterPlan | None) -> LanguageModel:
+    """A model of a folder, to be trained: all weights (``adapters`` None) or adapters, which `adapt_to_train` puts there.
+
+    It is where it computes, unless its weights will be held in 4 bits: then it is on the CPU until they are, so that a device
+    never holds more.
+    """
+    if adapters is not None and adapters.four_bit:
+        return load(folder, train=True)
+    return world.load(folder, train=True)
+
+
+def adapt_to_train(
+    model: LanguageModel,
+    world: Mesh,
+    adapters: AdapterPlan,
+    *,
+    seed: int,
+    bf16: bool,
+    subspaces: Mapping[str, Subspace] | None = None,
+) -> None:
+    """Gives a model its adapters (`students.adapters.adapt`, which raises too).
+
+    Frozen weights are held in as few bytes as may be. ``bf16``: whether the training computes in it.
+    """
+    adapt(model, adapters, seed=seed, subspaces=subspaces)
+    if adapters.four_bit:
+        world.place(model, train=True)
+    hold_in_half(model, bf16=bf16)
 
 
 def held_in_half(model: str | Path, environment: Environment) -> bool:

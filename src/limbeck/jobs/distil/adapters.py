@@ -9,7 +9,7 @@ from transformers.configuration_utils import PreTrainedConfig
 
 from limbeck.config import FULL, DistilSettings
 from limbeck.errors import BadSetting
-from limbeck.jobs.common.adapters import planned_matrices, size_of
+from limbeck.jobs.common.adapters import held_facts, planned_matrices, size_of
 from limbeck.jobs.common.environment import Environment
 from limbeck.jobs.distil.together import refuse_together
 from limbeck.planning.cost.adapters import AdapterSize, step_flops
@@ -38,13 +38,14 @@ class StudentAdapters:
     ) -> StudentAdapters | None:
         """Those of the settings for a student of this configuration, None where all weights are trained.
 
-        ``half``: whether weights under adapters are held in two bytes.
+        ``half``: whether weights under adapters are held in two bytes, where they are not held in 4 bits.
 
         Raises BadSetting for a rank that is too high, BadModel for a model without linear layers.
         """
         if settings.trained == "full":
             return None
-        plan, size = AdapterPlan(settings.rank, 2.0 * settings.rank), Size.of(student)
+        plan = AdapterPlan(settings.rank, 2.0 * settings.rank, four_bit=settings.trained == "qlora")
+        size = Size.of(student)
         name = settings.student or settings.teacher
         adapters = size_of(plan, planned_matrices(student, plan, name=name), half=half)
         share = 1.0 if _WHOLE & {*settings.compared} else adapters.numbers / size.parameters
@@ -53,8 +54,8 @@ class StudentAdapters:
     @property
     def facts(self) -> dict[str, Any]:
         """As run.json stores them."""
-        numbers = {"rank": self.plan.rank, "alpha": self.plan.alpha, "numbers": self.size.numbers}
-        return {"adapters": numbers | {"whole": self.whole}}
+        numbers: dict[str, Any] = {"rank": self.plan.rank, "alpha": self.plan.alpha, "numbers": self.size.numbers}
+        return {"adapters": numbers | held_facts(self.plan) | {"whole": self.whole}}
 
 
 def memory_of(adapters: StudentAdapters | None) -> dict[str, Any]:

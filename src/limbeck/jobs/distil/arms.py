@@ -20,7 +20,7 @@ from limbeck.corpora.mask_input import MaskedInputs, MaskInput
 from limbeck.corpora.pack import Blend, Start
 from limbeck.disk import link_or_copy, whole_folder
 from limbeck.generation.rollouts import RolloutPlan, Rollouts
-from limbeck.jobs.common.adapters import ADAPTER, LINEAGE
+from limbeck.jobs.common.adapters import ADAPTER, LINEAGE, adapt_to_train, load_to_train
 from limbeck.jobs.common.environment import Environment
 from limbeck.jobs.common.mixture import blend_of
 from limbeck.jobs.common.trained import TRAINING, place_best, write_training
@@ -45,7 +45,7 @@ from limbeck.run.step import Step, train_step
 from limbeck.run.trackers import Tracked
 from limbeck.run.watch import Watch
 from limbeck.students.adapter_files import write_adapters
-from limbeck.students.adapters import AdapterPlan, adapt, hold_in_half, merge
+from limbeck.students.adapters import AdapterPlan, merge
 from limbeck.teachers.cache import LogitCache
 from limbeck.teachers.routed import RoutedTeacher
 from limbeck.types import Batch, ChunkTeacher, Teacher
@@ -219,16 +219,15 @@ class Shared:
     def run(self, arm: Arm) -> Run:
         """The training run of an arm, with its student before the first step."""
         world = self.environment.world
-        start = world.load(verified_folder(arm.start or self.cut), train=True)
+        adapters = self.adapters if arm.adapters else None
+        start = load_to_train(verified_folder(arm.start or self.cut), world, adapters)
         if arm.fresh:
             packs = start.packs  # a property of the architecture
             start = new_model(load_config(self.cut), start.tokenizer, arm.seed, name=arm.name)
             start.packs = packs
             world.place(start, train=True)
-        if arm.adapters:
-            assert self.adapters is not None
-            adapt(start, self.adapters, seed=arm.seed)
-            hold_in_half(start, bf16=self.plan.bf16)
+        if adapters is not None:
+            adapt_to_train(start, world, adapters, seed=arm.seed, bf16=self.plan.bf16)
         rows = self._rows(arm)
         objective = arm.objective.make()
         queried = self.plain_teacher if arm.plain_teacher else self.teacher

@@ -18,7 +18,7 @@ from limbeck.corpora.opening import begin_with
 from limbeck.corpora.pack import ALONE, Ranks
 from limbeck.corpora.pair_rows import each_counts_once, rows_count_once
 from limbeck.corpora.replay import Replay
-from limbeck.jobs.common.adapters import ADAPTER
+from limbeck.jobs.common.adapters import ADAPTER, adapt_to_train, load_to_train
 from limbeck.jobs.common.environment import Environment
 from limbeck.jobs.common.mixture import blend_of
 from limbeck.jobs.common.trained import write_training
@@ -39,7 +39,7 @@ from limbeck.run.step import Step, train_step
 from limbeck.run.trackers import Tracked
 from limbeck.run.watch import Watch
 from limbeck.students.adapter_files import write_adapters
-from limbeck.students.adapters import AdapterPlan, Subspace, adapt, hold_in_half, merge
+from limbeck.students.adapters import AdapterPlan, Subspace, merge
 from limbeck.types import Corpus
 
 OF_PAIRS = 0.1  # of the rate of cross-entropy; TRL's default for DPO is a twentieth of that for it, 1e-6 and 2e-5
@@ -140,13 +140,12 @@ class Shared:
 
     def model(self, arm: Arm) -> LanguageModel:
         """The model that an arm trains, before its first step."""
-        model = self.environment.world.load(self.start, train=True)
+        world, adapters = self.environment.world, self.plan.adapters if arm.adapters else None
+        model = load_to_train(self.start, world, adapters)
         begin_with(model, self.begin)
-        if arm.adapters:
-            assert self.plan.adapters is not None
-            inside = self._subspaces(arm, model) if self.plan.adapters.subspace else None
-            adapt(model, self.plan.adapters, seed=arm.seed, subspaces=inside)
-            hold_in_half(model, bf16=self.training.bf16)
+        if adapters is not None:
+            inside = self._subspaces(arm, model) if adapters.subspace else None
+            adapt_to_train(model, world, adapters, seed=arm.seed, bf16=self.training.bf16, subspaces=inside)
         if arm.pairs:
             without_dropout(model)
         return model

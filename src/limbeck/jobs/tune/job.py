@@ -22,7 +22,7 @@ from limbeck.corpora.records import Columns
 from limbeck.disk import claims
 from limbeck.ending import show_ending
 from limbeck.errors import BadFolder
-from limbeck.jobs.common.adapters import held_in_half, size_of
+from limbeck.jobs.common.adapters import adapters_in_words, held_facts, held_in_half, size_of
 from limbeck.jobs.common.environment import Environment, environment_of
 from limbeck.jobs.common.folder import (
     claim_together,
@@ -275,7 +275,8 @@ class _Tuning:
             "plan": _plan_facts(
                 plan, training, arms, rates=rates, padding=_padding(plan, store, self.others), scored=scored
             )
-            | rule_facts(shared.rule),
+            | rule_facts(shared.rule)
+            | held_facts(plan.adapters),
             "lineage": self.start.lineage,
         }
         update(settings.out, self.run, **facts, **kept, **mixed)
@@ -375,7 +376,7 @@ def _what(plan: TunePlan, parameters: int) -> str:
         if left > 0.02 * parameters
         else ""
     )
-    return f"adapters of rank {plan.adapters.rank}, {count(plan.numbers)} numbers{beside}"
+    return f"{adapters_in_words(plan.adapters)}, {count(plan.numbers)} numbers{beside}"
 
 
 def _other_text(plan: TunePlan, start: LanguageModel, environment: Environment) -> tuple[TokenStore, TokenStore] | None:

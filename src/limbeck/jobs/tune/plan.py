@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from limbeck.config import ALL_TOKENS, ANSWERS, UNMASKED, TuneSettings, flag_of
+from limbeck.config import ALL_TOKENS, ANSWERS, FULL, UNMASKED, TuneSettings, flag_of
 from limbeck.corpora.mask_input import MaskInput
 from limbeck.corpora.mixture import Mixture, plain
 from limbeck.corpora.source import resolve as resolve_source
@@ -105,7 +105,8 @@ class TunePlan:
         """The baselines: those that are named, or those that the method, the data and the other text give a reason for."""
         if self.settings.baselines is not None:
             return self.settings.baselines
-        weights = () if self.settings.trained == "full" else ("full", "full@flops")
+        # Who holds weights in 4 bits has no memory to train all of them.
+        weights = () if self.settings.trained in ("full", "qlora") else FULL
         alone = ("data-alone",) if self.settings.replay else ()
         own = () if self.pairs or self.objective.is_cross_entropy else (ALL_TOKENS,)
         return (*(("chosen",) if self.pairs else weights), *alone, *((UNMASKED,) if self.mask else ()), *own)
@@ -172,13 +173,14 @@ def adapters_of(settings: TuneSettings) -> AdapterPlan | None:
             )
     if settings.trained == "full":
         return None
-    if settings.trained == "lora":
+    if settings.trained != "lora-xs":
         if "subspace" in described:
             raise BadSetting(
-                f"--subspace {settings.subspace}: it is where lora-xs freezes the adapters' matrices, and lora trains them: give "
-                "--trained lora-xs, or leave it out"
+                f"--subspace {settings.subspace}: it is where lora-xs freezes the adapters' matrices, and {settings.trained} "
+                "trains them: give --trained lora-xs, or leave it out"
             )
-        return AdapterPlan(settings.rank, 2.0 * settings.rank if settings.alpha is None else settings.alpha)
+        alpha = 2.0 * settings.rank if settings.alpha is None else settings.alpha
+        return AdapterPlan(settings.rank, alpha, four_bit=settings.trained == "qlora")
     return AdapterPlan(settings.rank, settings.alpha or settings.rank, settings.subspace)
 
 

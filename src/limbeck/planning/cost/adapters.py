@@ -10,31 +10,32 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from limbeck.planning.cost.memory import WIDE, Narrow
 from limbeck.planning.cost.size import Size
 
 
 @dataclass(frozen=True)
 class AdapterSize:
     """The adapters of a model: how many ``numbers`` are trained, and the ``flops`` of a token in their own products, forward and
-    backward. ``half``: how many of the weights under them are held in two bytes while they are frozen.
+    backward. ``narrow``: which of the weights under them are held in fewer bytes while they are frozen.
     """
 
     numbers: int
     flops: float
-    half: int = 0
+    narrow: Narrow = WIDE
 
     @classmethod
     def of(
-        cls, rank: int, shapes: Sequence[Sequence[int]], *, between: bool = False, half: bool = False
+        cls, rank: int, shapes: Sequence[Sequence[int]], *, between: bool = False, held: float | None = None
     ) -> AdapterSize:
         """Adapters of a rank for weights of these shapes: two narrow matrices each, with 2 FLOPs a number in each of 3 products.
 
         ``between``: those two are frozen, and a square matrix between them alone is trained (LoRA-XS, arXiv 2405.17604).
-        ``half``: whether the weights under them are held in two bytes.
+        ``held``: in how many bytes a number of the weights under them is held, None for as many as one that is trained.
         """
-        ends, square, under = rank * sum(map(sum, shapes)), rank**2 * len(shapes), half * sum(map(math.prod, shapes))
+        ends, square, under = rank * sum(map(sum, shapes)), rank**2 * len(shapes), sum(map(math.prod, shapes))
         numbers, flops = (square, 4.0 * ends + 6.0 * square) if between else (ends, 6.0 * ends)
-        return cls(numbers, flops, under)
+        return cls(numbers, flops, WIDE if held is None else Narrow(under, held))
 
 
 def step_flops(size: Size, length: int, adapters: AdapterSize | None = None) -> float:

@@ -69,6 +69,17 @@ def kind_of(device: str) -> Kind:
 
 
 @dataclass(frozen=True)
+class Narrow:
+    """Frozen weights that are held in fewer bytes than those that are trained: ``numbers``, in ``itemsize`` bytes each."""
+
+    numbers: int = 0
+    itemsize: float = 2.0
+
+
+WIDE = Narrow()  # none
+
+
+@dataclass(frozen=True)
 class Step:
     """The sizes of one step: ``length`` tokens a row, ``batch_tokens`` of it; ``itemsize`` bytes of a number in arithmetic.
 
@@ -103,13 +114,13 @@ def training_parts(
     quantised: bool = False,
     averaged: bool = False,
     trained: float = 1.0,
-    half: int = 0,
+    narrow: Narrow = WIDE,
 ) -> dict[str, int]:
     """Peak bytes by part of a training from a teacher, or (None) without one, of a share of as many numbers as it has weights.
 
-    ``half``: how many of the student's weights are frozen and held in two bytes.
+    ``narrow``: which of the student's weights are frozen and held in fewer bytes.
     """
-    parts = student_parts(student, step, half=half)
+    parts = student_parts(student, step, narrow=narrow)
     parts |= {name: round(trained * parts[name]) for name in ("gradients", "AdamW's moments")}
     if quantised:
         parts["student's quantised weights"] = 4 * student.parameters
@@ -156,18 +167,19 @@ def with_libraries(parts: dict[str, int], step: Step) -> dict[str, int]:
     return parts | {"kept by the allocator": kept, "Python and libraries": _LIBRARIES}
 
 
-def student_parts(size: Size, step: Step, *, half: int = 0) -> dict[str, int]:
-    """Bytes of a student's weights, ``half`` of them held in two bytes, of gradients, moments and activations."""
+def student_parts(size: Size, step: Step, *, narrow: Narrow = WIDE) -> dict[str, int]:
+    """Bytes of a student's weights, some of them ``narrow``, of gradients, moments and activations."""
     use = step.use
     parts = {
-        "student's weights": use.itemsize * (size.parameters - half) + 2 * half,
+        "student's weights": use.itemsize * (size.parameters - narrow.numbers)
+        + round(narrow.itemsize * narrow.numbers),
         "gradients": use.itemsize * size.parameters,
         "AdamW's moments": round(MOMENTS[use.optimizer] * size.parameters),
         "activations": round(step.micro * activation_bytes(size, step)),
     }
     if step.itemsize < use.itemsize:
         # autocast keeps what it casts until the end of the step
-        parts["student's weights in half precision"] = step.itemsize * max(0, size.multiplied - half)
+        parts["student's weights in half precision"] = step.itemsize * max(0, size.multiplied - narrow.numbers)
     return parts
 
 

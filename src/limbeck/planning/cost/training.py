@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from limbeck.planning.cost.adapters import AdapterSize, step_flops
 from limbeck.planning.cost.memory import (
     HELD,
     USUAL,
+    WIDE,
     MemoryUse,
     Step,
     activation_bytes,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 # here: on one thread a step took, beyond its matrix products, 3.9 to 5.5 ns for each such byte (0.1M to 10M parameters, 5
 # shapes), and such a product wrote 5.1 GB/s.
 _PASSES = 24
+_HALF = 2  # bytes of a frozen weight; those in fewer are loaded and merged on the CPU
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ def estimate(
     arithmetic. ``device`` is "cuda" or "cpu". A student that is trained with ``quantised`` weights, or whose weights are
     ``averaged``, holds those beside its own. ``trained``: how many numbers are trained, as a share of its weights; memory alone
     depends on it. ``adapters``: those that are trained on frozen weights, None for all weights; FLOPs depend on them, and memory
-    by the weights that they leave in two bytes, unless all weights are trained too.
+    by the weights that they leave in fewer bytes, unless all weights are trained too.
     ``use``: how memory is used. ``config``: that of the student, by which its activations are counted; without one they are
     roughly those of a Llama. ``shards``: over how many processes weights are sharded. FLOPs per token are 3 forward passes of the
     student, 4 where its layers are computed twice, and 1 of the teacher: 6 N_S + 2 N_T and attention (Kaplan et al., arXiv
@@ -108,11 +110,12 @@ def estimate(
         flops += student.forward_flops(length) - 2.0 * student.rows * student.hidden  # the head, which is computed once
     kept = round(activation_bytes(student, replace(step, use=replace(use, checkpointed=False))))
     message = 0 if teacher is None else itemsize * teacher.hidden * batch_tokens
-    half = (
-        adapters.half if adapters and trained < 1 else 0
-    )  # while it is trained; it is loaded and merged in four bytes
-    parts = training_parts(student, teacher, step, quantised=quantised, averaged=averaged, trained=trained, half=half)
-    if half:
+    narrow = adapters.narrow if adapters and trained < 1 else WIDE  # while it is trained
+    how: dict[str, Any] = {"quantised": quantised, "averaged": averaged, "trained": trained, "narrow": narrow}
+    parts = training_parts(student, teacher, step, **how)
+    if narrow.numbers and (
+        narrow.itemsize >= _HALF or step.kind == "cpu"
+    ):  # in four bytes where it is loaded and merged
         parts = max(parts, loaded_parts(student, teacher, step), key=lambda found: sum(found.values()))
     return Cost(student, teacher, tokens, flops, kept, parts, message)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from limbeck.config import ANSWERS
+from limbeck.jobs.common.adapters import adapt_to_train, load_to_train
 from limbeck.jobs.common.environment import Environment
 from limbeck.jobs.tune.arms import Arm, Saving, train_once, without_dropout
 from limbeck.jobs.tune.reward.plan import RewardPlan
@@ -21,7 +22,6 @@ from limbeck.run.rewards import reward_of
 from limbeck.run.run import Plan, Run
 from limbeck.run.samples import Samples
 from limbeck.run.trackers import Tracked
-from limbeck.students.adapters import adapt, hold_in_half
 
 
 def arms_of(plan: RewardPlan) -> list[Arm]:
@@ -90,10 +90,9 @@ class Shared:
 
     def _model(self, arm: Arm) -> LanguageModel:
         """The model that an arm trains, before its first step, without dropout: with it a sample has other probabilities."""
-        model = self.environment.world.load(self.folder, train=True)
-        if arm.adapters:
-            assert self.plan.adapters is not None
-            adapt(model, self.plan.adapters, seed=arm.seed)
-            hold_in_half(model, bf16=self.training.bf16)
+        world, adapters = self.environment.world, self.plan.adapters if arm.adapters else None
+        model = load_to_train(self.folder, world, adapters)
+        if adapters is not None:
+            adapt_to_train(model, world, adapters, seed=arm.seed, bf16=self.training.bf16)
         without_dropout(model)
         return model

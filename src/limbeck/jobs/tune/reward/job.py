@@ -15,7 +15,7 @@ import torch
 from limbeck.config import ANSWERS, TuneSettings
 from limbeck.disk import read_lines
 from limbeck.ending import show_ending
-from limbeck.jobs.common.adapters import held_in_half, size_of
+from limbeck.jobs.common.adapters import adapters_in_words, held_facts, held_in_half, size_of
 from limbeck.jobs.common.environment import Environment
 from limbeck.jobs.common.folder import claim_together, now, same_model, update
 from limbeck.jobs.common.memory import computed, memory_use, planned_run
@@ -163,13 +163,14 @@ class _Job:
             "learning_rate": training.lr,
             "schedule": training.schedule,
             **optimiser_facts(training),
+            **held_facts(plan.adapters),
             "rates": dict(rates),
             "arms": [{"name": arm.name, "seed": arm.seed, "steps": arm.steps} for arm in arms],
         }
         update(settings.out, self.run, **facts, **kept)
         for note in plan.questions.notes():
             console.print(f"text: {note}")
-        what = "all weights" if plan.adapters is None else f"adapters of rank {plan.adapters.rank}"
+        what = "all weights" if plan.adapters is None else adapters_in_words(plan.adapters)
         passes = plan.steps * plan.rows / settings.samples / len(plan.questions.train)
         console.print(
             f"tune {self.start.name}: {count(parameters)} parameters, {what}, by the reward {plan.reward}; {plan.steps:,} steps "
