@@ -44,8 +44,9 @@ def from_nf4(
 ) -> Float[Tensor, "*shape"]:
     """The numbers that `to_nf4` gave, in a shape and format; products of levels and scales are rounded once, to that."""
     levels = torch.tensor(_LEVELS, device=codes.device)
-    pairs = torch.stack((levels.repeat_interleave(16), levels.repeat(16)), 1)  # of the levels of each byte
-    flat = pairs[codes.int()].view(-1, BLOCK) * scales.float()[:, None]
+    # Both levels of each byte, as one number of 64 bits: of such a table, numbers are selected several times as fast.
+    pairs = torch.stack((levels.repeat_interleave(16), levels.repeat(16)), 1).view(torch.int64).flatten()
+    flat = pairs.index_select(0, codes.int()).view(torch.float32).view(-1, BLOCK) * scales.float()[:, None]
     return flat.flatten()[: shape.numel()].view(shape).to(dtype)
 
 
