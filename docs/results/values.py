@@ -2,8 +2,8 @@
 
 usage: values.py run WORK ARTICLES OUT [WORKERS] trains what is missing in WORK, judges, and writes OUT/results.json, the page and
 its picture; ARTICLES is a file with an article on each line. values.py converted WORK ARTICLES NAME=RUN,... measures the students
-of runs of `limbeck distil` (or a model) on the articles, once; `run` shows them beside, without a verdict. values.py beside WORK
-ARTICLES OUT adds those measured since to OUT.
+of runs of `limbeck distil` (or a model's folder, or builtin:NAME) on the articles, once; `run` shows them beside, without a
+verdict. values.py beside WORK OUT adds those measured since to OUT.
 
 What is judged, and how, is in values_criterion.py.
 """
@@ -213,7 +213,7 @@ def beside(others, out):
     """Adds models that others trained to results that are there."""
     result = json.loads((out / "results.json").read_text(encoding="utf-8"))
     added = of_others(others)
-    result["converted"] |= added
+    result["converted"] = dict(sorted((result["converted"] | added).items()))
     written(result, out)
     print(", ".join(added))
 
@@ -226,14 +226,14 @@ def written(result, out):
     write_text(out / "state.svg", drawn(result))
 
 
-def main(what, work, articles, *rest):
+def main(what, work, *rest):
     """Does what the usage says."""
     if what == "converted":
-        converted(work, articles, *rest)
+        converted(work, *rest)
     elif what == "beside":
         beside(measured_in(work), Path(rest[0]))
     else:
-        out, workers = Path(rest[0]), int(rest[1]) if len(rest) > 1 else 1
+        articles, out, workers = rest[0], Path(rest[1]), int(rest[2]) if len(rest) > 2 else 1
         factors, results, seconds = trained(Path(work), articles, workers=workers)
         judge(factors, results, seconds, measured_in(work), out)
 

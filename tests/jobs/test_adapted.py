@@ -196,7 +196,7 @@ def test_memory_is_that_of_adapters_where_no_baseline_trains_all_weights(done):
 
 @pytest.mark.long
 def test_weights_in_4_bits_cost_a_quarter_of_those_in_two_bytes(done):
-    """On a device; on the CPU the weights are loaded and merged in four bytes, and that counts too."""
+    """While they are trained on; measuring the student beside its start counts too, in the format of the arithmetic."""
     config, student = load_config(done / "cut"), Size.of(load_config(done / "cut"))
     planned = StudentAdapters.of(settings(rank=RANK, trained="qlora"), config, length=LENGTH, half=True)
     assert planned is not None
@@ -204,13 +204,17 @@ def test_weights_in_4_bits_cost_a_quarter_of_those_in_two_bytes(done):
     under = sum(w.numel() for n, w in load_file(done / "cut" / "model.safetensors").items() if "_proj" in n)
     how: dict[str, Any] = {"adapters": planned.size, "trained": planned.share, "length": LENGTH, "tokens": 1}
     how |= {"batch_tokens": 128, "itemsize": 2}
-    cost = estimate(student, None, device="cuda", **how)
+    how["device"] = "cuda"
+    cost = estimate(student, None, **how)
     assert cost.bytes["student's weights"] == 4 * (student.parameters - under) + round(17 / 32 * under)
     assert cost.bytes["student's weights in half precision"] == 2 * (student.multiplied - under)
+    largest = max(w.numel() for n, w in load_file(done / "cut" / "model.safetensors").items() if "_proj" in n)
+    assert cost.bytes["a layer's weights"] == (4 + 2) * largest
     large = replace(student, parameters=10**9)
-    how["adapters"] = replace(planned.size, narrow=Narrow(10**9, BYTES))
-    assert estimate(large, None, device="cpu", **how).bytes["student's weights"] == 4 * 10**9
-    assert estimate(large, None, device="cuda", **how).bytes["student's weights"] == round(BYTES * 10**9)
+    for held, itemsize in ((BYTES, 2), (2.0, 4)):
+        how["adapters"] = replace(planned.size, narrow=Narrow(10**9, held))
+        compared = estimate(large, None, **how).bytes
+        assert compared["student's weights"] == compared["those of its start"] == itemsize * 10**9
 
 
 def test_a_student_is_distilled_on_weights_in_4_bits(here, tmp_path):
@@ -231,7 +235,8 @@ def test_a_student_is_distilled_on_weights_in_4_bits(here, tmp_path):
         left = (weight - rounded[name]).double()
         assert torch.linalg.matrix_rank(left, atol=1e-6) <= RANK if "_proj" in name else torch.equal(weight, base[name])
     page, card = ((tmp_path / "run" / name).read_text() for name in ("report.html", "student/README.md"))
-    assert "rounded to 4 bits (NF4) and stayed so, which the student has too" in page
+    assert "weights that were rounded to 4 bits (NF4). The student has the rounded weights." in page
+    assert (load(tmp_path / "run" / "student").lineage or {})["adapters"]["four_bit"] is True
     assert "merged into the weights, which were rounded to 4 bits (NF4)." in card
     distil(here, tmp_path / "whole", baselines="cut", **how)
     whole = load_file(tmp_path / "whole" / "student" / "model.safetensors")

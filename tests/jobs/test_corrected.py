@@ -103,6 +103,19 @@ def test_equal_compute_counts_the_correction(done, here):
 
 
 @pytest.mark.long
+def test_the_correction_is_spread_over_the_steps_that_it_taught(here, tmp_path):
+    """Those after a conversion, in which layers are matched to the teacher's own."""
+    how: dict[str, Any] = {"mixers": "based", "tokens": 1024, "any_teacher": True}
+    distil(here, tmp_path / "out", adapt_teacher=1024, baselines="uncorrected@flops", **how)
+    run = json.loads((tmp_path / "out" / "run.json").read_text())
+    steps = {arm["name"]: arm["steps"] for arm in run["plan"]["arms"]}
+    assert 0 < steps["student"] < 1024 // 128
+    teacher = Size.of(load_config(here / "teacher")).forward_flops(LENGTH)
+    spread = run["correction"]["flops"] / teacher / (steps["student"] * 128)
+    assert run["teacher"]["corrected"] == pytest.approx(run["teacher"]["price"] * spread)
+
+
+@pytest.mark.long
 def test_a_run_says_what_the_correction_changed(done, tmp_path):
     page = (done / "report.html").read_text().replace("&nbsp;", " ")
     for words in ("teacher as given", "from the teacher as given, equal compute", "The teacher was corrected first"):

@@ -285,7 +285,7 @@ def test_a_mistake_in_the_rank_does_not_keep_the_folder(here, tmp_path):
         ({"replay": "{text}:2"}, "expected a source and its share of the rows, between 0 and 1"),
         ({"replay": "{text}"}, "expected a source and its share of the rows, between 0 and 1"),
         ({"lr": "0.1,2"}, "expected a learning rate above 0 and up to 1, or several"),
-        ({"rank": 4}, "--rank 4: it describes adapters, and all weights are trained: give --trained lora too"),
+        ({"rank": 4}, "--rank 4: it describes adapters, and all weights are trained: give --trained lora or qlora too"),
         ({"alpha": 8}, r"--alpha 8\.0: it describes adapters"),
         ({"subspace": "random"}, "--subspace random: it describes adapters"),
         ({"trained": "lora", "subspace": "random"}, "--subspace random: it is where lora-xs freezes"),

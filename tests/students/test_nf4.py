@@ -17,6 +17,7 @@ from limbeck.students.adapters import (
     hold_in_half,
     linear_layers,
     merge,
+    require_used,
     without_adapters,
 )
 from limbeck.students.nf4 import _LEVELS, BYTES, Nf4Linear, from_nf4, through_nf4, to_nf4
@@ -85,7 +86,7 @@ def test_no_weights_out_of_their_4_bits_are_kept_for_the_backward_pass():
 
 @pytest.mark.parametrize("name", ["llama", "phi3", *(pytest.param(n, marks=pytest.mark.long) for n in CONFIGS)])
 def test_an_adapted_model_has_rounded_weights_and_merges_into_what_it_is(name):
-    if name == "gpt2":
+    if name.startswith("gpt2"):
         with pytest.raises(
             BadModel, match="expected linear layers of torch for weights in 4 bits, found those of GPT-2"
         ):
@@ -111,6 +112,15 @@ def test_an_adapted_model_has_rounded_weights_and_merges_into_what_it_is(name):
     assert {name for name, _ in model.model.named_parameters()} == names
     assert {parameter.dtype for parameter in model.model.parameters()} == {torch.float32}
     assert not any(isinstance(module, Nf4Linear) for module in model.model.modules())
+
+
+def test_a_model_that_uses_weights_in_another_way_is_refused():
+    model = animal("llama")
+    adapt(model, PLAN, seed=0)
+    layer = model.model.model.layers[0].mlp.down_proj
+    layer.forward = lambda x: x @ layer.weight.t()
+    with pytest.raises(BadModel, match=r"but weights in 4 bits are used in another way .*: give --trained lora"):
+        require_used(model)
 
 
 def test_files_are_merged_into_the_weights_that_they_were_trained_on(tmp_path):

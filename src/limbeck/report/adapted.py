@@ -18,7 +18,7 @@ def adapted_note(run: Mapping[str, Any]) -> str:
     part = f" ({share(numbers / parameters, digits=1)} of its weights)" if parameters else ""
     under = "weights that stayed as they were; they"
     if found.get("four_bit"):
-        under = "weights that were rounded to 4 bits (NF4) and stayed so, which the student has too; the adapters"
+        under = "weights that were rounded to 4 bits (NF4). The student has the rounded weights. The adapters"
     return (
         f"The student and its baselines of cross-entropy are adapters of rank {found['rank']}, {count(numbers)} numbers{part}, "
         f"on {under} are merged into the student, and kept as files of PEFT in the folder adapter. "

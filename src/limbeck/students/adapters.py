@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from limbeck.errors import BadModel, BadSetting
+from limbeck.errors import BadModel, BadSetting, first_line
 from limbeck.models.language_model import LanguageModel
 from limbeck.students.nf4 import Nf4Linear
 from limbeck.types import Batch
@@ -95,13 +95,12 @@ class AdaptedLinear(nn.Linear):
 
 
 class AdaptedNf4(Nf4Linear):
-    """`Nf4Linear` with an adapter, which is in float32."""
+    """`AdaptedLinear` with its weight taken to 4 bits."""
 
-    def __init__(self, base: Nf4Linear, scale: float, inside: Subspace | tuple[Tensor, Tensor]) -> None:
-        super().__init__(base)
-        self.scale, self.base = scale, (base,)
-        like = torch.empty(0, dtype=torch.float32, device=self.weight.device)
-        self.lora_A, self.lora_B, self.lora_R = _matrices(inside, like)
+    def __init__(self, adapted: AdaptedLinear) -> None:
+        super().__init__(adapted)
+        self.scale, self.base = adapted.scale, (Nf4Linear(self),)
+        self.lora_A, self.lora_B, self.lora_R = adapted.lora_A, adapted.lora_B, adapted.lora_R
 
     def forward(self, input: Tensor) -> Tensor:
         """The layer's output plus the adapter's."""
@@ -146,17 +145,14 @@ def adapt(
     model.model.requires_grad_(False)
     for name, layer in dict(linear_layers(model.model)).items():
         inside = _drawn(layer, plan.rank, generator) if subspaces is None else subspaces[name]
-        _replace(model, name, _adapted(layer, plan, inside))
-    _require_used(model)
-
-
-def _adapted(layer: nn.Linear | Conv1D, plan: AdapterPlan, inside: Subspace | tuple[Tensor, Tensor]) -> nn.Module:
-    """The layer with an adapter."""
-    if isinstance(layer, Conv1D):
-        return AdaptedConv1D(layer, plan.scale, inside)
+        kind = AdaptedConv1D if isinstance(layer, Conv1D) else AdaptedLinear
+        _replace(model, name, kind(layer, plan.scale, inside))
+    require_used(model)
     if plan.four_bit:
-        return AdaptedNf4(Nf4Linear(layer), plan.scale, inside)
-    return AdaptedLinear(layer, plan.scale, inside)
+        for name in [
+            *adapted_layers(model)
+        ]:  # names alone, so that each layer's weight is freed once it is taken to 4 bits
+            _replace(model, name, AdaptedNf4(cast("AdaptedLinear", model.model.get_submodule(name))))
 
 
 def hold_in_half(model: LanguageModel, *, bf16: bool) -> None:
@@ -214,7 +210,7 @@ def adapted_layers(model: LanguageModel) -> dict[str, AdaptedLayer]:
 
 @contextmanager
 def without_adapters(model: LanguageModel) -> Iterator[None]:
-    """The model as it was before its adapters, of ordinary layers; they are there again at the end. Nothing where it has none."""
+    """The model without its adapters, which are there again at the end; weights in 4 bits stay so. Nothing where it has none."""
     layers = adapted_layers(model)
     for name, layer in layers.items():
         _replace(model, name, layer.base[0].train(model.model.training))
@@ -232,13 +228,13 @@ def merge(model: LanguageModel) -> None:
     To a weight that was held in 4 bits it is added as these have it.
     """
     for name, layer in adapted_layers(model).items():
-        (plain,) = layer.base
-        if isinstance(plain, Nf4Linear):
-            plain = plain.plain()
-            plain.weight.add_(layer.product().to(plain.weight))
+        if isinstance(layer, AdaptedNf4):
+            plain: nn.Module = layer.plain()
+            layer.weight = plain.weight
         else:
+            (plain,) = layer.base
             layer.weight.data = layer.weight.data.to(layer.lora_A)  # it may be held in half
-            layer.weight.add_(layer.product().to(layer.weight))
+        layer.weight.add_(layer.product().to(layer.weight))
         _replace(model, name, plain.train(model.model.training))
     model.model.requires_grad_(True)
 
@@ -278,6 +274,10 @@ def _added(x: Float[Tensor, "*shape inputs"], layer: AdaptedLayer) -> Float[Tens
     return nn.functional.linear(z, layer.lora_B) * layer.scale
 
 
+def _is_four_bit(module: nn.Module) -> bool:
+    return isinstance(module, Nf4Linear)
+
+
 def _product(layer: AdaptedLayer) -> Float[Tensor, "outputs inputs"]:
     return layer.scale * (left_of(layer).double() @ layer.lora_A.detach().double())
 
@@ -288,12 +288,20 @@ def left_of(layer: AdaptedLayer) -> Float[Tensor, "outputs rank"]:
     return b if layer.lora_R is None else (b.double() @ layer.lora_R.detach().double()).to(b)
 
 
-def _require_used(model: LanguageModel) -> None:
+def require_used(model: LanguageModel) -> None:
     """Raises BadModel where the model computes without one of its adapters: that one would have no gradient."""
     tokens = torch.zeros(1, 2, dtype=torch.long, device=model.device)
     position = torch.arange(2, device=model.device)[None]
     batch = Batch(tokens, tokens, torch.ones_like(position, dtype=torch.float32), position, tokens, tokens[:, 0])
-    model(batch).hidden.sum().backward()
+    try:
+        model(batch).hidden.sum().backward()
+    except RuntimeError as error:
+        if isinstance(error, torch.OutOfMemoryError) or not any(map(_is_four_bit, model.model.modules())):
+            raise
+        raise BadModel(
+            f"{model.name}: expected a model that calls its linear layers, but weights in 4 bits are used in another way "
+            f"({first_line(error)}): give --trained lora"
+        ) from error
     layers = adapted_layers(model).items()
     unused = [name for name, layer in layers if (layer.lora_B if layer.lora_R is None else layer.lora_R).grad is None]
     model.model.zero_grad(set_to_none=True)

@@ -8,10 +8,11 @@ it again.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, cast
 
 import torch
-from jaxtyping import BFloat16, Float, UInt8
+from jaxtyping import BFloat16, Float, Int64, UInt8
 from torch import Tensor, nn
 
 BLOCK = 64  # numbers of one scale
@@ -43,11 +44,16 @@ def from_nf4(
     codes: UInt8[Tensor, " half"], scales: BFloat16[Tensor, " blocks"], shape: torch.Size, dtype: torch.dtype
 ) -> Float[Tensor, "*shape"]:
     """The numbers that `to_nf4` gave, in a shape and format; products of levels and scales are rounded once, to that."""
-    levels = torch.tensor(_LEVELS, device=codes.device)
-    # Both levels of each byte, as one number of 64 bits: of such a table, numbers are selected several times as fast.
-    pairs = torch.stack((levels.repeat_interleave(16), levels.repeat(16)), 1).view(torch.int64).flatten()
-    flat = pairs.index_select(0, codes.int()).view(torch.float32).view(-1, BLOCK) * scales.float()[:, None]
+    flat = _pairs(codes.device).index_select(0, codes.int()).view(torch.float32).view(-1, BLOCK)
+    flat.mul_(scales[:, None])
     return flat.flatten()[: shape.numel()].view(shape).to(dtype)
+
+
+@lru_cache
+def _pairs(device: torch.device) -> Int64[Tensor, " 256"]:
+    """Both levels of each byte, in float32, as one number of 64 bits: such are selected several times as fast."""
+    levels = torch.tensor(_LEVELS, device=device)
+    return torch.stack((levels.repeat_interleave(16), levels.repeat(16)), 1).view(torch.int64).flatten()
 
 
 class _Product(torch.autograd.Function):

@@ -18,7 +18,15 @@ from limbeck.models.sidecar import stored_dtype
 from limbeck.models.source import resolve_description
 from limbeck.planning.cost.adapters import AdapterSize
 from limbeck.run.mesh import Mesh
-from limbeck.students.adapters import AdapterPlan, Subspace, adapt, check_rank, hold_in_half, linear_layers
+from limbeck.students.adapters import (
+    AdapterPlan,
+    Subspace,
+    adapt,
+    check_rank,
+    hold_in_half,
+    linear_layers,
+    require_used,
+)
 from limbeck.students.nf4 import BYTES
 
 ADAPTER = "adapter"  # the folder of a model's adapters, beside it
@@ -49,16 +57,20 @@ def adapters_in_words(plan: AdapterPlan) -> str:
 
 def held_facts(plan: AdapterPlan | None) -> dict[str, Any]:
     """That the weights under adapters are held in 4 bits, as run.json keeps it; nothing where they are not."""
-    return {"four_bit": True} if plan and plan.four_bit else {}
+    return {"four_bit": True} if held_in_4_bits(plan) else {}
+
+
+def held_in_4_bits(plan: AdapterPlan | None) -> bool:
+    """Whether the weights under adapters, if there are any, are held in 4 bits."""
+    return plan is not None and plan.four_bit
 
 
 def load_to_train(folder: Path, world: Mesh, adapters: AdapterPlan | None) -> LanguageModel:
     """A model of a folder, to be trained: all weights (``adapters`` None) or adapters, which `adapt_to_train` puts there.
 
-    It is where it computes, unless its weights will be held in 4 bits: then it is on the CPU until they are, so that a device
-    never holds more.
+    It is where it computes, unless its weights will be held in 4 bits: then it is on the CPU until they are.
     """
-    if adapters is not None and adapters.four_bit:
+    if held_in_4_bits(adapters):
         return load(folder, train=True)
     return world.load(folder, train=True)
 
@@ -79,6 +91,7 @@ def adapt_to_train(
     adapt(model, adapters, seed=seed, subspaces=subspaces)
     if adapters.four_bit:
         world.place(model, train=True)
+        require_used(model)  # where it may be computed by other kernels
     hold_in_half(model, bf16=bf16)
 
 

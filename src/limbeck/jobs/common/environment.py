@@ -23,16 +23,25 @@ from limbeck.run.world import World, join, named
 
 @dataclass(frozen=True)
 class Environment:
-    """The processes and device of a job, its number format, and whether layers in training steps may use TF32."""
+    """The processes and device of a job, its number format, and whether layers in training steps may use TF32.
+
+    ``scarce``: whether memory is, so that models that are measured are held in the number format of a teacher.
+    """
 
     world: World
     bf16: bool
     tf32: bool = False
+    scarce: bool = False
 
     @property
     def dtype(self) -> torch.dtype:
         """The format of a teacher's weights; a student's stay in float32."""
         return torch.bfloat16 if self.bf16 else torch.float32
+
+    @property
+    def measured_in(self) -> torch.dtype:
+        """The format of the weights of a student that is measured, and of the model before tuning."""
+        return self.dtype if self.scarce else torch.float32
 
 
 def require_one_process(command: str) -> None:
@@ -61,9 +70,9 @@ def environment_of(settings: Settings, *models: str | Path | None, width: int = 
     _advise_threads(settings)
     auto = settings.dtype == "auto"
     bf16 = _automatic(settings, world.device, filter(None, models), width) if auto else settings.dtype == "bfloat16"
-    return Environment(
-        _meshed(settings, world, bf16=bf16), bf16, world.device.type == "cuda" and _chooses_tf32(settings)
-    )
+    tf32 = world.device.type == "cuda" and _chooses_tf32(settings)
+    scarce = getattr(settings, "trained", None) == "qlora"
+    return Environment(_meshed(settings, world, bf16=bf16), bf16, tf32, scarce)
 
 
 def _chooses_tf32(settings: Settings) -> bool:

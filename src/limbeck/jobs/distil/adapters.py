@@ -68,8 +68,8 @@ def check_adapters(settings: DistilSettings, environment: Environment) -> None:
     if settings.trained == "full":
         if "rank" in settings.model_fields_set:
             raise BadSetting(
-                f"--rank {settings.rank}: it describes adapters, and all weights are trained: give --trained lora too, or leave "
-                "it out"
+                f"--rank {settings.rank}: it describes adapters, and all weights are trained: give --trained lora or "
+                "qlora too, or leave it out"
             )
         if named := [name for name in FULL if name in settings.baselines]:
             raise BadSetting(

@@ -20,7 +20,7 @@ from limbeck.corpora.mask_input import MaskedInputs, MaskInput
 from limbeck.corpora.pack import Blend, Start
 from limbeck.disk import link_or_copy, whole_folder
 from limbeck.generation.rollouts import RolloutPlan, Rollouts
-from limbeck.jobs.common.adapters import ADAPTER, LINEAGE, adapt_to_train, load_to_train
+from limbeck.jobs.common.adapters import ADAPTER, LINEAGE, adapt_to_train, held_facts, held_in_4_bits, load_to_train
 from limbeck.jobs.common.environment import Environment
 from limbeck.jobs.common.mixture import blend_of
 from limbeck.jobs.common.trained import TRAINING, place_best, write_training
@@ -282,7 +282,7 @@ def train(arm: Arm, shared: Shared, *, after: float = 0.0) -> LanguageModel:
     world = shared.environment.world
     if arm.done:
         _clean(arm, shared)
-        return world.load(verified_folder(arm.student))
+        return world.load(verified_folder(arm.student), dtype=shared.environment.measured_in)
     run = shared.run(arm)
     run.after = after
     try:
@@ -325,8 +325,10 @@ def _finish(arm: Arm, run: Run, shared: Shared) -> LanguageModel:
         write_training(run)
         if run.selection is not None and (why := run.selection.stopped_by):
             console.print(f"note: {arm.label} ended at step {run.done:,}: {why} (--stop-when)")
-    whole = world.gathered(trained)
+    whole, four_bit = world.gathered(trained), arm.adapters and held_in_4_bits(shared.adapters)
     if whole is not None:
+        if four_bit:  # whose merged weights the device may not hold beside a teacher
+            whole.model.to("cpu")
         if arm.adapters:
             _merge(arm, whole, shared)
         if shared.quantiser:
@@ -336,7 +338,9 @@ def _finish(arm: Arm, run: Run, shared: Shared) -> LanguageModel:
             save(whole, arm.student, dtype=kept)
     _clean(arm, shared)
     world.barrier()
-    return world.load(verified_folder(arm.student)) if world.sharded else trained
+    if world.sharded or four_bit:
+        return world.load(verified_folder(arm.student), dtype=shared.environment.measured_in)
+    return trained
 
 
 def _merge(arm: Arm, whole: LanguageModel, shared: Shared) -> None:
@@ -348,7 +352,8 @@ def _merge(arm: Arm, whole: LanguageModel, shared: Shared) -> None:
         write_adapters(whole, adapters, arm.folder / ADAPTER, base=str(shared.cut), base_folder=base)
     merge(whole)
     whole.model.requires_grad_(False)
-    whole.lineage = {**(whole.lineage or {}), LINEAGE: {"rank": adapters.rank, "alpha": adapters.alpha}}
+    how = {"rank": adapters.rank, "alpha": adapters.alpha} | held_facts(adapters)
+    whole.lineage = {**(whole.lineage or {}), LINEAGE: how}
 
 
 def _clean(arm: Arm, shared: Shared) -> None:

@@ -172,7 +172,7 @@ class Evaluation:
         if not self._measures:
             return
         world = self._machine.world
-        model = world.load(verified_folder(folder))
+        model = world.load(verified_folder(folder), dtype=self._machine.measured_in)
         if quantiser:
             quantiser.quantise(model)
         measured = self._measure("cut", model, self._settings.seed)
@@ -303,7 +303,8 @@ class Evaluation:
         folder = self._settings.out / "measurements"
         weights, represents = folder / CHANGE, folder / "alignment.json"
         if not represents.exists():
-            start = load(verified_folder(self._start), device=self._machine.world.device)
+            device, dtype = self._machine.world.device, self._machine.measured_in
+            start = load(verified_folder(self._start), device=device, dtype=dtype)
             if self._quantiser:  # as the student was when its training began
                 self._quantiser.quantise(start)
             write_rows(weights, [asdict(one) for one in matrices_moved(start, model)])

@@ -453,10 +453,9 @@ class _Start:
         price = Price.of(*sizes, **how, adapters=self.plan.adapters.size if self.plan.adapters else None)
         if (correction := self.plan.correction) is None:
             return price
-        own = (
-            price.step * correction.flops / sizes[1].forward_flops(correction.length)
-        )  # in training steps of the student
-        return replace(price, corrected=own * correction.tokens / self.plan.budget.tokens)
+        own = price.step * correction.flops / sizes[1].forward_flops(correction.length)  # in steps of the student
+        budget, steps = self.plan.budget, self.plan.budget.steps - self.plan.matched  # over which it is spread
+        return replace(price, corrected=own * correction.tokens / (steps * budget.rows * budget.length))
 
 
 def _opened(

@@ -56,7 +56,8 @@ class TuneEvaluation:
 
         ``apart``: documents that judge nothing.
         """
-        self._plan, self._out, self._device = plan, plan.settings.out, environment.world.device
+        self._plan, self._out = plan, plan.settings.out
+        self._held: dict[str, Any] = {"device": environment.world.device, "dtype": environment.measured_in}
         how: dict[str, Any] = {"length": plan.length, "environment": environment, "trained": plan.settings.tokens}
         own: dict[str, Any] = {"without": None if apart is None else apart.documents}
         self._texts = {name: HeldOut(text, **how, **({} if name else own)) for name, text in held_out.items()}
@@ -67,7 +68,7 @@ class TuneEvaluation:
         """The model before tuning: what `before` was given, read again if its weights were released meanwhile."""
         if self._given.device.type != "meta":
             return self._given
-        self._again = self._again or load(self._plan.settings.student, device=self._device)
+        self._again = self._again or load(self._plan.settings.student, **self._held)
         return self._again
 
     def before(self, start: LanguageModel) -> None:
@@ -81,7 +82,7 @@ class TuneEvaluation:
 
         def model() -> LanguageModel:
             if not held:
-                held.append(load(verified_folder(arm.student), device=self._device))
+                held.append(load(verified_folder(arm.student), **self._held))
             return held[0]
 
         self._measure(arm.name, model, arm.seed)

@@ -114,7 +114,7 @@ class _Tuning:
         """Claims the folder, loads the model, and makes the text. Raises a LimbeckError for what does not fit."""
         settings, world = plan.settings, environment.world
         run = claim_together(settings.out, plan.signature(environment), world, tf32=environment.tf32)
-        start, sample = world.load(settings.student), first_documents(settings)
+        start, sample = world.load(settings.student, dtype=environment.measured_in), first_documents(settings)
         findings = open_documents(settings, start, start, sample.texts, run=run, world=world)
         findings += [*unreadable(sample, start), *of_text(sample, start)]
         show([finding for finding in findings if finding.level != "ok"], console)

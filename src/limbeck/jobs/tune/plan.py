@@ -169,7 +169,7 @@ def adapters_of(settings: TuneSettings) -> AdapterPlan | None:
         if getattr(settings, flag) is not None:
             raise BadSetting(
                 f"--{flag} {getattr(settings, flag)}: it describes adapters, and all weights are trained: give --trained lora "
-                "too, or leave it out"
+                "or qlora too, or leave it out"
             )
     if settings.trained == "full":
         return None

@@ -35,7 +35,8 @@ class AdapterSize:
         """
         ends, square, under = rank * sum(map(sum, shapes)), rank**2 * len(shapes), sum(map(math.prod, shapes))
         numbers, flops = (square, 4.0 * ends + 6.0 * square) if between else (ends, 6.0 * ends)
-        return cls(numbers, flops, WIDE if held is None else Narrow(under, held))
+        unpacked = max(map(math.prod, shapes)) if held is not None and held < 1 else 0
+        return cls(numbers, flops, WIDE if held is None else Narrow(under, held, unpacked))
 
 
 def step_flops(size: Size, length: int, adapters: AdapterSize | None = None) -> float:

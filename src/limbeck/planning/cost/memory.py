@@ -70,12 +70,22 @@ def kind_of(device: str) -> Kind:
 
 @dataclass(frozen=True)
 class Narrow:
-    """Frozen weights that are held in fewer bytes than those that are trained: ``numbers``, in ``itemsize`` bytes each."""
+    """Frozen weights that are held in fewer bytes than those that are trained: ``numbers``, in ``itemsize`` bytes each.
+
+    ``unpacked``: how many of them a product takes out of that format at a time.
+    """
 
     numbers: int = 0
     itemsize: float = 2.0
+    unpacked: int = 0
+
+    @property
+    def scarce(self) -> bool:
+        """Whether they are held in less than half precision."""
+        return self.itemsize < _HALF
 
 
+_HALF = 2  # bytes
 WIDE = Narrow()  # none
 
 
@@ -134,9 +144,9 @@ def training_parts(
     return with_libraries(parts, step)
 
 
-def loaded_parts(student: Size, teacher: Size | None, step: Step) -> dict[str, int]:
-    """Bytes while a student's weights are read or merged in four bytes, beside its teacher's."""
-    parts = {"student's weights": 4 * student.parameters}
+def compared_parts(student: Size, teacher: Size | None, step: Step, *, itemsize: int) -> dict[str, int]:
+    """Bytes while a student is measured beside its start, in numbers of ``itemsize`` bytes, and its teacher is in memory."""
+    parts = {"student's weights": itemsize * student.parameters, "those of its start": itemsize * student.parameters}
     parts |= {} if teacher is None else {"teacher's weights": step.itemsize * teacher.parameters}
     return with_libraries(parts, step)
 
@@ -180,6 +190,8 @@ def student_parts(size: Size, step: Step, *, narrow: Narrow = WIDE) -> dict[str,
     if step.itemsize < use.itemsize:
         # autocast keeps what it casts until the end of the step
         parts["student's weights in half precision"] = step.itemsize * max(0, size.multiplied - narrow.numbers)
+    if narrow.unpacked:  # as float32, then in the format of the product
+        parts["a layer's weights"] = (4 + step.itemsize) * narrow.unpacked
     return parts
 
 

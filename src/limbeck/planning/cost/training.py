@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from limbeck.planning.cost.adapters import AdapterSize, step_flops
 from limbeck.planning.cost.memory import (
@@ -14,8 +14,8 @@ from limbeck.planning.cost.memory import (
     MemoryUse,
     Step,
     activation_bytes,
+    compared_parts,
     kind_of,
-    loaded_parts,
     student_parts,
     training_parts,
     with_libraries,
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 # here: on one thread a step took, beyond its matrix products, 3.9 to 5.5 ns for each such byte (0.1M to 10M parameters, 5
 # shapes), and such a product wrote 5.1 GB/s.
 _PASSES = 24
-_HALF = 2  # bytes of a frozen weight; those in fewer are loaded and merged on the CPU
 
 
 @dataclass(frozen=True)
@@ -98,7 +97,8 @@ def estimate(
     arithmetic. ``device`` is "cuda" or "cpu". A student that is trained with ``quantised`` weights, or whose weights are
     ``averaged``, holds those beside its own. ``trained``: how many numbers are trained, as a share of its weights; memory alone
     depends on it. ``adapters``: those that are trained on frozen weights, None for all weights; FLOPs depend on them, and memory
-    by the weights that they leave in fewer bytes, unless all weights are trained too.
+    by the weights that they leave in fewer bytes, unless all weights are trained too. Memory is then the peak of the training and
+    of measuring the student beside its start.
     ``use``: how memory is used. ``config``: that of the student, by which its activations are counted; without one they are
     roughly those of a Llama. ``shards``: over how many processes weights are sharded. FLOPs per token are 3 forward passes of the
     student, 4 where its layers are computed twice, and 1 of the teacher: 6 N_S + 2 N_T and attention (Kaplan et al., arXiv
@@ -111,12 +111,12 @@ def estimate(
     kept = round(activation_bytes(student, replace(step, use=replace(use, checkpointed=False))))
     message = 0 if teacher is None else itemsize * teacher.hidden * batch_tokens
     narrow = adapters.narrow if adapters and trained < 1 else WIDE  # while it is trained
-    how: dict[str, Any] = {"quantised": quantised, "averaged": averaged, "trained": trained, "narrow": narrow}
-    parts = training_parts(student, teacher, step, **how)
-    if narrow.numbers and (
-        narrow.itemsize >= _HALF or step.kind == "cpu"
-    ):  # in four bytes where it is loaded and merged
-        parts = max(parts, loaded_parts(student, teacher, step), key=lambda found: sum(found.values()))
+    parts = training_parts(
+        student, teacher, step, quantised=quantised, averaged=averaged, trained=trained, narrow=narrow
+    )
+    if adapters and trained < 1:
+        compared = compared_parts(student, teacher, step, itemsize=itemsize if narrow.scarce else 4)
+        parts = max(parts, compared, key=lambda found: sum(found.values()))
     return Cost(student, teacher, tokens, flops, kept, parts, message)
 
 

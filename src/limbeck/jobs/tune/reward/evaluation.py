@@ -79,13 +79,14 @@ class RewardEvaluation:
 
     def __init__(self, plan: RewardPlan, environment: Environment, start: LanguageModel) -> None:
         self._plan, self._environment, self._start = plan, environment, start
-        self._out, self._device = plan.settings.out, environment.world.device
+        self._out = plan.settings.out
+        self._held: dict[str, Any] = {"device": environment.world.device, "dtype": environment.measured_in}
         self._runs: dict[str, dict[int, Rewarded]] = {}
         self._measure(START, plan.settings.seed, lambda: start)
 
     def after(self, arm: Arm) -> None:
         """Measures a trained model."""
-        measured = self._measure(arm.name, arm.seed, lambda: load(verified_folder(arm.student), device=self._device))
+        measured = self._measure(arm.name, arm.seed, lambda: load(verified_folder(arm.student), **self._held))
         console.print(
             f"{arm.label}: held out reward {measured.reward.sum() / measured.samples.sum():.3f}, "
             f"{share(float(measured.greedy_passed.mean()))} of greedy answers pass"

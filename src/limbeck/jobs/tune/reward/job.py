@@ -49,7 +49,7 @@ def tune_by_reward(settings: TuneSettings, environment: Environment) -> dict[str
     continued = "plan" in run
     if world.first:
         same_model(settings.out, run, settings.student)
-    job = _Job(plan, environment, run, world.load(settings.student))
+    job = _Job(plan, environment, run, world.load(settings.student, dtype=environment.measured_in))
     arms, result = arms_of(plan), dict[str, Any]()
     shared = job.shared(arms)
     evaluation = RewardEvaluation(plan, environment, job.start) if world.first else None
