@@ -25,7 +25,16 @@ from limbeck.probes.interval import wilson
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "results"
 TEXTS = ("stories", "stdlib")
-NAMES = ("[s4d", "SmolLM2-135M-Instruct", "95 %", "1 + elu", "H3", "RWKV-4", "rank 2")  # digits that are no figures
+NAMES = (
+    "[s4d",
+    "[law-smollm2",
+    "SmolLM2-135M",
+    "95 %",
+    "1 + elu",
+    "H3",
+    "RWKV-4",
+    "rank 2",
+)  # digits that are no figures
 # Studies that were added before they were run.
 MADE_LATER = (
     "smollm2",
@@ -241,6 +250,21 @@ CLAIMS = [
             *bounds(numbers("minima", "largest_at_equal_flops_less_law_nats")),
         ),
     ),
+    # law-smollm2
+    (
+        "Up to SmolLM2-135M, students of {:.1f}M parameters that are pruned out of their own teachers are {:.3f} ({:.3f} to "
+        "{:.3f}) nats per token better from the law's choice than from the largest at equal tokens; from one start they are "
+        "{:.3f} ({:.3f} to {:.3f}) worse",
+        lambda: (
+            at("law-smollm2/results.json", "models", "student", "parameters") / 1e6,
+            *bounds(
+                at("law-smollm2/results.json", "claims", "valley, pruned, equal tokens", "gains", "25m over 111m"),
+            ),
+            *bounds(
+                at("law-smollm2/results.json", "claims", "valley, same start, equal tokens", "gains", "111m over 25m"),
+            ),
+        ),
+    ),
     # taid-gap
     (
         "By TAID a student of {:.1f} k parameters gains {:.3f} ({:.3f} to {:.3f}) nats per doubling of its teacher, by forward "
@@ -255,11 +279,15 @@ CLAIMS = [
     # values
     (
         "Out of held-out Python a decoder of {:.0f} k parameters with attention reads back {:.0f} of the values that it is "
-        "shown in {} rows, too few to compare mixers by",
+        "shown in {} rows, too few to compare mixers by; out of Wikipedia SmolLM2-135M-Instruct reads back {:.0f} % ({:.0f} to "
+        "{:.0f})",
         lambda: (
             at("values/results.json", "arms", "equal tokens", "attention", "parameters") / 1e3,
             at("values/results.json", "claims", "python: context", "gains", "attention", "value"),
             at("values/results.json", "rows", "python", "rows", "512"),
+            *percent(
+                bounds(at("values/results.json", "converted", "SmolLM2-135M-Instruct", "lengths", "512", "back")),
+            ),
         ),
     ),
     # zoology-language

@@ -31,10 +31,12 @@ AGAINST_TEXT = {
 
 
 def sentence(found):
-    """What came out, in one sentence: of the arm with one start at equal tokens."""
-    claims, arm = found["claims"], ARMS[0]
-    said = PLAN[claims[f"plan, {arm}"]["verdict"]]
-    return f"From one start and at equal tokens, the ladder shows {SHAPES[claims[f'valley, {arm}']['shape']]}; {said}."
+    """What came out, in one sentence: of both arms at equal tokens, that of the paper first."""
+    same, pruned = (SHAPES[found["claims"][f"valley, {arm}"]["shape"]] for arm in ARMS[:2])
+    return (
+        f"At equal tokens, students that are pruned out of their own teachers, as in the paper, show {pruned} over the sizes of "
+        f"teachers; students of one start show {same}."
+    )
 
 
 def what_it_says(found):
@@ -48,15 +50,16 @@ def what_it_says(found):
         "refuted": "The unhealed SmolLM2 makes better students than the healed one",
         "inconclusive": "The healed and the unhealed SmolLM2 are not told apart as teachers",
     }[claims["healing"]["verdict"]]
-    verdicts = [AGAINST_TEXT[claims[f"text, {equal}"]["verdict"]] for equal in ("equal tokens", "equal FLOPs")]
+    tokens, flops = (AGAINST_TEXT[claims[f"text, {equal}"]["verdict"]] for equal in ("equal tokens", "equal FLOPs"))
+    text = f"{tokens} at equal tokens and at equal FLOPs"
+    if tokens != flops:
+        text = f"{tokens} at equal tokens, and {flops} at equal FLOPs"
     doubt = (
         " One learning rate does not suit both ends of the ladder, so valley and plan are inconclusive."
         if found["rate"]["doubt"]
         else ""
     )
-    lines.append(
-        f"\n{healed}. Of the planned teacher: {verdicts[0]} at equal tokens, and {verdicts[1]} at equal FLOPs.{doubt}"
-    )
+    lines.append(f"\n{healed}. Of the planned teacher: {text}.{doubt}")
     return "\n".join(lines)
 
 
@@ -83,6 +86,12 @@ def label(name, one):
     return f"{one['parameters'] / 1e6:.1f}M{', unhealed' * (name not in LADDER)}"
 
 
+def named(found, name):
+    """A teacher by its name in results, as tables call it; text alone has none."""
+    teachers = found["models"]["teachers"]
+    return label(name, teachers[name]) if name in teachers else "text alone"
+
+
 def ratio(found, one):
     """A teacher's parameters over the student's."""
     return f"{one['parameters'] / found['models']['student']['parameters']:.1f}"
@@ -93,7 +102,7 @@ def cost(found):
     lines = []
     for arm in ARMS:
         for name, one in found["cost"][arm].items():
-            lines.append([arm, name, f"{one['tokens']:,}", f"{one['flops'] / 1e12:.1f}"])
+            lines.append([arm, named(found, name), f"{one['tokens']:,}", f"{one['flops'] / 1e12:.1f}"])
     return table("arm | teacher | tokens | TFLOP, with the teacher's pass", lines)
 
 
@@ -101,7 +110,15 @@ def rates(found):
     """The learning rates that were tried at both ends of the ladder."""
     tried = found["rate"]["tried"]
     lines = [[rate, *(f"{tried[end][rate]:.3f}" for end in tried)] for rate in next(iter(tried.values()))]
-    return table(f"learning rate | {' | '.join(tried)}", lines)
+    return table(f"learning rate | {' | '.join(named(found, end) for end in tried)}", lines)
+
+
+def at_an_end(found):
+    """That the rate of all students lies at an end of those tried, where it does."""
+    tried = [float(rate) for rate in next(iter(found["rate"]["tried"].values()))]
+    if float(found["rate"]["chosen"]) not in (min(tried), max(tried)):
+        return ""
+    return " The one that all students have is at an end of those tried, so a better one may lie beyond."
 
 
 def page(found):
@@ -131,7 +148,8 @@ def page(found):
                 "Nats per token of held-out stories, 95 % intervals over stories and seeds; the planned teacher is bold.",
                 marked("levels", levels(found)),
                 "## Learning rates",
-                "After 200k tokens on another seed, nats per token of students of both ends of the ladder.",
+                "After 200k tokens on another seed, nats per token of students of both ends of the ladder."
+                f"{at_an_end(found)}",
                 marked("rates", rates(found)),
                 "## Cost",
                 "The teachers' own training is not counted.",
