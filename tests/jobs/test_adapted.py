@@ -262,8 +262,9 @@ def test_a_stopped_run_continues_to_the_same_bits_and_keeps_the_best_weights(her
 
 
 @pytest.mark.long
-def test_two_processes_train_the_adapters_of_one(here, tmp_path):
-    how = {"baselines": "none"}
+@pytest.mark.parametrize("trained", ["lora", "qlora"])
+def test_two_processes_train_the_adapters_of_one(here, tmp_path, trained):
+    how = {"baselines": "none", "trained": trained}
     distil(here, tmp_path / "one", **how)
 
     def work(_: Any) -> bool:
