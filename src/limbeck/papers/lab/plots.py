@@ -119,16 +119,22 @@ def draw_recall_by_bytes(points: Mapping[str, Sequence[tuple[float, Interval]]],
         axes.legend(fontsize=7)
 
 
+_ASIDE = 1.02  # by what factor neighbours of one size stand apart
+
+
 def draw_gaps(gaps: Mapping[str, Mapping[str, Mapping[float, Interval]]], file: Path) -> None:
     """Gaps in nats per token by the number of parameters, a colour for each arm and a dashing for each slice.
 
-    ``gaps`` are by arm, slice and parameters. Bars are 95 % intervals.
+    ``gaps`` are by arm, slice and parameters. Bars are 95 % intervals. Points of one size stand side by side.
     """
+    lines = sum(map(len, gaps.values()))
     with _drawn(file) as axes:
+        aside = iter(_ASIDE ** (place - (lines - 1) / 2) for place in range(lines))
         for number, (arm, slices) in enumerate(gaps.items()):
             for dashing, (name, found) in zip(("-", "--", ":"), slices.items(), strict=False):
+                times = next(aside)
                 axes.errorbar(
-                    list(found),
+                    [times * size for size in found],
                     [one.value for one in found.values()],
                     yerr=[
                         [one.value - one.low for one in found.values()],
@@ -138,6 +144,7 @@ def draw_gaps(gaps: Mapping[str, Mapping[str, Mapping[float, Interval]]], file: 
                     linestyle=dashing,
                     marker="os^vDPX*"[number % 8],
                     markersize=4,
+                    fillstyle="full" if dashing == "-" else "none",
                     capsize=2,
                     label=f"{arm}, {name}",
                 )

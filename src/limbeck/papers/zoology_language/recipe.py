@@ -354,8 +354,9 @@ RECIPE = Recipe(
     "the gap lies on recall hits, 6.4 % of tokens. Attention of 70M parameters recalls better than Hyena of 1.4B. Attention at a "
     "few tokens that depend on the input closes 97.4 % of the gap.",
     differences=(
-        "Models of 0.3M to 8M parameters on 1.6M tokens (scale gpu: 8.4M) of the standard library's code, there 70M to 1.4B on "
-        "10B to 50B tokens of the Pile; a vocabulary of 4,096 and rows of 256 tokens, there about 50,000 and 2,048. A difference "
+        "Models of 0.3M to 8M parameters on 1.6M tokens (scale gpu: 8.4M) of the standard library's code or of a text that is "
+        "given, there 70M to 1.4B on 10B to 50B tokens of the Pile; a vocabulary of 4,096 and rows of 256 tokens, there about "
+        "50,000 and 2,048. A difference "
         "between models that have read so little may be one of how fast they learn.",
         "All hits count, in bins by the count of their bigram in the training text. The paper counts as hits only bigrams that "
         "its training has at most 1,250 times, one in 8 million tokens; here that would be those which training never has. What "
