@@ -290,6 +290,15 @@ CLAIMS = [
             ),
         ),
     ),
+    # lora-sb
+    (
+        "stands {:.3f} ({:.3f} to {:.3f}) nats per token behind LoRA on programs with other names",
+        lambda: [-numbers("lora-sb", "arms", 1, "sb_over_it", end) for end in ("value", "high", "low")],
+    ),
+    (
+        "the gradient's directions, which are {:.2f} ({:.2f} to {:.2f}) better than random ones",
+        lambda: seen("lora-sb", 3, r"token \+([\d.]+) \(\+([\d.]+) to \+([\d.]+)\)"),
+    ),
     # zoology-language
     (
         "Language models without attention are not behind it after {:.1f}M tokens of Python: with {:.0f}M parameters H3 needs "
@@ -607,7 +616,7 @@ def test_every_verdict_of_a_paper_is_in_the_table():
             assert short.claim != one["claim"]
             assert f"| {short.claim} | {one['verdict']} | {short.effect_of(one['seen'])} |" in table
             judged += 1
-    assert judged == 73
+    assert judged == 77
 
 
 def test_the_other_tables_of_pages_are_those_of_the_files():

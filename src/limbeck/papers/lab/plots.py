@@ -234,13 +234,16 @@ def draw_learned_and_forgotten(arms: Mapping[str, tuple[Interval, Interval]], fi
                 xerr=[[learned.value - learned.low], [learned.high - learned.value]],
                 yerr=[[kept.value - kept.low], [kept.high - kept.value]],
                 color=_COLORS[number % len(_COLORS)],
-                marker="os^vDPX*"[number % 8],
-                markersize=4,
+                marker="os^vDPX*<"[number % 9],  # one more than colours, so that no two arms have both alike
+                markersize=5,
                 capsize=2,
                 linestyle="none",
                 label=name,
             )
-        axes.set(xlabel="nats per token held out, of the text that was tuned on", ylabel="of the text before")
+        axes.set(
+            xlabel="nats per token held out, of the text that was tuned on",
+            ylabel="nats per token held out, of the text before",
+        )
         axes.legend(fontsize=7)
 
 
