@@ -473,4 +473,4 @@ def test_committed_pages_are_what_limbeck_writes_of_their_results(folder):
     for one in result["judged"]:
         assert page.count(one["criterion"]) >= 1
         assert one["seen"] in page
-        assert recipe(folder).short_of(one["claim"]).claim in table
+        assert recipe(result["recipe"]).short_of(one["claim"]).claim in table
