@@ -149,9 +149,8 @@ def adapt(
         _replace(model, name, kind(layer, plan.scale, inside))
     require_used(model)
     if plan.four_bit:
-        for name in [
-            *adapted_layers(model)
-        ]:  # names alone, so that each layer's weight is freed once it is taken to 4 bits
+        names = [*adapted_layers(model)]  # alone, so that each layer's weight is freed once it is taken to 4 bits
+        for name in names:
             _replace(model, name, AdaptedNf4(cast("AdaptedLinear", model.model.get_submodule(name))))
 
 

@@ -55,6 +55,11 @@ def adapters_in_words(plan: AdapterPlan) -> str:
     return f"adapters of rank {plan.rank}{' on weights in 4 bits' if plan.four_bit else ''}"
 
 
+def adapter_facts(plan: AdapterPlan) -> dict[str, Any]:
+    """The adapters, as a run and a model's lineage keep them."""
+    return {"rank": plan.rank, "alpha": plan.alpha} | held_facts(plan)
+
+
 def held_facts(plan: AdapterPlan | None) -> dict[str, Any]:
     """That the weights under adapters are held in 4 bits, as run.json keeps it; nothing where they are not."""
     return {"four_bit": True} if held_in_4_bits(plan) else {}

@@ -9,7 +9,7 @@ from transformers.configuration_utils import PreTrainedConfig
 
 from limbeck.config import FULL, DistilSettings
 from limbeck.errors import BadSetting
-from limbeck.jobs.common.adapters import held_facts, planned_matrices, size_of
+from limbeck.jobs.common.adapters import adapter_facts, planned_matrices, size_of
 from limbeck.jobs.common.environment import Environment
 from limbeck.jobs.distil.together import refuse_together
 from limbeck.planning.cost.adapters import AdapterSize, step_flops
@@ -54,8 +54,7 @@ class StudentAdapters:
     @property
     def facts(self) -> dict[str, Any]:
         """As run.json stores them."""
-        numbers: dict[str, Any] = {"rank": self.plan.rank, "alpha": self.plan.alpha, "numbers": self.size.numbers}
-        return {"adapters": numbers | held_facts(self.plan) | {"whole": self.whole}}
+        return {"adapters": adapter_facts(self.plan) | {"numbers": self.size.numbers, "whole": self.whole}}
 
 
 def memory_of(adapters: StudentAdapters | None) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from limbeck.corpora.mask_input import MaskedInputs, MaskInput
 from limbeck.corpora.pack import Blend, Start
 from limbeck.disk import link_or_copy, whole_folder
 from limbeck.generation.rollouts import RolloutPlan, Rollouts
-from limbeck.jobs.common.adapters import ADAPTER, LINEAGE, adapt_to_train, held_facts, held_in_4_bits, load_to_train
+from limbeck.jobs.common.adapters import ADAPTER, LINEAGE, adapt_to_train, adapter_facts, held_in_4_bits, load_to_train
 from limbeck.jobs.common.environment import Environment
 from limbeck.jobs.common.mixture import blend_of
 from limbeck.jobs.common.trained import TRAINING, place_best, write_training
@@ -352,8 +352,7 @@ def _merge(arm: Arm, whole: LanguageModel, shared: Shared) -> None:
         write_adapters(whole, adapters, arm.folder / ADAPTER, base=str(shared.cut), base_folder=base)
     merge(whole)
     whole.model.requires_grad_(False)
-    how = {"rank": adapters.rank, "alpha": adapters.alpha} | held_facts(adapters)
-    whole.lineage = {**(whole.lineage or {}), LINEAGE: how}
+    whole.lineage = {**(whole.lineage or {}), LINEAGE: adapter_facts(adapters)}
 
 
 def _clean(arm: Arm, shared: Shared) -> None:
