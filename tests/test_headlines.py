@@ -94,6 +94,15 @@ def seen(name, claim, pattern):
     return figures(at(f"{name}/reproduction.json", "judged", claim, "seen"), pattern)
 
 
+def sizes_by_depth(name, claim):
+    """Layers, the size of a difference and the ends of its interval, without signs, of each depth."""
+    found = re.findall(
+        r"([\d.]+) \([+-]([\d.]+) to [+-]([\d.]+)\) with (\d+)",
+        at(f"{name}/reproduction.json", "judged", claim, "seen"),
+    )
+    return [(int(layers), float(value), *sorted(map(float, ends))) for value, *ends, layers in found]
+
+
 def seeds(name):
     return at(f"{name}/reproduction.json", "seeds")
 
@@ -298,6 +307,29 @@ CLAIMS = [
     (
         "the gradient's directions, which are {:.2f} ({:.2f} to {:.2f}) better than random ones",
         lambda: seen("lora-sb", 3, r"token \+([\d.]+) \(\+([\d.]+) to \+([\d.]+)\)"),
+    ),
+    # learngene
+    (
+        "at equal tokens in all ({} seeds): with {} layers they are {:.3f} ({:.3f} to {:.3f}) nats per token better than layers "
+        "of the teacher, with {} they are {:.3f} ({:.3f} to {:.3f}) worse, with {} {:.3f} ({:.3f} to {:.3f})",
+        lambda: (seeds("learngene"), *chain.from_iterable(sizes_by_depth("learngene", 2))),
+    ),
+    (
+        "From random weights shared stages are {:.3f} to {:.3f} better than layers without sharing",
+        lambda: (end(one[1] for one in sizes_by_depth("learngene", 0)) for end in (min, max)),
+    ),
+    # rich-lazy
+    (
+        "those whose weights have moved least end best (rank correlation {:.2f}, {:.2f} at the least)",
+        lambda: seen("rich-lazy", 3, r"correlation \+([\d.]+) \(\+([\d.]+) to"),
+    ),
+    (
+        "starts of rank {} change their tangent kernel more than those of full rank: alignment {:.2f} ({:.2f} to {:.2f}) and "
+        "{:.2f} ({:.2f} to {:.2f}) lower in two tasks",
+        lambda: (
+            min(row["rank"] for row in numbers("rich-lazy", "networks")),
+            *seen("rich-lazy", 0, " in .*?".join(2 * [r"\+([\d.]+) \(\+([\d.]+) to \+([\d.]+)\)"])),
+        ),
     ),
     # zoology-language
     (
@@ -616,7 +648,7 @@ def test_every_verdict_of_a_paper_is_in_the_table():
             assert short.claim != one["claim"]
             assert f"| {short.claim} | {one['verdict']} | {short.effect_of(one['seen'])} |" in table
             judged += 1
-    assert judged == 77
+    assert judged == 85
 
 
 def test_the_other_tables_of_pages_are_those_of_the_files():

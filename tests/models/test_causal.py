@@ -1,11 +1,12 @@
 """Attention of short documents by plain products equals the formula, with its gradient."""
 
 import math
+import random
 
 import pytest
 import torch
 
-from limbeck.models.causal import attend_short
+from limbeck.models.causal import _Layout, attend_short
 
 
 def formula(q, k, v, lengths, scale):
@@ -52,6 +53,19 @@ def test_what_is_added_to_a_document_changes_nothing():
     alone = attend_short(q[:5], k[:5], v[:5], [5], scale=1.0)
     poisoned = [torch.cat([part[:5], torch.full_like(part[5:], 1e9)]) for part in (q, k, v)]
     torch.testing.assert_close(attend_short(*poisoned, [5, 4], scale=1.0)[:5], alone)
+
+
+def test_documents_run_in_a_few_sizes_in_batches_of_a_power_of_two():
+    """A CPU compiles each shape of a product in bfloat16, so that rows of many documents should share them."""
+    generator, shapes = random.Random(0), set()
+    for _ in range(300):
+        lengths = [generator.randint(1, 1024) for _ in range(generator.randint(2, 40))]
+        groups = _Layout.of(tuple(lengths)).groups
+        assert sum(count for count, _ in groups) == len(lengths)
+        assert sum(count * size for count, size in groups) < sum(lengths) + 64 * len(lengths)
+        shapes |= set(groups)
+    assert {count for count, _ in shapes} <= {1, 2, 4, 8, 16, 32}
+    assert {size for _, size in shapes} <= {1, 8, 16, *range(32, 257, 32), *range(320, 1025, 64)}
 
 
 def test_gradients_reach_only_what_needs_them():

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from limbeck.errors import BadObjective, Mismatch
-from limbeck.objectives import CrossEntropy, Objective, fused_backward, fused_nats, parse, walk
+from limbeck.objectives import CrossEntropy, Objective, fused, fused_backward, fused_nats, parse, walk
 from limbeck.objectives.fused import Sizes
 from limbeck.teachers.draw import top_k
 from limbeck.types import Batch, ChunkTargets, Head, Outputs, Signal
@@ -97,6 +97,30 @@ def dense(objective, student, teacher, batch, *, scale):
 def fused_gradients(objective, student, teacher, batch, *, scale, sizes=None):
     loss = fused_backward(objective, student, teacher, batch, scale=scale, sizes=sizes or SMALL)
     return loss, [tensor.grad for tensor in [*leaves(student), *objective.parameters()]]
+
+
+def test_a_cpu_gets_products_in_bfloat16_in_multiples_of_rows(monkeypatch):
+    """It compiles each shape of a product, and batches train on any number of positions: 15, 16 and 18 of 22 here."""
+    shapes, multiply = set(), torch.mm
+
+    def counted(a, b, **how):
+        shapes.add((*a.shape, b.shape[1]))
+        return multiply(a, b, **how)
+
+    monkeypatch.setattr(torch, "mm", counted)
+    counts = set()
+    for seed in range(6):
+        student, teacher, batch = models(dtype=torch.bfloat16, seed=seed, bias=True)
+        counts.add(len(batch.counted))
+        found = fused_gradients(make("ForwardKL"), student, teacher, batch, scale=0.7, sizes="auto")
+        plain, said, _ = models(seed=seed, bias=True, dtype=torch.bfloat16)
+        with monkeypatch.context() as whole:
+            whole.setattr(fused, "_COMPILED_ROWS", 1)
+            expected = fused_gradients(make("ForwardKL"), plain, said, batch, scale=0.7, sizes="auto")
+        assert_close([found[0], *found[1]], [expected[0], *expected[1]], rtol=1e-2)
+    ours = {shape for shape in shapes if 32 in shape}
+    assert len(counts) > 2
+    assert ours == {(32, 8, VOCAB), (32, 12, VOCAB), (32, VOCAB, 8), (VOCAB, 32, 8)}
 
 
 def assert_close(got, expected, *, rtol=2e-5):

@@ -1,6 +1,7 @@
 """Peak memory by part: activations as autograd keeps them, ways that need less, and remedies that are true."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -125,6 +126,15 @@ def test_states_of_optimisers_and_weights_have_their_bytes():
     assert "student's weights in half precision" not in half
     assert usual.bytes["student's weights in half precision"] == 2 * size.multiplied
     assert set(MOMENTS) == {"adamw", "adamw-bf16", "adamw-8bit"}
+
+
+def test_a_tied_embedding_has_its_gradient_twice_where_a_cpu_trains_all_weights():
+    untied, _ = parts()
+    tied = replace(untied, head=0)
+    part, how = "gradient of the embedding", {"length": 64, "tokens": 64, "batch_tokens": 64, "itemsize": 4}
+    assert estimate(tied, None, **how, device="cpu").bytes[part] == 4 * tied.rows * tied.hidden
+    for size, device, trained in ((untied, "cpu", 1.0), (tied, "cuda", 1.0), (tied, "cpu", 0.1)):
+        assert part not in estimate(size, None, **how, device=device, trained=trained).bytes
 
 
 def test_micro_batches_are_halved_as_a_step_halves_them():

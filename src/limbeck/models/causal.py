@@ -1,8 +1,9 @@
 """Causal attention inside short documents by plain matrix products, with its own gradient.
 
 A block of queries meets the keys up to its own end, so nearly half of all pairs are never computed. Query heads that share a key
-head share its products. Documents are lengthened to one of a few sizes, and those of a size are computed together: what is added
-lies behind the causal mask. The weights of attention are kept for the gradient, about H·L²/2 numbers for a document of L tokens.
+head share its products. Documents are lengthened to one of a few sizes; what is added lies behind the causal mask. Those of a
+size are computed together, in batches of a power of two, since a CPU compiles each shape of a product. The weights of attention
+are kept for the gradient, about H·L²/2 numbers for a document of L tokens.
 On a CPU this is faster than PyTorch's fused attention, most of all in bfloat16 (benchmarks/attention.py).
 """
 
@@ -68,7 +69,8 @@ class _Layout:
             sources.append((first[numbers][:, None] + torch.minimum(offset, own - 1)).flatten())
         source, places = torch.cat(sources), torch.cat(real).nonzero()[:, 0]
         place = torch.empty_like(places).index_copy_(0, source[places], places)
-        return _Layout([(len(numbers), size) for size, numbers in alike.items()], source, place)
+        groups = [(count, size) for size, numbers in alike.items() for count in _batches(len(numbers))]
+        return _Layout(groups, source, place)
 
     def arrange(self, x: Float[Tensor, "N X K"]) -> Float[Tensor, "X M K"]:
         """Tokens in the order of computation, by head."""
@@ -89,8 +91,16 @@ class _Layout:
 
 
 def _size(length: int) -> int:
-    """The next larger size: 1, 8, 16, or a multiple of 32 tokens."""
-    return next((size for size in (1, 8, 16) if length <= size), -(-length // 32) * 32)
+    """The next larger size: 1, 8, 16, a multiple of 32 tokens, or above 256 one of 64."""
+    step = 32 if length <= 256 else 64
+    return next((size for size in (1, 8, 16) if length <= size), -(-length // step) * step)
+
+
+def _batches(documents: int) -> Iterator[int]:
+    """Powers of two, the largest first, whose sum is a number of documents."""
+    while documents:
+        yield (largest := 1 << documents.bit_length() - 1)
+        documents -= largest
 
 
 class _Attention(torch.autograd.Function):

@@ -34,6 +34,10 @@ _CHUNK_ELEMENTS = {"cpu": 2**23, "accelerator": 2**26}
 _BLOCK_ELEMENTS = {"cpu": 2**16, "accelerator": 2**26}
 _SPARSE_BLOCK_ELEMENTS = {"cpu": 2**18, "accelerator": 2**26}  # one tensor of a block instead of several
 _CHUNK_POSITIONS = {"cpu": (128, 512), "accelerator": (256, 8192)}  # at least, at most
+# A CPU compiles each shape of a product in bfloat16: a millisecond and two thirds of a MiB (limbeck/__init__.py). Chunks of
+# whatever number of positions a batch trains on would be compiled anew at every step, so zeros are added up to a multiple.
+_COMPILED_ROWS = 32
+_SUM_ELEMENTS = 2**20  # of a head's gradient that are added at once in another format
 
 
 @dataclass(frozen=True)
@@ -264,15 +268,23 @@ class _Side:
         self.dtype = dtype
         self.weight = _in_format(outputs.head.weight, dtype)[: outputs.vocab]
         self.bias = None if outputs.head.bias is None else outputs.head.bias.detach()[: outputs.vocab]
-        self.buffer = _borrow(rows * len(self.weight), dtype, self.hidden.device)
+        self.multiple = _COMPILED_ROWS if dtype == torch.bfloat16 and device == "cpu" else 1
+        self.buffer = _borrow(self._whole(rows) * len(self.weight), dtype, self.hidden.device)
         self.rows = rows
 
     def multiply(self, positions: Tensor) -> None:
-        """Fills `raw`, (n, V), with the products of some positions."""
+        """Fills `raw`, (n, V), with the products of some positions; rows of zeros may follow it in `products`."""
+        n = len(positions)
         self.chosen = self.hidden[positions].to(self.dtype)
-        self.raw = self.buffer[: len(positions) * len(self.weight)].view(len(positions), len(self.weight))
+        if more := self._whole(n) - n:
+            self.chosen = torch.cat([self.chosen, self.chosen.new_zeros(more, self.chosen.shape[1])])
+        self.products = self.buffer[: (n + more) * len(self.weight)].view(n + more, len(self.weight))
+        self.raw = self.products[:n]
         with full_products():
-            torch.mm(self.chosen, self.weight.t(), out=self.raw)
+            torch.mm(self.chosen, self.weight.t(), out=self.products)
+
+    def _whole(self, rows: int) -> int:
+        return -(-rows // self.multiple) * self.multiple
 
     def logits(self, rows: slice) -> Tensor:
         """Logits from some products (bias, scale, soft cap), at least in float32. Overwrites the products if it can."""
@@ -332,10 +344,13 @@ class _Back:
         The factor of each position is applied to the narrow operand, (n, D), which is equivalent and cheap.
         """
         factor = factor[:, None].to(side.dtype)
+        n = len(factor)
         if self.hidden is not None:
-            self.hidden[positions] = torch.mm(side.raw, side.weight).mul_(factor).to(self.hidden.dtype)
+            found = torch.mm(side.products, side.weight)[:n]
+            self.hidden[positions] = found.mul_(factor).to(self.hidden.dtype)
         if self.weight is not None:
-            _add_product(self.weight[: len(side.weight)], side.raw.t(), side.chosen * factor)
+            side.chosen[:n] *= factor
+            _add_product(self.weight[: len(side.weight)], side.products.t(), side.chosen)
         if self.bias is not None:
             _add_product(self.bias[: len(side.weight), None], side.raw.t(), factor)
 
@@ -421,5 +436,8 @@ def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
     """total += a @ b, in the precision of ``total``."""
     if total.dtype == a.dtype:
         total.addmm_(a, b)
-    else:
-        total += torch.mm(a, b)
+        return
+    # A CPU copies what it adds in another format, so a part at a time; an accelerator converts while it adds.
+    size = len(total) if total.device.type != "cpu" else max(1, _SUM_ELEMENTS // b.shape[1])
+    for rows in _parts(len(total), size):
+        total[rows] += torch.mm(a[rows], b)
