@@ -75,6 +75,8 @@ def test_a_run_says_what_was_learned_and_forgotten(lora):
     page = (out / "report.html").read_text()
     for words in ("teacher, tuned", "before tuning", "all weights, equal compute", "on other text"):
         assert words in page
+    assert '<th scope="row">rank</th>' in page
+    assert '<th scope="row">subspace</th>' not in page  # which is of lora-xs
     card = (out / "student" / "README.md").read_text()
     assert "adapters of rank 2, " in card
     assert "25 % of the rows were other text, which kept it near the model before (" in card

@@ -740,8 +740,13 @@ def _command(run: Mapping[str, Any]) -> str:
     return command if isinstance(command, str) else shlex.join(command)
 
 
+# Settings without a meaning, by what is trained.
+_OF_ADAPTERS = {"full": ("rank", "alpha", "subspace"), "lora": ("subspace",), "qlora": ("subspace",)}
+
+
 def _facts(run: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Versions, then settings."""
+    """Versions, then settings, without those of adapters that the run does not have."""
     versions = [(key, str(value)) for key, value in (run.get("versions") or {}).items()]
     settings = run.get("settings") or run.get("signature") or {}
-    return versions + [(key, str(value)) for key, value in settings.items() if value is not None]
+    none = _OF_ADAPTERS.get(settings.get("trained", ""), ())
+    return versions + [(key, str(value)) for key, value in settings.items() if value is not None and key not in none]
