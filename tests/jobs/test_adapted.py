@@ -215,6 +215,10 @@ def test_weights_in_4_bits_cost_a_quarter_of_those_in_two_bytes(done):
         how["adapters"] = replace(planned.size, narrow=Narrow(10**9, held))
         compared = estimate(large, None, **how).bytes
         assert compared["student's weights"] == compared["those of its start"] == itemsize * 10**9
+    how["adapters"] = replace(planned.size, narrow=Narrow(10**9, BYTES), alone=True)
+    alone = estimate(large, None, **how).bytes
+    assert "those of its start" not in alone
+    assert alone["head of its start"] == 4 * student.rows * student.hidden
 
 
 def test_a_student_is_distilled_on_weights_in_4_bits(here, tmp_path):

@@ -1,6 +1,7 @@
 """`limbeck tune`: all weights or adapters, other text in between, what is measured, and what is refused."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from safetensors.torch import load_file
 import limbeck
 from limbeck.disk import read_lines, sha256_of
 from limbeck.errors import BadFolder, BadModel, BadSetting
+from limbeck.jobs.tune import evaluation
 from limbeck.models.load import load
 from limbeck.probes import Measurements
 from limbeck.report.start import BEFORE
@@ -266,6 +268,33 @@ def test_adapters_on_weights_in_4_bits_are_compared_with_no_training_of_all_weig
         load_file(folder / "model.safetensors") for folder in (tmp_path / "merged", tmp_path / "run" / "student")
     )
     assert all(torch.equal(merged[name], student[name]) for name in student)
+
+
+@pytest.mark.long
+def test_where_memory_is_scarce_no_two_models_are_measured_at_once(here, tmp_path, monkeypatch):
+    """The model before is compared by its hidden states; lost ones are computed again."""
+    loaded: list[Path] = []
+
+    def counted(folder, **how):
+        loaded.append(Path(folder))
+        return load(folder, **how)
+
+    monkeypatch.setattr(evaluation, "load", counted)
+    how = {"trained": "qlora", "rank": 2, "tokens": 256, "replay": f"{here / 'text.jsonl'}:0.25"}
+    alone = tune(here, tmp_path / "alone", **how, baselines="none")
+    assert [folder.name for folder in loaded] == ["student"]
+    with monkeypatch.context() as together:
+        together.setattr(evaluation, "measured_alone", lambda *_: False)
+        both = tune(here, tmp_path / "both", **how, baselines="none")
+    for name in ("kl_teacher_student", "other_kl_teacher_student", "top1_agreement"):
+        one, other = (result.readings["student"][name].value for result in (alone, both))
+        assert one == pytest.approx(other, rel=1e-3)
+    assert (tmp_path / "alone" / "samples.json").read_text() == (tmp_path / "both" / "samples.json").read_text()
+    shutil.rmtree(tmp_path / "alone" / "measurements" / "cut-states")
+    loaded.clear()
+    tune(here, tmp_path / "alone", **how, baselines="none", seeds=2)
+    assert [folder.name for folder in loaded] == ["student"]
+    assert (tmp_path / "alone" / "measurements" / "cut-states" / "manifest.json").exists()
 
 
 def test_a_mistake_in_the_rank_does_not_keep_the_folder(here, tmp_path):

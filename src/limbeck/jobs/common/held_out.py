@@ -21,6 +21,7 @@ from limbeck.jobs.common.environment import Environment
 from limbeck.probes import Measurements
 from limbeck.run.run import Plan
 from limbeck.run.watch import Watch, watched_sequences, watched_steps
+from limbeck.teachers import NumberedRows
 from limbeck.types import Batch
 
 # Tokens that models are measured on: at most so many that documents, not tokens, limit the intervals; of a short run a
@@ -235,8 +236,15 @@ class HeldOut:
 
     def rows_of(self, numbers: Int64[np.ndarray, " B"]) -> Batch:
         """Rows of the sample by their places in it, which are also their numbers."""
-        batch = self._rows.rows_of(self.sample[numbers]).to(self._device)
-        return replace(batch, row=torch.from_numpy(numbers))
+        batch = self._rows.rows_of(self.sample[numbers])
+        if self._without is not None:
+            batch = _of(self._without, batch, others=True)
+        return replace(batch, row=torch.from_numpy(numbers)).to(self._device)
+
+    @property
+    def numbered(self) -> NumberedRows:
+        """The rows of the sample by their places in it, in a fixed order and a few at a time."""
+        return NumberedRows(self.rows_of, self._rows.length, len(self.sample), self._together)
 
     def text_bytes(self, measured: Measurements) -> np.ndarray:
         """Bytes of text of the measured tokens of each document, (documents,): its bytes times the share that was measured."""

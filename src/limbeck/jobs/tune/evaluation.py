@@ -1,6 +1,7 @@
 """Measures the models of a tuning on held-out text of the data and of the other text, and writes the report.
 
 The first rank measures, while the others wait. Measurements are kept in the run's folder, one file for each model, seed and text.
+Where memory is scarce, of the model before tuning only hidden states are kept, so that no two models are held at once.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 
 from limbeck.corpora import TokenStore
 from limbeck.corpora.pair_rows import by_side
-from limbeck.disk import write_json, write_lines, write_rows, write_text, writing
+from limbeck.disk import read_rows, write_json, write_lines, write_rows, write_text, writing
 from limbeck.ending import Ending
 from limbeck.jobs.common.adapters import ADAPTER
 from limbeck.jobs.common.environment import Environment
@@ -35,10 +36,17 @@ from limbeck.report.tuned import OTHER, next_of_tune, tuned_card, tuned_rows, tu
 from limbeck.report.verdict import Verdict
 from limbeck.report.words import share
 from limbeck.run.log import console
+from limbeck.teachers import HiddenStates, capture
+from limbeck.teachers.hidden import MANIFEST
 from limbeck.types import Reading
 
 PAIRS = "pairs"  # the held-out preference pairs, in names of files
 START = "cut"  # the name of the model before tuning in files, as of the start of a distillation
+
+
+def measured_alone(plan: TunePlan, environment: Environment) -> bool:
+    """Whether a tuned model is measured without the one before beside it: where memory is scarce and no objective asks that."""
+    return environment.scarce and not plan.needs_parent
 
 
 class TuneEvaluation:
@@ -63,6 +71,7 @@ class TuneEvaluation:
         self._texts = {name: HeldOut(text, **how, **({} if name else own)) for name, text in held_out.items()}
         self._runs: dict[str, dict[str, dict[int, Measurements]]] = {text: {} for text in self._texts}
         self._again: LanguageModel | None = None
+        self._alone = measured_alone(plan, environment)
 
     def _start(self) -> LanguageModel:
         """The model before tuning: what `before` was given, read again if its weights were released meanwhile."""
@@ -75,9 +84,41 @@ class TuneEvaluation:
         """Measures the model before tuning."""
         self._given = start
         self._measure(START, lambda: start, self._plan.settings.seed)
+        if self._alone:
+            self._remember()
+
+    def _remember(self) -> None:
+        """Keeps what is compared of the model before tuning, where it is not there yet."""
+        for text in self._texts:
+            if text != PAIRS:
+                self._states(text)
+        if not self._continued.exists():
+            write_rows(self._continued, samples(self._start(), None, self._texts[""].store))
+        self._again = None
+
+    def _states(self, text: str) -> HiddenStates:
+        """The hidden states of the model before tuning on a text, computed unless they are there."""
+        rows, folder = (
+            self._texts[text].numbered,
+            self._out / "measurements" / f"{f'{text}-' if text else ''}{START}-states",
+        )
+        made_from = {
+            "corpus": self._texts[text].store.manifest["corpus_sha256"],
+            "rows": rows.rows,
+            "length": rows.length,
+        }
+        if (folder / MANIFEST).is_file():
+            return HiddenStates(folder, expect=made_from)
+        return capture(self._start(), rows, folder, made_from=made_from)
+
+    @property
+    def _continued(self) -> Path:
+        return self._out / "measurements" / f"{START}-samples.json"
 
     def after(self, arm: Arm) -> None:
         """Measures a tuned model."""
+        if self._alone:
+            self._remember()
         held: list[LanguageModel] = []
 
         def model() -> LanguageModel:
@@ -88,10 +129,21 @@ class TuneEvaluation:
         self._measure(arm.name, model, arm.seed)
         file = self._out / "samples.json"
         if arm.folder == self._out and not file.exists():
-            rows = samples(model(), self._start(), self._texts[""].store)
-            write_rows(file, [{key.replace("teacher", START): text for key, text in row.items()} for row in rows])
+            write_rows(file, self._samples(model()))
         self._again = None
         console.print(f"{arm.label}: held out {', '.join(self._in_short(text, arm) for text in self._texts)}")
+
+    def _samples(self, model: LanguageModel) -> list[dict[str, Any]]:
+        """Continuations by a tuned model and by the one before."""
+        if not self._alone:
+            rows = samples(model, self._start(), self._texts[""].store)
+            return [{key.replace("teacher", START): text for key, text in row.items()} for row in rows]
+        before = read_rows(self._continued)
+        own = ("student", "student_sampled")
+        return [
+            row | {key.replace("student", START): known[key] for key in own}
+            for row, known in zip(samples(model, None, self._texts[""].store), before, strict=True)
+        ]
 
     def _in_short(self, text: str, arm: Arm) -> str:
         """What was measured of an arm on a text, for its line."""
@@ -152,9 +204,12 @@ class TuneEvaluation:
 
     def _measured(self, model: LanguageModel, text: str, held_out: HeldOut, *, first: bool) -> Measurements:
         """A model's measurements, of pairs for each of their sides, and against the model before (``first`` is that itself)."""
-        documents, reference = held_out.store.documents, None if first else self._start()
+        documents = held_out.store.documents
         if text != PAIRS:
-            return measure(model, reference, held_out.batches(), documents=documents)
+            if self._alone and not first:
+                numbered = held_out.numbered
+                return measure(model, self._states(text), numbered.batches(0, numbered.end), documents=documents)
+            return measure(model, None if first else self._start(), held_out.batches(), documents=documents)
         return measure(model, None, map(by_side, held_out.batches()), documents=2 * documents)
 
     def _file(self, name: str, seed: int, text: str) -> Path:

@@ -42,7 +42,7 @@ from limbeck.jobs.common.sample import first_documents, of_text, unreadable
 from limbeck.jobs.common.text import print_notes, records_of, stores_of
 from limbeck.jobs.common.training import optimiser_facts, plan_of, rule_facts, rule_of, tracked_of
 from limbeck.jobs.tune.arms import Arm, Shared, arms_of, train
-from limbeck.jobs.tune.evaluation import PAIRS, TuneEvaluation
+from limbeck.jobs.tune.evaluation import PAIRS, TuneEvaluation, measured_alone
 from limbeck.jobs.tune.plan import TunePlan
 from limbeck.jobs.tune.rates import NAMES, candidates, chosen, named
 from limbeck.jobs.tune.reference import FOLDER, Reference, reference_of
@@ -224,7 +224,8 @@ class _Tuning:
         if plan.adapters is not None and all(arm.adapters for arm in arms):
             half = held_in_half(settings.student, environment)
             how["trained"] = plan.numbers / self.start.parameters_count
-            how["adapters"] = size_of(plan.adapters, plan.matrices, half=half)
+            alone = measured_alone(plan, environment)
+            how["adapters"] = replace(size_of(plan.adapters, plan.matrices, half=half), alone=alone)
         planned = planned_run(settings, environment, **how)
         parent = plan.size if plan.needs_parent else None
         use, kept = memory_use(planned, self.start.config, parent, environment, self.run)

@@ -22,7 +22,8 @@ from limbeck.probes.interval import Interval
 from limbeck.report.words import count
 
 _COLORS = ("#1d4ed8", "#c2410c", "#047857", "#7c3aed", "#ca8a04", "#0e7490", "#475569", "#db2777")
-_EQUAL, _ASIDE = 0.01, 0.02  # FLOPs that are equal, as a share of them, and how far apart their points are drawn
+_EQUAL, _ASIDE = 0.01, 0.02  # what is equal on an axis, and how far apart its points are drawn, as shares
+_MARKERS = "os^vDPX*<"  # one more than colours, so that few have both alike
 _LABEL = 14  # characters in a line of an arm's name
 _STYLE = {"axes.spines.top": False, "axes.spines.right": False, "font.size": 9, "legend.frameon": False}
 
@@ -66,7 +67,7 @@ def draw_frontier(
                 [found.value],
                 yerr=[[found.value - found.low], [found.high - found.value]],
                 color=_COLORS[number % len(_COLORS)],
-                marker="os^vDPX*"[number % 8],
+                marker=_MARKERS[number % len(_MARKERS)],
                 markersize=5 if number else 9,
                 capsize=2,
                 linestyle="none",
@@ -119,9 +120,6 @@ def draw_recall_by_bytes(points: Mapping[str, Sequence[tuple[float, Interval]]],
         axes.legend(fontsize=7)
 
 
-_ASIDE = 1.02  # by what factor neighbours of one size stand apart
-
-
 def draw_gaps(gaps: Mapping[str, Mapping[str, Mapping[float, Interval]]], file: Path) -> None:
     """Gaps in nats per token by the number of parameters, a colour for each arm and a dashing for each slice.
 
@@ -129,7 +127,7 @@ def draw_gaps(gaps: Mapping[str, Mapping[str, Mapping[float, Interval]]], file: 
     """
     lines = sum(map(len, gaps.values()))
     with _drawn(file) as axes:
-        aside = iter(_ASIDE ** (place - (lines - 1) / 2) for place in range(lines))
+        aside = iter((1 + _ASIDE) ** (place - (lines - 1) / 2) for place in range(lines))
         for number, (arm, slices) in enumerate(gaps.items()):
             for dashing, (name, found) in zip(("-", "--", ":"), slices.items(), strict=False):
                 times = next(aside)
@@ -234,7 +232,7 @@ def draw_learned_and_forgotten(arms: Mapping[str, tuple[Interval, Interval]], fi
                 xerr=[[learned.value - learned.low], [learned.high - learned.value]],
                 yerr=[[kept.value - kept.low], [kept.high - kept.value]],
                 color=_COLORS[number % len(_COLORS)],
-                marker="os^vDPX*<"[number % 9],  # one more than colours, so that no two arms have both alike
+                marker=_MARKERS[number % len(_MARKERS)],
                 markersize=5,
                 capsize=2,
                 linestyle="none",

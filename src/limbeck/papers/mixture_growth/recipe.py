@@ -10,6 +10,7 @@ and is widened (`limbeck grow`), and the wide model from random weights, at equa
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
@@ -140,6 +141,12 @@ def tables(numbers: Mapping[str, Any]) -> list[str]:
     return ["\n".join([head, *rows])]
 
 
+def _lower(seen: str) -> str:
+    """How much lower the loss is than each other's, in a short cell."""
+    found = re.findall(r"([+-][\d.]+ \([^)]*\)) than ([a-z ]+[a-z])", seen)
+    return "nats lower: " + "; ".join(f"{difference} than {other}" for difference, other in found)
+
+
 RECIPE = Recipe(
     name="mixture-growth",
     title="MixtureGrowth: a wide model grown from two seeds",
@@ -161,8 +168,8 @@ RECIPE = Recipe(
     tables=tables,
     short={
         "New mixtures of two seeds": Short("New mixtures are better than zeros", "^[^;]+"),
-        "At equal FLOPs": Short("Grown from two seeds is best at equal FLOPs", "^[^;]+"),
-        "At equal tokens": Short("It is close to training at full width at equal tokens", "^[^;]+"),
+        "At equal FLOPs": Short("Grown from two seeds is best at equal FLOPs", _lower),
+        "At equal tokens": Short("It is close to training at full width at equal tokens", _lower),
         "joined by zeros": Short("Two seeds are better trained together than apart", "^[^;]+"),
     },
 )

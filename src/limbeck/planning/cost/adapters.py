@@ -17,12 +17,14 @@ from limbeck.planning.cost.size import Size
 @dataclass(frozen=True)
 class AdapterSize:
     """The adapters of a model: how many ``numbers`` are trained, and the ``flops`` of a token in their own products, forward and
-    backward. ``narrow``: which of the weights under them are held in fewer bytes while they are frozen.
+    backward. ``narrow``: which of the weights under them are held in fewer bytes while they are frozen. ``alone``: whether the
+    tuned model is measured without its start beside it, of which hidden states are kept.
     """
 
     numbers: int
     flops: float
     narrow: Narrow = WIDE
+    alone: bool = False
 
     @classmethod
     def of(

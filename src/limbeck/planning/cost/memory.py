@@ -29,16 +29,17 @@ TRANSIENT = ("activations", "teacher's forward pass", "chunks of logits")
 # The size of a buffer of logits in objectives/fused.py; a test compares them.
 LOGITS_BUFFER = {"cpu": (128, 512, 2**23), "cuda": (256, 8192, 2**26)}
 
-# Python, torch, Transformers and Arrow (480 MiB) and what a first step loads; on a GPU the context and its kernels.
-_LIBRARIES = 500 * 2**20
+# Python, torch, Transformers and Arrow and what a first step loads: by 70 MiB more on other machines with the same versions; on a
+# GPU the context and its kernels.
+_LIBRARIES = {"cpu": 460 * 2**20, "cuda": 530 * 2**20}
 
-# What a CPU compiles for products in half precision, for about a hundred shapes.
-_COMPILED = 50 * 2**20
+# What a CPU compiles for products in half precision: about a hundred shapes where attention is computed inside documents, else
+# a quarter of them.
+_COMPILED = {True: 90 * 2**20, False: 25 * 2**20}
 
 # Freed memory that glibc's allocator does not return, as a share of the transient blocks (returning it would cost a third more
-# time). Measured over the first 14 shapes of benchmarks/cost.py; the others there check it. CUDA's allocator splits and merges
-# blocks.
-_KEPT_BY_ALLOCATOR = {"cpu": 1 / 3, "cuda": 0.0}
+# time). The constants were fitted to all measurements of benchmarks/memory.py. CUDA's allocator splits and merges blocks.
+_KEPT_BY_ALLOCATOR = {"cpu": 0.45, "cuda": 0.0}
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,7 @@ class Step:
     """The sizes of one step: ``length`` tokens a row, ``batch_tokens`` of it; ``itemsize`` bytes of a number in arithmetic.
 
     ``kept``: the student's activations, None where they were not counted. ``shards``: processes that share all weights.
+    ``inside``: whether attention is computed document by document.
     """
 
     length: int
@@ -106,6 +108,7 @@ class Step:
     use: MemoryUse
     kept: Kept | None = None
     shards: int = 1
+    inside: bool = True
 
     @property
     def usual_rows(self) -> int:
@@ -150,9 +153,18 @@ def training_parts(
     return with_libraries(parts, step)
 
 
-def compared_parts(student: Size, teacher: Size | None, step: Step, *, itemsize: int) -> dict[str, int]:
-    """Bytes while a student is measured beside its start, in numbers of ``itemsize`` bytes, and its teacher is in memory."""
-    parts = {"student's weights": itemsize * student.parameters, "those of its start": itemsize * student.parameters}
+def compared_parts(
+    student: Size, teacher: Size | None, step: Step, *, itemsize: int, alone: bool = False
+) -> dict[str, int]:
+    """Bytes while a student is measured beside its start, in numbers of ``itemsize`` bytes, and its teacher is in memory.
+
+    ``alone``: of its start only the head is held, in float32.
+    """
+    parts = {"student's weights": itemsize * student.parameters}
+    if alone:
+        parts["head of its start"] = 4 * student.rows * student.hidden
+    else:
+        parts["those of its start"] = itemsize * student.parameters
     parts |= {} if teacher is None else {"teacher's weights": step.itemsize * teacher.parameters}
     return with_libraries(parts, step)
 
@@ -180,8 +192,8 @@ def with_libraries(parts: dict[str, int], step: Step) -> dict[str, int]:
     """The parts, with what the allocator keeps and what libraries take."""
     transient = sum(parts.get(name, 0) for name in TRANSIENT)
     kept = round(_KEPT_BY_ALLOCATOR[step.kind] * transient)
-    compiled = _COMPILED if step.kind == "cpu" and step.itemsize < _WIDE else 0
-    return parts | {"kept by the allocator": kept, "Python and libraries": _LIBRARIES + compiled}
+    compiled = _COMPILED[step.inside] if step.kind == "cpu" and step.itemsize < _WIDE else 0
+    return parts | {"kept by the allocator": kept, "Python and libraries": _LIBRARIES[step.kind] + compiled}
 
 
 def student_parts(size: Size, step: Step, *, narrow: Narrow = WIDE) -> dict[str, int]:

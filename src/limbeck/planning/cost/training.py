@@ -98,7 +98,7 @@ def estimate(
     ``averaged``, holds those beside its own. ``trained``: how many numbers are trained, as a share of its weights; memory alone
     depends on it. ``adapters``: those that are trained on frozen weights, None for all weights; FLOPs depend on them, and memory
     by the weights that they leave in fewer bytes, unless all weights are trained too. Memory is then the peak of the training and
-    of measuring the student beside its start.
+    of measuring the student beside its start, or beside hidden states of that.
     ``use``: how memory is used. ``config``: that of the student, by which its activations are counted; without one they are
     roughly those of a Llama. ``shards``: over how many processes weights are sharded. FLOPs per token are 3 forward passes of the
     student, 4 where its layers are computed twice, and 1 of the teacher: 6 N_S + 2 N_T and attention (Kaplan et al., arXiv
@@ -115,7 +115,9 @@ def estimate(
         student, teacher, step, quantised=quantised, averaged=averaged, trained=trained, narrow=narrow
     )
     if adapters and trained < 1:
-        compared = compared_parts(student, teacher, step, itemsize=itemsize if narrow.scarce else 4)
+        compared = compared_parts(
+            student, teacher, step, itemsize=itemsize if narrow.scarce else 4, alone=adapters.alone
+        )
         parts = max(parts, compared, key=lambda found: sum(found.values()))
     return Cost(student, teacher, tokens, flops, kept, parts, message)
 
@@ -123,12 +125,14 @@ def estimate(
 def _step(
     config: PreTrainedConfig | None, length: int, batch_tokens: int, itemsize: int, device: str, use: MemoryUse
 ) -> Step:
-    kind, kept = kind_of(device), None
+    kind, kept, inside = kind_of(device), None, True
     if config is not None:
+        from limbeck.models.inside import fits
         from limbeck.planning.cost.activations import kept_of  # loads torch
 
         kept = kept_of(config, length=length, document=use.document, itemsize=itemsize, device=kind)
-    return Step(length, batch_tokens, itemsize, kind, use, kept)
+        inside = fits(config)
+    return Step(length, batch_tokens, itemsize, kind, use, kept, inside=inside)
 
 
 def matching_bytes(
