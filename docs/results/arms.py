@@ -22,8 +22,18 @@ def level(runs):
     return asdict(found)
 
 
+def require_same_tokens(*arms):
+    """Raises ValueError unless all seeds of all arms were measured on the same tokens of each document."""
+    first = arms[0][0].tokens
+    if not all(np.array_equal(one.tokens, first) for runs in arms for one in runs):
+        raise ValueError(
+            "expected measurements on the same held-out tokens: how many are read follows from what is trained"
+        )
+
+
 def gain(student, other):
     """By how many nats per token the student is better."""
+    require_same_tokens(student, other)
     return difference_interval(
         np.stack([r.nats for r in other]), np.stack([r.nats for r in student]), student[0].tokens
     )

@@ -17,7 +17,7 @@ from typing import Any
 
 import law_smollm2_criterion as criterion
 import numpy as np
-from arms import gain, judged, level, measured
+from arms import gain, judged, level, measured, require_same_tokens
 from law_smollm2_criterion import ARMS, LADDER, PLANNED, RATES
 from law_smollm2_page import drawn, page
 from shared import held_out_split, made_by, write_texts
@@ -99,6 +99,7 @@ def tokens_at_equal_flops(runs, teacher):
 
 def tested(students, others):
     """(by how many nats per token students are better, its p-value)."""
+    require_same_tokens(others, students)
     return difference_test(
         np.stack([one.nats for one in others]), np.stack([one.nats for one in students]), students[0].tokens
     )
