@@ -135,4 +135,7 @@ def _serve(pipe: Connection, how: How, draws: Sequence[Draw]) -> None:
             done: Tokenised | Exception = tokenised(documents, draws[draw], how)
         except Exception as error:  # it is raised in the process that gave the block
             done = error
-        pipe.send(done)
+        try:
+            pipe.send(done)
+        except ConnectionError:  # the process that reads was ended
+            return
