@@ -318,6 +318,18 @@ CLAIMS = [
         "From random weights shared stages are {:.3f} to {:.3f} better than layers without sharing",
         lambda: (end(one[1] for one in sizes_by_depth("learngene", 0)) for end in (min, max)),
     ),
+    # compressor
+    (
+        "Of {} shapes of equal bytes ({} seeds) those that take more FLOPs are worse (rank correlation {:.2f}, {:.2f} to "
+        "{:.2f}), at equal training FLOPs as well. What Compressor's fitness chooses is {:.3f} ({:.3f} to {:.3f}) nats per token "
+        "worse than the balanced shape that is planned",
+        lambda: (
+            len(at("compressor/reproduction.json", "numbers", "tokens_at_equal_flops")),
+            seeds("compressor"),
+            *seen("compressor", 4, r"correlation ([-+.\d]+) \(([-+.\d]+) to ([-+.\d]+)\)"),
+            *(seen("compressor", 6, r"^-([.\d]+) \(-([.\d]+) to -([.\d]+)\)")[end] for end in (0, 2, 1)),
+        ),
+    ),
     # mixture-growth
     (
         "narrow ones that had been trained ({} seeds), at equal FLOPs with those counted: {:.3f} ({:.3f} to {:.3f}) nats per "
@@ -657,7 +669,7 @@ def test_every_verdict_of_a_paper_is_in_the_table():
             assert short.claim != one["claim"]
             assert f"| {short.claim} | {one['verdict']} | {short.effect_of(one['seen'])} |" in table
             judged += 1
-    assert judged == 89
+    assert judged == 96
 
 
 def test_the_other_tables_of_pages_are_those_of_the_files():

@@ -67,9 +67,9 @@ def trained(work, name, pair, workers_of=1):
         rate = best(work / f"{name}-{rule}-rate", run, usual)
         tokens = {budget: criterion.tokens_at(budget, flops, rule) for budget in BUDGETS}
         for budget, number in tokens.items():
-            out = folder(work, name, rule, budget)
-            if budget == BUDGETS[0] or number != tokens[BUDGETS[0]]:
-                once(out, run | {"lr": rate, "seed": SEEDS[0], "seeds": len(SEEDS), "tokens": number})
+            for seed in SEEDS if budget == BUDGETS[0] or number != tokens[BUDGETS[0]] else ():
+                out = folder(work, name, rule, budget, seed)
+                once(out, run | {"lr": rate, "seed": seed, "tokens": number})
         found[rule] = {
             "shape": str(shape),
             "parameters": int(anatomy.count(**asdict(shape))),
@@ -80,9 +80,9 @@ def trained(work, name, pair, workers_of=1):
     return found
 
 
-def folder(work, name, rule, budget):
-    """The folder of the runs of a rule."""
-    return work / f"{name}-{rule}-{budget.replace(' ', '-')}".replace(", ", "-")
+def folder(work, name, rule, budget, seed):
+    """The folder of the run of a rule with a seed."""
+    return work / f"{name}-{rule}-{budget.replace(' ', '-')}-{seed}".replace(", ", "-")
 
 
 def once(out, run):
@@ -107,19 +107,18 @@ def arms_of(work, name, rule, budget, about):
     """The measurements of a rule's students, one a seed. Of as many tokens, they are those at equal tokens."""
     tokens = about["tokens"]
     at = BUDGETS[0] if tokens[budget] == tokens[BUDGETS[0]] else budget
-    out = folder(work, name, rule, at)
-    return measured(out, "student") if at == BUDGETS[0] else [on_same_text(out, seed) for seed in SEEDS]
+    runs = [folder(work, name, rule, at, seed) for seed in SEEDS]
+    return [on_same_text(out) if at != BUDGETS[0] else measured(out, "student")[0] for out in runs]
 
 
-def on_same_text(out, seed):
+def on_same_text(out):
     """A student's measurements on the rows that students at equal tokens are measured on; a run reads more or fewer itself."""
-    file = out / "same-text" / f"student-seed{seed}.safetensors"
+    file = out / "same-text" / "student.safetensors"
     if not file.exists():
         store = TokenStore.open(out / "data" / "held_out")
         rows = HeldOut(store, length=LENGTH, environment=ENVIRONMENT, trained=criterion.TOKENS)
-        place = out if seed == SEEDS[0] else out / "seeds" / f"seed{seed}"
         file.parent.mkdir(exist_ok=True)
-        measure(load(place / "student"), None, rows.batches(), documents=store.documents).save(file)
+        measure(load(out / "student"), None, rows.batches(), documents=store.documents).save(file)
     return Measurements.load(file)
 
 
@@ -186,8 +185,9 @@ def page(folder="shapes"):
         "![Differences in nats per token with their intervals](effects.svg)",
         (
             "Each teacher is pruned by each rule to the same number of parameters, and its students learn the same text by "
-            "forward KL. Rules and criterion are in `../shapes_criterion.py`. A first run compared losses on unlike tokens at "
-            "equal FLOPs; that was mended, and what is here was judged again with other seeds. The teachers are shallow."
+            "forward KL. Rules and criterion are in `../shapes_criterion.py`. Two runs before compared losses on unlike tokens "
+            "at equal FLOPs, or gave all seeds one start; that was mended, and what is here was judged with other seeds. The "
+            "teachers are shallow."
         ),
         f"<!-- table levels: begin -->\n\n{table(head, lines)}\n\n<!-- table levels: end -->",
         "Numbers are in `results.json`; made by `../shapes.sh`.",

@@ -10,6 +10,7 @@ equal training FLOPs, and beside the shape that `limbeck plan --bytes` chooses.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import log
@@ -268,7 +269,11 @@ def _numbers(students: _Students) -> dict[str, Any]:
     }
 
 
-_FITNESS = r"(?:fittest|published): [^;]*fitness [\d.]+"
+def _fitness(seen: str) -> str:
+    """The fitness of both configurations, with their layers and widths, in a short cell."""
+    found = re.findall(r"(\w+): (\d+ layers, width \d+).*?fitness ([\d.]+)", seen)
+    return "; ".join(f"{name}: {shape}, fitness {value}" for name, shape, value in found)
+
 
 RECIPE = Recipe(
     name="compressor",
@@ -288,9 +293,9 @@ RECIPE = Recipe(
     run=run,
     scales=SIZES,
     short={
-        "for 3 MB": Short("The published 3 MB configuration is the best of its space", _FITNESS),
-        "for 25 MB": Short("The published 25 MB configuration is the best of its space", _FITNESS),
-        "for 50 MB": Short("The published 50 MB configuration is the best of its space", _FITNESS),
+        "for 3 MB": Short("The published 3 MB configuration is the best of its space", _fitness),
+        "for 25 MB": Short("The published 25 MB configuration is the best of its space", _fitness),
+        "for 50 MB": Short("The published 50 MB configuration is the best of its space", _fitness),
         "genetic search finds": Short("The genetic search finds the best of its space", r"\d+ MB: [^;]+"),
         "more FLOPs is the better": Short("More FLOPs at equal bytes make a better student", "rank correlation [^;]+"),
         "order stays at equal training": Short("The order stays at equal training FLOPs", "rank correlation [^;]+"),
