@@ -2,6 +2,7 @@
 
 from dataclasses import asdict
 from statistics import mean, median
+from typing import Any
 
 import goal_rows
 import numpy as np
@@ -266,6 +267,30 @@ def cut() -> str:
     )
 
 
+def text() -> str:
+    """Memory above that of the start, of building stores of text of two sizes."""
+    found = read("performance/text.json")
+    lines = [
+        [
+            f"{one['bytes'] / 1e6:,.0f}",
+            f"{one['tokens'] / 1e6:,.0f}",
+            str(one["shards"]),
+            f"{one['build_mib']:,.0f}",
+            f"{one['deduplicated_mib']:,.0f}",
+            *ending,
+        ]
+        for one, ending in ((found["eighth"], ("", "")), (found["whole"], _ended(found)))
+    ]
+    head = "text, MB | tokens, million | shards | built, peak MiB | without duplicates, peak MiB | flat | ended and continued"
+    return table(head, lines)
+
+
+def _ended(found: Any) -> tuple[str, str]:
+    """Whether memory was flat, and whether a build that was ended came to the same bits."""
+    kills = f"{found['killed']['kills']} times: {'the same bits' if found['killed']['same'] else 'other bits'}"
+    return "yes" if all(found["flat"].values()) else "no", kills
+
+
 def cost() -> str:
     """Relative errors of estimated time: of trainings whose steps were timed, and guessed before."""
     shapes = read("performance/cost.json")["shapes"]
@@ -362,6 +387,7 @@ TABLES: Tables = {
         "attention-losses": attention_losses,
         "memory": memory,
         "cut": cut,
+        "text": text,
         "cost": cost,
     },
     "mixers/README.md": {"mixers": mixers, "peers": peers},
