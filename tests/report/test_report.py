@@ -22,7 +22,7 @@ from limbeck.report.card import model_card
 from limbeck.report.decision import rows_decided
 from limbeck.report.folder import RunFolder
 from limbeck.report.page import _decided, _differences, _tiles, environment, write_report
-from limbeck.report.start import CUT, price_of, start_of
+from limbeck.report.start import CUT, GIVEN, price_of, start_of
 from limbeck.report.verdict import verdict
 from limbeck.report.words import bounded, count, duration, plus_minus, share, size, took, trainings
 from limbeck.types import Reading
@@ -366,7 +366,10 @@ def test_a_gain_is_reported_with_its_interval_and_the_share_of_the_gap():
     assert gain.value == pytest.approx(0.03, abs=0.005)
     assert gain.low < gain.value < gain.high
     assert gain.n == DOCUMENTS
-    assert "3 seeds: the 95 % intervals cover training noise and the choice of 200 held-out documents." in found.notes
+    assert found.notes[1] == (
+        "3 seeds: all seeds start from one pruned student, so the 95 % intervals cover the choice of 200 held-out documents and "
+        "the noise of what was trained after it, not that of the start."
+    )
     assert found.notes[-1] == (
         "A winner is named where its probability by chance, corrected over these 2 comparisons (Holm), is below 5 %; each "
         "interval is that of its own comparison, not corrected."
@@ -506,7 +509,8 @@ def test_seeds_that_disagree_take_the_certainty_away():
     torn = {"student": [made_up(1.5 + d) for d in (0.0, 0.06, -0.05)], "cut+ce": [made_up(1.53)] * 3}
     assert verdict(steady, None).outcome == "better"
     assert verdict(torn, None).outcome == "inconclusive"
-    assert verdict(steady, None).notes[0].startswith("3 seeds: the 95 % intervals cover training noise")
+    given = verdict(steady, None, start=GIVEN)
+    assert given.notes[0].startswith("3 seeds: the 95 % intervals cover training noise")
     assert verdict(steady, None).notes[1] == "A winner is named where the interval excludes 0."
 
 

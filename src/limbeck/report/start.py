@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from limbeck.planning.checks.price import Price
@@ -30,6 +30,7 @@ CUT = Start(
     "pruned, untrained",
     "the untrained student",
     "The student as it was pruned from the teacher, before any training.",
+    "all seeds start from one pruned student",  # of units that were chosen on a sample of the text
 )
 GIVEN = Start(
     "given, untrained",
@@ -79,6 +80,7 @@ FACTORED = Start(
     "factored, untrained",
     "the student before training",
     "The student of low-rank factors of its teacher's matrices, before any training.",
+    "all seeds start from one factored student",
     made="factored",
 )
 
@@ -98,7 +100,7 @@ def start_of(run: Mapping[str, Any]) -> Start:
         if lineage.get("low_rank"):
             return FACTORED
         if experts := lineage.get("experts"):
-            return Start("made dense, untrained", CUT.name, f"{CUT.means} {experts_sentence(experts)}")
+            return replace(CUT, label="made dense, untrained", means=f"{CUT.means} {experts_sentence(experts)}")
         return CUT
     return MATCHED if conversion["tokens"] else CONVERTED
 
