@@ -229,6 +229,7 @@ def above(text, arm):
 STORIES = "stories/readings.jsonl"
 STATES = ("conv, based 2", "conv, based 4", "conv, based 8")
 WHOLE = r"^\+([\d.]+)% \(\+([\d.]+)% to \+([\d.]+)%\) on the whole"
+DEPTH = ("depth, equal tokens", "gains", "stdlib")
 CLAIMS = [
     # smollm2
     (
@@ -317,6 +318,15 @@ CLAIMS = [
     (
         "From random weights shared stages are {:.3f} to {:.3f} better than layers without sharing",
         lambda: (end(one[1] for one in sizes_by_depth("learngene", 0)) for end in (min, max)),
+    ),
+    # shapes
+    (
+        "with three small teachers and {} seeds of which each has its own start, none is better than shrinking every axis alike. "
+        "Giving up layers first is worse with two of the teachers, on Python by {:.3f} ({:.3f} to {:.3f}) nats per token",
+        lambda: (
+            len(at("shapes/results.json", "seeds")),
+            *(abs(at("shapes/results.json", "claims", *DEPTH, end)) for end in ("value", "high", "low")),
+        ),
     ),
     # compressor
     (
