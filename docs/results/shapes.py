@@ -161,7 +161,7 @@ def sentence(found):
         return f"Students that give up {found['default']} first are better than even ones, at equal tokens and at equal FLOPs."
     verdicts = [one["verdict"] for one in found["claims"].values()]
     return (
-        "No other rule is better than shrinking every axis alike, at equal tokens and at equal FLOPs"
+        "No other rule was shown to be better than shrinking every axis alike, at equal tokens and at equal FLOPs"
         f"{'' if 'confirmed' not in verdicts else ' both'}: that stays the default."
     )
 
@@ -185,9 +185,9 @@ def page(folder="shapes"):
         "![Differences in nats per token with their intervals](effects.svg)",
         (
             "Each teacher is pruned by each rule to the same number of parameters, and its students learn the same text by "
-            "forward KL. Rules and criterion are in `../shapes_criterion.py`. Two runs before compared losses on unlike tokens "
-            "at equal FLOPs, or gave all seeds one start; that was mended, and what is here was judged with other seeds. The "
-            "teachers are shallow."
+            "forward KL. Rules and criterion are in `../shapes_criterion.py`. The criterion changed twice after results had "
+            "been seen: two runs compared losses on unlike tokens at equal FLOPs, or gave all seeds one start. What is here was "
+            "judged with seeds that nobody had seen. The teachers are shallow."
         ),
         f"<!-- table levels: begin -->\n\n{table(head, lines)}\n\n<!-- table levels: end -->",
         "Numbers are in `results.json`; made by `../shapes.sh`.",

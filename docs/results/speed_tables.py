@@ -277,11 +277,13 @@ def text() -> str:
             str(one["shards"]),
             f"{one['build_mib']:,.0f}",
             f"{one['deduplicated_mib']:,.0f}",
+            f"{one['rows_mib']:,.0f}",
             *ending,
         ]
         for one, ending in ((found["eighth"], ("", "")), (found["whole"], _ended(found)))
     ]
-    head = "text, MB | tokens, million | shards | built, peak MiB | without duplicates, peak MiB | flat | ended and continued"
+    head = "text, MB | tokens, million | shards | built, peak MiB | without duplicates, peak MiB"
+    head += " | rows read, MiB | flat | ended and continued"
     return table(head, lines)
 
 

@@ -1,7 +1,6 @@
 """`limbeck tune`: all weights or adapters, other text in between, what is measured, and what is refused."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -272,7 +271,7 @@ def test_adapters_on_weights_in_4_bits_are_compared_with_no_training_of_all_weig
 
 @pytest.mark.long
 def test_where_memory_is_scarce_no_two_models_are_measured_at_once(here, tmp_path, monkeypatch):
-    """The model before is compared by its hidden states; lost ones are computed again."""
+    """The model before is compared by its hidden states, which a later seed computes again."""
     loaded: list[Path] = []
 
     def counted(folder, **how):
@@ -280,7 +279,7 @@ def test_where_memory_is_scarce_no_two_models_are_measured_at_once(here, tmp_pat
         return load(folder, **how)
 
     monkeypatch.setattr(evaluation, "load", counted)
-    how = {"trained": "qlora", "rank": 2, "tokens": 256, "replay": f"{here / 'text.jsonl'}:0.25"}
+    how = {"trained": "qlora", "rank": 2, "tokens": 256, "replay": f"{here / 'text.jsonl'}:0.25", "dtype": "bfloat16"}
     alone = tune(here, tmp_path / "alone", **how, baselines="none")
     assert [folder.name for folder in loaded] == ["student"]
     with monkeypatch.context() as together:
@@ -288,13 +287,12 @@ def test_where_memory_is_scarce_no_two_models_are_measured_at_once(here, tmp_pat
         both = tune(here, tmp_path / "both", **how, baselines="none")
     for name in ("kl_teacher_student", "other_kl_teacher_student", "top1_agreement"):
         one, other = (result.readings["student"][name].value for result in (alone, both))
-        assert one == pytest.approx(other, rel=1e-3)
+        assert one == pytest.approx(other, rel=1e-5)
     assert (tmp_path / "alone" / "samples.json").read_text() == (tmp_path / "both" / "samples.json").read_text()
-    shutil.rmtree(tmp_path / "alone" / "measurements" / "cut-states")
+    assert not (tmp_path / "alone" / "measurements" / "cut-states").exists()
     loaded.clear()
     tune(here, tmp_path / "alone", **how, baselines="none", seeds=2)
     assert [folder.name for folder in loaded] == ["student"]
-    assert (tmp_path / "alone" / "measurements" / "cut-states" / "manifest.json").exists()
 
 
 def test_a_mistake_in_the_rank_does_not_keep_the_folder(here, tmp_path):

@@ -17,7 +17,7 @@ from typing import Literal, cast
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from limbeck.errors import BadObjective, Mismatch
@@ -263,12 +263,10 @@ class _Side:
     def __init__(self, outputs: Outputs, rows: int) -> None:
         self.head: Head = outputs.head
         self.hidden = outputs.hidden.detach().reshape(-1, outputs.hidden.shape[-1])
-        device = self.hidden.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.hidden.dtype
-        self.dtype = dtype
+        self.dtype = dtype = _dtype(outputs)
         self.weight = _in_format(outputs.head.weight, dtype)[: outputs.vocab]
         self.bias = None if outputs.head.bias is None else outputs.head.bias.detach()[: outputs.vocab]
-        self.multiple = _COMPILED_ROWS if dtype == torch.bfloat16 and device == "cpu" else 1
+        self.multiple = _multiple(outputs)
         self.buffer = _borrow(self._whole(rows) * len(self.weight), dtype, self.hidden.device)
         self.rows = rows
 
@@ -352,7 +350,8 @@ class _Back:
             side.chosen[:n] *= factor
             _add_product(self.weight[: len(side.weight)], side.products.t(), side.chosen)
         if self.bias is not None:
-            _add_product(self.bias[: len(side.weight), None], side.raw.t(), factor)
+            whole = nn.functional.pad(factor, (0, 0, 0, len(side.products) - n))
+            _add_product(self.bias[: len(side.weight), None], side.products.t(), whole)
 
     def finish(self) -> None:
         """Propagates the accumulated gradients that are not in ``grad`` yet back through the student."""
@@ -375,9 +374,23 @@ def _fitting(outputs: Outputs, signal: object, n: int) -> Sizes:
     """Sizes for the device and the kind of signal, with chunks of about equal length for n positions."""
     device = "cpu" if outputs.hidden.device.type == "cpu" else "accelerator"
     fewest, most = _CHUNK_POSITIONS[device]
-    chunks = max(1, math.ceil(n / min(most, max(fewest, _CHUNK_ELEMENTS[device] // outputs.vocab))))
+    multiple = _multiple(outputs)  # so that only a last chunk is lengthened
+    largest = min(most, max(fewest, _CHUNK_ELEMENTS[device] // outputs.vocab)) // multiple * multiple
+    chunks = max(1, math.ceil(n / largest))
     elements = (_SPARSE_BLOCK_ELEMENTS if isinstance(signal, Sparse) else _BLOCK_ELEMENTS)[device]
-    return Sizes(chunk=max(1, math.ceil(n / chunks)), block=max(1, elements // outputs.vocab))
+    return Sizes(chunk=max(1, math.ceil(n / chunks / multiple) * multiple), block=max(1, elements // outputs.vocab))
+
+
+def _multiple(outputs: Outputs) -> int:
+    """Of how many rows a product with the head is a multiple."""
+    device = outputs.hidden.device.type
+    return _COMPILED_ROWS if device == "cpu" and _dtype(outputs) == torch.bfloat16 else 1
+
+
+def _dtype(outputs: Outputs) -> torch.dtype:
+    """The number format of products with the head."""
+    device = outputs.hidden.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else outputs.hidden.dtype
 
 
 def _sides(

@@ -56,8 +56,10 @@ class _Done(TypedDict):
 class HiddenStates:
     """A teacher whose hidden states were captured into a folder: memory-mapped, (rows, T, D) in float16, with its head."""
 
-    def __init__(self, folder: Path, *, expect: Mapping[str, Any] | None = None) -> None:
-        """Opens the folder; ``expect`` are entries that its ``made_from`` must have.
+    def __init__(
+        self, folder: Path, *, expect: Mapping[str, Any] | None = None, dtype: torch.dtype = torch.float32
+    ) -> None:
+        """Opens the folder; ``expect`` are entries that its ``made_from`` must have, ``dtype`` the format of states and head.
 
         Raises BadModel if the folder is incomplete or damaged, Mismatch if it was made from something else than expected.
         """
@@ -76,7 +78,11 @@ class HiddenStates:
         check_sums(folder, manifest.get("files", {}), error=BadModel, remedy=remedy)
         try:
             head = load_file(folder / _HEAD)
-            self.head = Head(head["weight"], head.get("bias"), manifest["head"]["scale"], manifest["head"]["softcap"])
+            weight, bias = (None if (part := head.get(key)) is None else part.to(dtype) for key in ("weight", "bias"))
+            if weight is None:
+                raise KeyError("weight")
+            self.head = Head(weight, bias, manifest["head"]["scale"], manifest["head"]["softcap"])
+            self._dtype = dtype
             self._states: Float16[np.ndarray, "rows T D"] = np.load(folder / _STATES, mmap_mode="r", allow_pickle=False)
         except (OSError, SafetensorError, ValueError, EOFError, KeyError) as error:
             raise BadModel(
@@ -90,7 +96,7 @@ class HiddenStates:
             self.head = head = replace(
                 head, weight=head.weight.to(device), bias=None if head.bias is None else head.bias.to(device)
             )
-        states = torch.from_numpy(self._states[on_host(batch.row).numpy()]).to(device, torch.float32)
+        states = torch.from_numpy(self._states[on_host(batch.row).numpy()]).to(device, self._dtype)
         return Outputs(states, head, self.vocab)
 
 

@@ -6,6 +6,7 @@ Where memory is scarce, of the model before tuning only hidden states are kept, 
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -72,6 +73,7 @@ class TuneEvaluation:
         self._runs: dict[str, dict[str, dict[int, Measurements]]] = {text: {} for text in self._texts}
         self._again: LanguageModel | None = None
         self._alone = measured_alone(plan, environment)
+        self._known: dict[str, HiddenStates] = {}
 
     def _start(self) -> LanguageModel:
         """The model before tuning: what `before` was given, read again if its weights were released meanwhile."""
@@ -98,18 +100,16 @@ class TuneEvaluation:
 
     def _states(self, text: str) -> HiddenStates:
         """The hidden states of the model before tuning on a text, computed unless they are there."""
-        rows, folder = (
-            self._texts[text].numbered,
-            self._out / "measurements" / f"{f'{text}-' if text else ''}{START}-states",
-        )
-        made_from = {
-            "corpus": self._texts[text].store.manifest["corpus_sha256"],
-            "rows": rows.rows,
-            "length": rows.length,
-        }
-        if (folder / MANIFEST).is_file():
-            return HiddenStates(folder, expect=made_from)
-        return capture(self._start(), rows, folder, made_from=made_from)
+        if text in self._known:
+            return self._known[text]
+        rows = self._texts[text].numbered
+        folder = self._out / "measurements" / f"{f'{text}-' if text else ''}{START}-states"
+        corpus, dtype = self._texts[text].store.manifest["corpus_sha256"], self._held["dtype"]
+        made_from = {"corpus": corpus, "rows": rows.rows, "length": rows.length, "dtype": str(dtype)}
+        if not (folder / MANIFEST).is_file():
+            capture(self._start(), rows, folder, made_from=made_from)
+        self._known[text] = HiddenStates(folder, expect=made_from, dtype=dtype)
+        return self._known[text]
 
     @property
     def _continued(self) -> Path:
@@ -179,6 +179,11 @@ class TuneEvaluation:
     def conclude(self, run: dict[str, Any]) -> tuple[dict[str, Any], Ending]:
         """Writes all files and prints the notes; returns the result that ``--json`` prints, and the last screen."""
         out = self._out
+        self._known.clear()
+        for states in (out / "measurements").glob(
+            f"*{START}-states"
+        ):  # they may be large, and are made again where needed
+            shutil.rmtree(states, ignore_errors=True)
         readings, found = self.write(run)
         console.print()
         for note in found.notes:

@@ -38,7 +38,8 @@ _LIBRARIES = {"cpu": 460 * 2**20, "cuda": 530 * 2**20}
 _COMPILED = {True: 90 * 2**20, False: 25 * 2**20}
 
 # Freed memory that glibc's allocator does not return, as a share of the transient blocks (returning it would cost a third more
-# time). The constants were fitted to all measurements of benchmarks/memory.py. CUDA's allocator splits and merges blocks.
+# time). The constants were fitted to the pairs of benchmarks/cost.py, of three steps each; benchmarks/memory.py checks
+# them on others. CUDA's allocator splits and merges blocks.
 _KEPT_BY_ALLOCATOR = {"cpu": 0.45, "cuda": 0.0}
 
 
