@@ -321,8 +321,9 @@ CLAIMS = [
     ),
     # shapes
     (
-        "with three small teachers and {} seeds of which each has its own start, none was shown to be better than shrinking every axis "
-        "alike. Giving up layers first is worse with two of the teachers, on Python by {:.3f} ({:.3f} to {:.3f}) nats per token",
+        "with three small teachers and {} seeds of which each has its own start, none was shown to be better than shrinking "
+        "every axis alike. Giving up layers first is worse with two of the teachers, on Python by {:.3f} ({:.3f} to {:.3f}) "
+        "nats per token",
         lambda: (
             len(at("shapes/results.json", "seeds")),
             *(abs(at("shapes/results.json", "claims", *DEPTH, end)) for end in ("value", "high", "low")),
